@@ -1,0 +1,154 @@
+#!/usr/bin/env bash
+# Installs what building and testing zerocp needs on Debian 12. Run it as often as you like: when
+# nothing is missing it changes nothing, needs no network and takes a moment.
+set -euo pipefail
+
+usage() {
+  cat <<'USAGE'
+usage: deploy/setup.sh [--minimal] [--help]
+
+Installs the Debian packages that zerocp needs (as root, or with sudo) and grpcurl, built from
+pinned sources through the Go module proxy.
+
+  --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
+  --help      this text
+
+Environment:
+  ZEROCP_TOOLS   where grpcurl goes (default /usr/local/lib/zerocp-tools; any directory you can write)
+  GOPROXY        another Go module proxy, if proxy.golang.org is out of reach
+USAGE
+}
+
+# Everything pinned outside Debian, in one place.
+# 1.8.9 builds with Debian's Go and takes `-unix /path`. 1.9.2 and 1.9.3 refuse `-unix /path`
+# (grpcurl issues 496 and 546; `unix:///path` works there), 1.9.4 takes both forms.
+grpcurl_version=1.8.9
+grpcurl_newest_version=1.9.4
+grpcurl_newest_needs_go=1.25
+go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
+debian_go=/usr/lib/go-1.19/bin/go
+
+packages=(
+  ca-certificates ccache cmake g++ git golang-1.19-go jq ninja-build pkg-config procps python3 util-linux
+  libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev
+  protobuf-compiler protobuf-compiler-grpc
+  golang-github-gogo-googleapis-dev # google/rpc/*.proto
+  grpc-proto                        # grpc/health/v1/health.proto
+)
+test_packages=(
+  clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
+  libgtest-dev openssl shellcheck strace
+)
+
+tools=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}
+minimal=false
+
+say() { echo "setup: $*"; }
+die() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+# Runs a command as root.
+as_root() {
+  if [[ $EUID -eq 0 ]]; then
+    "$@"
+  elif command -v sudo >/dev/null; then
+    sudo -n "$@" || die "'sudo -n $1' failed: run deploy/setup.sh as root, or let sudo work without a password"
+  else
+    die "needs root for '$1' and there is no sudo: run deploy/setup.sh as root"
+  fi
+}
+
+install_packages() {
+  if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    die "this needs Debian 12 (no apt-get here). Install by other means: $*"
+  fi
+  local missing
+  missing=$(comm -23 <(printf '%s\n' "$@" | sort) \
+    <(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "$@" 2>/dev/null |
+      sed -n 's/^installed //p' | sort -u))
+  [[ -n $missing ]] || return 0
+  mapfile -t missing <<<"$missing"
+  say "installing Debian packages: ${missing[*]}"
+  local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -y -q -o DPkg::Lock::Timeout=300)
+  as_root "${apt[@]}" update
+  as_root "${apt[@]}" install --no-install-recommends "${missing[@]}" ||
+    die "apt-get failed; zerocp is built and tested with the packages of Debian 12 (bookworm)"
+}
+
+# Prints a Go of at least version $1; fetches one into the module cache if there is none.
+find_go() {
+  local go version
+  for go in "$(command -v go || true)" /usr/local/go/bin/go; do
+    [[ -x $go ]] || continue
+    version=$(GOTOOLCHAIN=local "$go" env GOVERSION)
+    if printf '%s\n' "$1" "${version#go}" | sort -V -C; then
+      echo "$go"
+      return
+    fi
+  done
+  # The module proxy serves toolchains as modules, checked against Go's checksum database. An old
+  # Go unpacks them like any module: without the executable bits.
+  local module dir
+  module="golang.org/toolchain@v0.0.1-go$go_toolchain_version.linux-$("$debian_go" env GOARCH)"
+  say "fetching $module" >&2
+  dir=$("$debian_go" mod download -json "$module" | jq -er .Dir)
+  chmod -R u+w "$dir"
+  chmod +x "$dir"/bin/* "$dir"/pkg/tool/*/*
+  echo "$dir/bin/go"
+}
+
+# install_grpcurl VERSION MINIMUM_GO
+install_grpcurl() (
+  target=$tools/grpcurl-$1
+  [[ ! -x $target ]] || return 0
+  if ! mkdir -p "$tools" 2>/dev/null || [[ ! -w $tools ]]; then
+    as_root install -d -o "$(id -u)" -g "$(id -g)" "$tools"
+  fi
+  work=$(mktemp -d "$tools/.build.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  export GOPATH=$work GOCACHE=$work/cache GOMODCACHE=$work/mod GOBIN=$work/bin GOFLAGS=-modcacherw
+  export GO111MODULE=on GOTOOLCHAIN=local CGO_ENABLED=0
+  cd "$work"
+  go=$debian_go
+  [[ -z ${2:-} ]] || go=$(find_go "$2")
+  say "building grpcurl $1 with $("$go" env GOVERSION)"
+  "$go" install -ldflags "-s -w -X main.version=v$1" \
+    "github.com/fullstorydev/grpcurl/cmd/grpcurl@v$1" 2>"$work/log" || {
+    cat "$work/log" >&2
+    die "could not build grpcurl $1; is the Go module proxy in reach (GOPROXY=$("$go" env GOPROXY))?"
+  }
+  mv "$work/bin/grpcurl" "$target"
+)
+
+link() {
+  [[ $(readlink "$tools/$2" || true) == "$1" ]] || ln -sfn "$1" "$tools/$2"
+}
+
+while [[ $# -gt 0 ]]; do
+  case $1 in
+    --minimal) minimal=true ;;
+    --help | -h)
+      usage
+      exit 0
+      ;;
+    *)
+      usage >&2
+      die "unknown argument '$1'"
+      ;;
+  esac
+  shift
+done
+
+[[ $(uname -s) == Linux ]] || die "zerocp runs on Linux only"
+$minimal || packages+=("${test_packages[@]}")
+install_packages "${packages[@]}"
+
+install_grpcurl "$grpcurl_version"
+link "grpcurl-$grpcurl_version" grpcurl
+if ! $minimal; then
+  install_grpcurl "$grpcurl_newest_version" "$grpcurl_newest_needs_go"
+  link "grpcurl-$grpcurl_newest_version" grpcurl-newest
+fi
+say "ready; grpcurl is in $tools"
