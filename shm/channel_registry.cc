@@ -1,0 +1,445 @@
+#include "shm/channel_registry.h"
+
+#include <sys/random.h>
+#include <time.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstring>
+
+#include "shm/futex.h"
+
+namespace zerocp::shm {
+namespace {
+
+// Behind every lane_stamp, in arithmetic modulo 2^32.
+constexpr uint32_t kNothingKnown = 1u << 30;
+static_assert(kLaneEntries <= 64);  // JoinInfo::ended_lanes
+
+std::string Quoted(std::string_view name) { return "\"" + std::string(name) + "\""; }
+
+// A fixed-size text field that a stranger may have filled without a NUL.
+std::string ReadText(const char* text, size_t size) {
+  return std::string(text, strnlen(text, size));
+}
+
+uint16_t MaxSubscribers(const PoolView& pool) {
+  return static_cast<uint16_t>(std::min<uint32_t>(kMaxSubscribers, pool.grant_slots));
+}
+
+Status CheckType(const ChannelRegistry::Channel& channel, std::string_view message_type) {
+  const std::string& mine = channel.spec.message_type;
+  if (message_type.empty() || mine.empty() || message_type == mine) return Status();
+  return Status(Code::kTypeMismatch, "channel " + Quoted(channel.spec.name) +
+                                         " carries messages of type " + Quoted(mine) + ", not " +
+                                         Quoted(message_type));
+}
+
+// True if no living subscriber can still find a message in the lane, or be served by it.
+bool IsEmptied(const ChannelRegistry::Channel& channel, const LaneView& lane) {
+  for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+    const uint64_t cursor = lane.cursors[k].word.load(std::memory_order_acquire);
+    if (channel.subscribers[k].session != 0 && CursorEpoch(cursor) != 0 &&
+        CursorEpoch(cursor) == channel.subscribers[k].epoch) {
+      return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+std::vector<Violation> Validate(const ChannelSpec& spec) {
+  std::vector<Violation> found;
+  if (!IsValidName(spec.name))
+    found.push_back({"name", "must match [a-z]([a-z0-9-]{0,61}[a-z0-9])?"});
+  if (!IsValidName(spec.pool)) found.push_back({"pool", "must be the name of a pool"});
+  if (spec.queue_capacity > kMaxQueueCapacity) {
+    found.push_back(
+        {"queue_capacity", "must be 0, or from 1 to " + std::to_string(kMaxQueueCapacity)});
+  }
+  if (spec.message_type.size() > kMessageTypeBytes ||
+      spec.message_type.find('\0') != std::string::npos) {
+    found.push_back({"message_type", "must be at most " + std::to_string(kMessageTypeBytes) +
+                                         " characters, none of them NUL"});
+  }
+  return found;
+}
+
+ChannelRegistry::ChannelRegistry(MemPoolManager& manager) : manager_(manager) {}
+
+Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
+  if (auto found = shm::Validate(wanted); !found.empty()) {
+    return Status(Code::kInvalid, "channel " + Quoted(wanted.name) + ": " + found.front().field +
+                                      " " + found.front().description);
+  }
+  if (Find(wanted.name) != nullptr) {
+    return Status(Code::kAlreadyExists, "channel " + Quoted(wanted.name) + " exists");
+  }
+  const PoolView* pool = manager_.FindPool(wanted.pool);
+  if (pool == nullptr) {
+    return Status(Code::kNotFound,
+                  "channel " + Quoted(wanted.name) + ": there is no pool " + Quoted(wanted.pool));
+  }
+  const auto free = std::find_if(channels_.begin(), channels_.end(),
+                                 [](const auto& c) { return !c.has_value(); });
+  if (free == channels_.end()) {
+    return Status(Code::kLimit, "there are " + std::to_string(kMaxChannels) +
+                                    " channels already, and no more can be");
+  }
+  const uint32_t index = static_cast<uint32_t>(free - channels_.begin());
+
+  Channel channel;
+  channel.spec = wanted;
+  channel.spec.queue_capacity =
+      std::bit_ceil(wanted.queue_capacity == 0 ? kDefaultQueueCapacity : wanted.queue_capacity);
+  channel.pool = pool->index;
+  channel.geometry.queue_capacity = channel.spec.queue_capacity;
+  channel.geometry.max_subscriber_count = MaxSubscribers(*pool);
+  channel.subscribers.resize(channel.geometry.max_subscriber_count);
+  Result<uint64_t> offset = AllocateZeroed(channel.geometry.region_bytes());
+  if (!offset.ok()) return offset.status();
+  channel.geometry.region_offset = *offset;
+  channel.view = ChannelView::At(manager_.ManagementAt(*offset, channel.geometry.region_bytes()),
+                                 channel.geometry);
+  if (getrandom(channel.uid.data(), channel.uid.size(), 0) !=
+      static_cast<ssize_t>(channel.uid.size())) {
+    return Status::FromErrno(Code::kInternal, "getrandom", errno);
+  }
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  channel.create_time_ns = int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+
+  ChannelEntry& entry = manager_.channel_entry(index);
+  entry.queue_capacity = channel.geometry.queue_capacity;
+  entry.max_subscriber_count = channel.geometry.max_subscriber_count;
+  entry.pool = pool->index;
+  entry.region_offset = *offset;
+  std::memcpy(entry.uid, channel.uid.data(), sizeof(entry.uid));
+  entry.create_time_ns = channel.create_time_ns;
+  std::memset(entry.name, 0, sizeof(entry.name));
+  wanted.name.copy(entry.name, sizeof(entry.name) - 1);
+  std::memset(entry.message_type, 0, sizeof(entry.message_type));
+  wanted.message_type.copy(entry.message_type, sizeof(entry.message_type));
+  channel.view.header->state.store(static_cast<uint32_t>(ChannelState::kOpen),
+                                   std::memory_order_release);
+  entry.state.store(static_cast<uint32_t>(ChannelState::kOpen),
+                    std::memory_order_release);  // PAIR channel.state
+  by_name_.emplace(wanted.name, index);
+  *free = std::move(channel);
+  return index;
+}
+
+Result<uint64_t> ChannelRegistry::AllocateZeroed(uint64_t bytes) {
+  Result<uint64_t> offset = manager_.allocator().management_extents().Allocate(bytes);
+  if (!offset.ok()) return offset;
+  Segment& segment = manager_.mutable_management_segment();
+  segment.Decommit(*offset, bytes);  // what was there before reads as zeros then (L3)
+  if (Status status = segment.Commit(*offset, bytes); !status.ok()) {
+    manager_.allocator().management_extents().Free(*offset);
+    return status;
+  }
+  return offset;
+}
+
+void ChannelRegistry::FreeExtent(uint64_t offset, uint64_t bytes) {
+  manager_.mutable_management_segment().Decommit(offset, bytes);
+  manager_.allocator().management_extents().Free(offset);
+}
+
+Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
+                                                  std::string_view message_type, uint16_t session) {
+  Channel* channel = Find(name);
+  if (channel == nullptr) return NotFound(name);
+  if (Status status = CheckType(*channel, message_type); !status.ok()) return status;
+  if (PublisherCount(*channel) >= kMaxPublishers) {
+    return Status(Code::kLimit, "channel " + Quoted(name) + " has " +
+                                    std::to_string(kMaxPublishers) +
+                                    " publishers, and no more can be");
+  }
+  uint32_t index = 0;
+  while (index < kLaneEntries && channel->lanes[index].state != LaneState::kFree) ++index;
+  if (index == kLaneEntries) {
+    return Status(
+        Code::kLimit,
+        "channel " + Quoted(name) + ": all " + std::to_string(kLaneEntries) +
+            " lanes wait for a subscriber that does not take; see the channel's statistics");
+  }
+  Result<uint64_t> offset = AllocateZeroed(channel->geometry.lane_bytes());
+  if (!offset.ok()) return offset.status();
+  LaneRecord& lane = channel->lanes[index];
+  lane = {LaneState::kOpen, session, lane.epoch + 1, *offset, 0};
+  LaneEntry& entry = channel->view.lanes[index];
+  entry.session.store(session, std::memory_order_relaxed);
+  entry.epoch.store(lane.epoch, std::memory_order_relaxed);
+  entry.offset.store(lane.offset, std::memory_order_relaxed);
+  StoreLaneState(*channel, index, LaneState::kOpen);
+  RingAll(*channel);
+  return JoinInfo{
+      IndexOf(*channel), channel->pool, channel->geometry, index, lane.epoch, *offset, 0};
+}
+
+Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
+                                                   std::string_view message_type,
+                                                   uint16_t session) {
+  Channel* channel = Find(name);
+  if (channel == nullptr) return NotFound(name);
+  if (Status status = CheckType(*channel, message_type); !status.ok()) return status;
+  uint32_t k = 0;
+  while (k < channel->subscribers.size() && channel->subscribers[k].session != 0) ++k;
+  if (k == channel->subscribers.size()) {
+    return Status(Code::kLimit,
+                  "channel " + Quoted(name) + " has " + std::to_string(k) +
+                      " subscribers; its pool's max_holders_per_chunk allows no more");
+  }
+  SubscriberRecord& subscriber = channel->subscribers[k];
+  subscriber = {session, NextEpoch(subscriber.epoch)};
+  SubscriberEntry& entry = channel->view.subscribers[k];
+  entry.session.store(session, std::memory_order_relaxed);
+  // It knows nothing yet: no lane that is there now is freed before it has looked (R2).
+  entry.lane_ack.store(
+      channel->view.header->lane_stamp.load(std::memory_order_relaxed) - kNothingKnown,
+      std::memory_order_relaxed);
+  entry.epoch.store(EncodeSubscriber(subscriber.epoch, true), std::memory_order_release);
+  channel->view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
+  RingAll(*channel);
+  uint64_t ended = 0;
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {
+    const LaneState state = channel->lanes[i].state;
+    if (state != LaneState::kFree && state != LaneState::kOpen) ended |= uint64_t{1} << i;
+  }
+  return JoinInfo{
+      IndexOf(*channel), channel->pool, channel->geometry, k, subscriber.epoch, 0, ended};
+}
+
+Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {
+  Channel* found = channel(index);
+  if (found == nullptr || lane >= kLaneEntries || found->lanes[lane].state != LaneState::kOpen ||
+      found->lanes[lane].session != session) {
+    return Status(Code::kNotFound, "this session does not publish there");
+  }
+  CloseLane(*found, lane, LaneState::kClosed);
+  RingAll(*found);
+  return Status();
+}
+
+Status ChannelRegistry::LeaveSubscriber(uint32_t index, uint32_t k, uint16_t session) {
+  Channel* found = channel(index);
+  if (found == nullptr || k >= found->subscribers.size() ||
+      found->subscribers[k].session != session) {
+    return Status(Code::kNotFound, "this session does not subscribe there");
+  }
+  CloseSubscriber(*found, k);
+  RingAll(*found);
+  return Status();
+}
+
+void ChannelRegistry::CloseSubscriber(Channel& channel, uint32_t k) {
+  SubscriberEntry& entry = channel.view.subscribers[k];
+  entry.epoch.store(EncodeSubscriber(channel.subscribers[k].epoch, false),
+                    std::memory_order_release);
+  channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
+  channel.view.header->waiters.fetch_and(~(uint64_t{1} << k));
+}
+
+void ChannelRegistry::FreeSubscriber(Channel& channel, uint32_t k) {
+  channel.subscribers[k].session = 0;
+  channel.view.subscribers[k].session.store(0, std::memory_order_relaxed);
+}
+
+void ChannelRegistry::CloseLane(Channel& channel, uint32_t lane, LaneState state) {
+  if (channel.lanes[lane].state != LaneState::kOpen) return;
+  StoreLaneState(channel, lane, state);
+}
+
+// PAIR lane.stamp: the entry first, then the stamp that announces it.
+void ChannelRegistry::StoreLaneState(Channel& channel, uint32_t lane, LaneState state) {
+  channel.lanes[lane].state = state;
+  channel.view.lanes[lane].state.store(static_cast<uint16_t>(state), std::memory_order_release);
+  channel.lanes[lane].stamp =
+      channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;
+}
+
+void ChannelRegistry::RingAll(Channel& channel) {
+  for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+    if (channel.subscribers[k].session == 0) continue;
+    channel.view.subscribers[k].bell.fetch_add(1);
+    FutexWake(channel.view.subscribers[k].bell);
+  }
+  for (const LaneRecord& record : channel.lanes) {
+    if (record.state != LaneState::kOpen) continue;
+    std::atomic<uint32_t>& bell = channel.Lane(record, manager_).lane->publisher_bell;
+    bell.fetch_add(1);
+    FutexWake(bell);
+  }
+}
+
+void ChannelRegistry::RetireLanes() {
+  for (auto& slot : channels_) {
+    if (!slot) continue;
+    Channel& channel = *slot;
+    const auto everybody_knows = [&](uint32_t stamp) {
+      for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+        const uint32_t ack = channel.view.subscribers[k].lane_ack.load(std::memory_order_acquire);
+        if (channel.subscribers[k].session != 0 && static_cast<int32_t>(ack - stamp) < 0)
+          return false;
+      }
+      return true;
+    };
+    for (uint32_t i = 0; i < kLaneEntries; ++i) {
+      LaneRecord& lane = channel.lanes[i];
+      if (lane.state == LaneState::kFree || lane.state == LaneState::kOpen ||
+          !everybody_knows(lane.stamp))
+        continue;
+      const LaneView view = channel.Lane(lane, manager_);
+      if (lane.state == LaneState::kRetired) {
+        channel.retired_published_count += view.lane->tail.load(std::memory_order_relaxed);
+        FreeExtent(lane.offset, channel.geometry.lane_bytes());
+        lane.state = LaneState::kFree;
+        channel.view.lanes[i].state.store(static_cast<uint16_t>(LaneState::kFree),
+                                          std::memory_order_release);
+      } else if (IsEmptied(channel, view)) {
+        StoreLaneState(channel, i, LaneState::kRetired);
+        RingAll(channel);  // so that sleepers acknowledge
+      }
+    }
+  }
+}
+
+ChannelRegistry::Channel* ChannelRegistry::channel(uint32_t index) {
+  return index < kMaxChannels && channels_[index] ? &*channels_[index] : nullptr;
+}
+
+ChannelRegistry::Channel* ChannelRegistry::Find(std::string_view name) {
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : channel(found->second);
+}
+
+uint32_t ChannelRegistry::IndexOf(const Channel& channel) const {
+  return by_name_.find(channel.spec.name)->second;
+}
+
+Status ChannelRegistry::NotFound(std::string_view name) {
+  return Status(Code::kNotFound, "there is no channel " + Quoted(name));
+}
+
+std::vector<uint32_t> ChannelRegistry::List() const {
+  std::vector<uint32_t> indices;
+  for (const auto& entry : by_name_) indices.push_back(entry.second);
+  return indices;
+}
+
+uint32_t ChannelRegistry::PublisherCount(const Channel& channel) {
+  return static_cast<uint32_t>(
+      std::count_if(channel.lanes.begin(), channel.lanes.end(),
+                    [](const LaneRecord& lane) { return lane.state == LaneState::kOpen; }));
+}
+
+uint32_t ChannelRegistry::SubscriberCount(const Channel& channel) {
+  return static_cast<uint32_t>(
+      std::count_if(channel.subscribers.begin(), channel.subscribers.end(),
+                    [](const SubscriberRecord& s) { return s.session != 0; }));
+}
+
+uint64_t ChannelRegistry::PublishedCount(const Channel& channel) const {
+  uint64_t sum = channel.retired_published_count;
+  for (const LaneRecord& lane : channel.lanes) {
+    if (lane.state != LaneState::kFree) {
+      sum += channel.Lane(lane, manager_).lane->tail.load(std::memory_order_relaxed);
+    }
+  }
+  return sum;
+}
+
+uint64_t ChannelRegistry::QueuedCount(const Channel& channel, uint32_t k) const {
+  uint64_t sum = 0;
+  for (const LaneRecord& lane : channel.lanes) sum += QueuedCount(channel, lane, k);
+  return sum;
+}
+
+uint64_t ChannelRegistry::QueuedCount(const Channel& channel, const LaneRecord& record,
+                                      uint32_t k) const {
+  if (record.state == LaneState::kFree || record.state == LaneState::kRetired) return 0;
+  const LaneView lane = channel.Lane(record, manager_);
+  const uint64_t cursor = lane.cursors[k].word.load(std::memory_order_acquire);
+  if (CursorEpoch(cursor) != channel.subscribers[k].epoch) return 0;
+  const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);
+  return std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
+}
+
+Status ChannelRegistry::Adopt() {
+  Status first_damage;
+  for (uint32_t index = 0; index < kMaxChannels; ++index) {
+    if (manager_.channel_entry(index).state.load(
+            std::memory_order_acquire) ==  // PAIR channel.state
+        static_cast<uint32_t>(ChannelState::kFree)) {
+      continue;
+    }
+    Status status = AdoptChannel(index);
+    if (!status.ok() && first_damage.ok()) first_damage = status;
+  }
+  return first_damage;
+}
+
+Status ChannelRegistry::AdoptChannel(uint32_t index) {
+  const ChannelEntry& entry = manager_.channel_entry(index);
+  Channel channel;
+  channel.spec.name = ReadText(entry.name, sizeof(entry.name));
+  channel.spec.message_type = ReadText(entry.message_type, sizeof(entry.message_type));
+  channel.spec.queue_capacity = entry.queue_capacity;
+  channel.pool = entry.pool;
+  const PoolView* pool = manager_.pool(channel.pool);
+  const auto damaged = [&](const std::string& what) {
+    return Status(Code::kDamaged, "channel " + std::to_string(index) + ": " + what);
+  };
+  if (pool == nullptr) return damaged("its pool does not exist");
+  channel.spec.pool = ReadText(pool->shared->name, kNameBytes);
+  channel.geometry = {entry.region_offset, entry.queue_capacity, entry.max_subscriber_count};
+  if (!shm::Validate(channel.spec).empty() || Find(channel.spec.name) != nullptr ||
+      !std::has_single_bit(channel.geometry.queue_capacity) ||
+      channel.geometry.max_subscriber_count != MaxSubscribers(*pool)) {
+    return damaged("its entry is impossible");
+  }
+  ExtentMap& extents = manager_.allocator().management_extents();
+  if (Status status =
+          extents.Reserve(channel.geometry.region_offset, channel.geometry.region_bytes());
+      !status.ok()) {
+    return status;
+  }
+  std::copy(std::begin(entry.uid), std::end(entry.uid), channel.uid.begin());
+  channel.create_time_ns = entry.create_time_ns;
+  channel.view = ChannelView::At(
+      manager_.ManagementAt(channel.geometry.region_offset, channel.geometry.region_bytes()),
+      channel.geometry);
+  channel.subscribers.resize(channel.geometry.max_subscriber_count);
+  for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+    const SubscriberEntry& shared = channel.view.subscribers[k];
+    channel.subscribers[k] = {shared.session.load(std::memory_order_acquire),
+                              SubscriberEpoch(shared.epoch.load(std::memory_order_acquire))};
+  }
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {
+    LaneEntry& shared = channel.view.lanes[i];
+    LaneRecord lane{static_cast<LaneState>(shared.state.load(std::memory_order_acquire)),
+                    shared.session.load(std::memory_order_relaxed),
+                    shared.epoch.load(std::memory_order_relaxed),
+                    shared.offset.load(std::memory_order_relaxed), 0};
+    if (lane.state > LaneState::kRetired ||
+        (lane.state != LaneState::kFree &&
+         !extents.Reserve(lane.offset, channel.geometry.lane_bytes()).ok())) {
+      lane.state = LaneState::kFree;  // damaged: nobody is served by it any more
+      shared.state.store(static_cast<uint16_t>(LaneState::kFree), std::memory_order_release);
+    }
+    channel.lanes[i] = lane;
+  }
+  // Whoever was to be told by the daemon before is told now.
+  channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);
+  const uint32_t stamp =
+      channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;
+  for (LaneRecord& lane : channel.lanes) lane.stamp = stamp;
+  by_name_.emplace(channel.spec.name, index);
+  channels_[index] = std::move(channel);
+  RingAll(*channels_[index]);
+  return Status();
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,147 @@
+// The daemon's side of channels: creating them, letting publishers and subscribers in and out, and
+// giving lane memory back. Keeps all geometry in private memory.
+//
+// Invariants. R1: a subscriber index is given out again only when recovery of its last owner is
+// complete. R2: a lane's memory is used again only when no living subscriber can be looking at it:
+// each has acknowledged a lane_stamp at which the lane was no longer listed.
+//
+// Threads and processes. Daemon only, one thread at a time. Clients' words (cursors,
+// acknowledgements) are read as hints and bounded.
+//
+// Crash. Every entry is stored before the stamp that announces it; a daemon killed between the two
+// rings and bumps every stamp again at its next start.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "shm/channel.h"
+#include "shm/mem_pool_config.h"
+#include "shm/mem_pool_manager.h"
+#include "shm/status.h"
+
+namespace zerocp::shm {
+
+struct ChannelSpec {
+  std::string name;             // as for pools
+  std::string pool;             // name of an existing pool
+  uint32_t queue_capacity = 0;  // 1 to kMaxQueueCapacity, rounded up to a power of two; 0: 16
+  std::string message_type;     // at most kMessageTypeBytes characters
+};
+std::vector<Violation> Validate(const ChannelSpec& spec);
+
+struct PublisherInfo {
+  uint16_t session;
+  uint32_t lane;  // index in the lane table
+  uint32_t epoch;
+};
+struct SubscriberInfo {
+  uint16_t session;
+  uint32_t index;
+  uint32_t epoch;
+};
+// What a member needs to start; travels in the attach protocol.
+struct JoinInfo {
+  uint32_t channel;  // index in the channel table
+  uint32_t pool;
+  ChannelGeometry geometry;
+  uint32_t index;  // of the lane entry or of the subscriber entry
+  uint32_t epoch;
+  uint64_t lane_offset;  // publishers only
+  uint64_t
+      ended_lanes;  // subscribers only: bit i: what lane entry i holds had ended before the join
+};
+
+class ChannelRegistry {
+ public:
+  struct LaneRecord {
+    LaneState state = LaneState::kFree;
+    uint16_t session = 0;
+    uint32_t epoch = 0;
+    uint64_t offset = 0;
+    uint32_t stamp = 0;  // lane_stamp at the last change of state
+  };
+  struct SubscriberRecord {
+    uint16_t session = 0;  // 0: free
+    uint32_t epoch = 0;
+  };
+  struct Channel {
+    ChannelSpec spec;  // defaults filled in
+    uint32_t pool = 0;
+    ChannelGeometry geometry;
+    ChannelView view;
+    std::array<uint8_t, 16> uid{};
+    int64_t create_time_ns = 0;
+    std::array<LaneRecord, kLaneEntries> lanes;
+    std::vector<SubscriberRecord> subscribers;
+    uint64_t retired_published_count = 0;  // messages of lanes that are gone
+
+    LaneView Lane(const LaneRecord& record, const MemPoolManager& manager) const {
+      return LaneView::At(manager.ManagementAt(record.offset, geometry.lane_bytes()), geometry);
+    }
+  };
+
+  // REQUIRES: `manager` outlives this.
+  explicit ChannelRegistry(MemPoolManager& manager);
+  // Reads the channels of an adopted instance, as if a stranger had written them. kDamaged names
+  // the first that cannot be used; those are left out.
+  Status Adopt();
+
+  // kInvalid, kAlreadyExists, kNotFound (the pool), kLimit, kNoMemory. Returns the index.
+  Result<uint32_t> Create(const ChannelSpec& spec);
+  // kNotFound, kTypeMismatch, kLimit, kNoMemory. REQUIRES: the session is attached.
+  Result<JoinInfo> JoinAsPublisher(std::string_view channel, std::string_view message_type,
+                                   uint16_t session);
+  Result<JoinInfo> JoinAsSubscriber(std::string_view channel, std::string_view message_type,
+                                    uint16_t session);
+  // A publisher leaves in order: what it published stays deliverable. kNotFound unless the lane is
+  // its.
+  Status LeavePublisher(uint32_t channel, uint32_t lane, uint16_t session);
+  // A subscriber has stopped taking for good. What is left in its queue is let go
+  // (Recovery::Drain). kNotFound unless the index is its.
+  Status LeaveSubscriber(uint32_t channel, uint32_t index, uint16_t session);
+  // Frees the memory of lanes that are closed, empty and out of everybody's sight.
+  void RetireLanes();
+
+  // nullptr if there is none.
+  Channel* channel(uint32_t index);
+  Channel* Find(std::string_view name);
+  // Indices of all channels, in name order.
+  std::vector<uint32_t> List() const;
+  static uint32_t PublisherCount(const Channel& channel);
+  static uint32_t SubscriberCount(const Channel& channel);
+  uint64_t PublishedCount(const Channel& channel) const;
+  // Messages of all lanes that wait for subscriber `index`.
+  uint64_t QueuedCount(const Channel& channel, uint32_t index) const;
+  // The same in one lane. At most the queue capacity, whatever the words say.
+  uint64_t QueuedCount(const Channel& channel, const LaneRecord& lane, uint32_t index) const;
+
+  // For recovery.
+
+  // Nobody can take as this subscriber any more: publishers stop serving it.
+  void CloseSubscriber(Channel& channel, uint32_t index);
+  // Frees the index. REQUIRES: its queue was drained (R1).
+  void FreeSubscriber(Channel& channel, uint32_t index);
+  void CloseLane(Channel& channel, uint32_t lane, LaneState state);
+  // Wakes everybody who waits on the channel, whatever for.
+  void RingAll(Channel& channel);
+
+ private:
+  static Status NotFound(std::string_view name);
+  uint32_t IndexOf(const Channel& channel) const;
+  Result<uint64_t> AllocateZeroed(uint64_t bytes);
+  void FreeExtent(uint64_t offset, uint64_t bytes);
+  void StoreLaneState(Channel& channel, uint32_t lane, LaneState state);
+  Status AdoptChannel(uint32_t index);
+
+  MemPoolManager& manager_;
+  std::array<std::optional<Channel>, kMaxChannels> channels_;
+  std::map<std::string, uint32_t, std::less<>> by_name_;
+};
+
+}  // namespace zerocp::shm

@@ -1,0 +1,167 @@
+// The life of one chunk: every transition of its word and its holder slots by living sessions.
+//
+// What. T1 take, T2 free, T3 share, T4 open, T5 close; recovery.cc has the daemon's. The word is
+// the truth; each transition is one store by its exclusive writer or one compare-exchange on the
+// exact stamped value.
+//
+// Invariants. C1: a word LOANED or (exclusive pools) cached by a session is written by that session
+// only, but for a message taken over by its receiver, and by the daemon after its death. C2: each
+// reference to a shared chunk is one slot; grant slots are filled by the exclusive owner before T3,
+// open slots by compare-exchange. C3: each open changes the stamp, so a close succeeds only if
+// nobody opened since it began to look.
+//
+// Memory order. All accesses in close and open are sequentially consistent: with anything weaker a
+// close is lost (acquire and release order each slot's loads and stores, but not one slot's store
+// against another's load). A take is acquire, a free release: PAIR chunk.payload.
+//
+// Crash. In each state between two of these instructions the sweep finds the owner or holder by id.
+#pragma once
+
+#include <sched.h>
+
+#include <atomic>
+#include <cstdint>
+
+#include "shm/encoding.h"
+#include "shm/mem_pool_manager.h"
+#include "shm/mutant.h"
+
+namespace zerocp::shm {
+
+inline constexpr uint16_t kNoSlot = 0xffff;
+
+inline void SetPhase(ChunkManager& record, ChunkPhase phase) {
+  record.phase.store(static_cast<uint8_t>(phase), std::memory_order_relaxed);  // owner-only advice
+}
+
+// True if a slot other than `except` is set.
+inline bool AnyHolder(ChunkManager& record, uint32_t slot_count, uint32_t except = kNoSlot) {
+#if defined(__SANITIZE_THREAD__)
+  // ThreadSanitizer knows no accesses of mixed size.
+  for (uint32_t slot = 0; slot < slot_count; ++slot) {
+    if (slot != except && record.slots()[slot].load() != 0) return true;
+  }
+  return false;
+#else
+  // Four slots a load: slot_count is a multiple of 4, and slots start 16 bytes into an aligned
+  // record.
+  const auto* words = reinterpret_cast<const uint64_t*>(record.slots());
+  for (uint32_t word = 0; word < slot_count / 4; ++word) {
+    uint64_t bits = __atomic_load_n(words + word, __ATOMIC_SEQ_CST);
+    if (word == except / 4) bits &= ~(uint64_t{0xffff} << (16 * (except % 4)));
+    if (bits != 0) return true;
+  }
+  return false;
+#endif
+}
+
+// T1: FREE -> `kind` of `session`. False if somebody else has it.
+inline bool TakeFree(ChunkManager& record, Kind kind, uint16_t session) {
+  uint64_t word = record.word.load(std::memory_order_relaxed);
+  return KindOf(word) == Kind::kFree &&
+         record.word.compare_exchange_strong(word, NextWord(word, kind, session),
+                                             std::memory_order_acquire,
+                                             std::memory_order_relaxed);  // PAIR chunk.payload
+}
+
+// CACHED by anyone -> LOANED by `session`: its own cached chunk, or one taken back from an idle
+// thread.
+inline bool TakeCached(ChunkManager& record, uint16_t session) {
+  uint64_t word = record.word.load(std::memory_order_relaxed);
+  return KindOf(word) == Kind::kCached &&
+         record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, session),
+                                             std::memory_order_acquire,
+                                             std::memory_order_relaxed);  // PAIR chunk.payload
+}
+
+// The word of an exclusive chunk gets another kind. REQUIRES: LOANED by the caller.
+inline void StoreWord(ChunkManager& record, Kind kind, uint16_t owner) {
+  const uint64_t word = record.word.load(std::memory_order_relaxed);  // nobody else writes it (C1)
+  record.word.store(NextWord(word, kind, owner), std::memory_order_release);  // PAIR chunk.payload
+}
+
+// T3: LOANED by `session` -> SHARED, held in the name of `session` by the grant slots in `slots`
+// (bit k: slot k). Returns the new generation. REQUIRES: every bit is below the pool's grant_slots.
+inline uint32_t ShareChunk(ChunkManager& record, uint16_t session, uint64_t slots) {
+  const uint32_t generation = record.generation.load(std::memory_order_relaxed) + 1;
+  record.generation.store(generation, std::memory_order_relaxed);
+  // Whoever sees a new slot sees the new generation: the daemon's double look needs it (Orphan).
+  std::atomic_thread_fence(std::memory_order_release);  // PAIR chunk.generation
+  for (; slots != 0; slots &= slots - 1) {
+    record.slots()[__builtin_ctzll(slots)].store(session, std::memory_order_relaxed);
+  }
+  StoreWord(record, Kind::kShared, 0);
+  return generation;
+}
+
+// T5/T10: SHARED without holders -> `kind` of `owner`. True if this call closed it; the chunk is
+// then the caller's. False: it is held, or somebody else closed it. Gives up after `tries` lost
+// races, so that nobody can keep the daemon here; a client that loses a race has seen another make
+// progress.
+inline bool CloseIfUnheld(ChunkManager& record, uint32_t slot_count, Kind kind, uint16_t owner,
+                          int tries = 1 << 20) {
+  for (int i = 0; i < tries; ++i) {
+    uint64_t word = record.word.load();  // before the slots (C3)
+    if (KindOf(word) != Kind::kShared || AnyHolder(record, slot_count)) return false;
+    if constexpr (Mutant(1)) {  // the stamp no longer guards the look
+      sched_yield();
+      word = record.word.load();
+    }
+    if (record.word.compare_exchange_strong(word, NextWord(word, kind, owner))) return true;
+  }
+  return false;
+}
+
+// Gives up the reference in `slot`. True if it was the last: the chunk is then LOANED by `session`.
+// REQUIRES: the slot is the caller's.
+inline bool ReleaseSlot(ChunkManager& record, uint32_t slot_count, uint32_t slot,
+                        uint16_t session) {
+  std::atomic<uint16_t>& mine = record.slots()[slot];
+  // Alone: one compare-exchange turns the reference into ownership.
+  uint64_t word = record.word.load();
+  if (!AnyHolder(record, slot_count, slot)) {
+    if (record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, session))) {
+      mine.store(0, std::memory_order_relaxed);  // the word says whose it is; slots are swept first
+      return true;
+    }
+  }
+  mine.exchange(0);
+  return CloseIfUnheld(record, slot_count, Kind::kLoaned, session);
+}
+
+enum class OpenResult { kOpened, kStale, kHoldersFull, kStaleClosed };
+
+// T4: a reference to generation `generation` of a shared chunk, in an open slot. kStaleClosed:
+// stale, and the undo found itself the last one out: the chunk is LOANED by `session` now.
+inline OpenResult OpenChunk(ChunkManager& record, const PoolGeometry& pool, uint32_t generation,
+                            uint16_t session, uint16_t* slot) {
+  uint16_t claimed = kNoSlot;
+  for (;;) {
+    uint64_t word = record.word.load(std::memory_order_acquire);
+    // The generation stands still as long as the stamp does.
+    if (KindOf(word) != Kind::kShared ||
+        record.generation.load(std::memory_order_relaxed) != generation) {
+      break;
+    }
+    for (uint16_t k = pool.grant_slots; claimed == kNoSlot && k < pool.slot_count; ++k) {
+      uint16_t empty = 0;
+      if (record.slots()[k].load(std::memory_order_relaxed) == 0 &&
+          record.slots()[k].compare_exchange_strong(empty, session, std::memory_order_acq_rel)) {
+        claimed = k;
+      }
+    }
+    if (claimed == kNoSlot) return OpenResult::kHoldersFull;
+    if (record.word.compare_exchange_strong(word, NextWord(word, Kind::kShared, 0))) {
+      *slot = claimed;
+      return OpenResult::kOpened;
+    }
+  }
+  if (claimed == kNoSlot) return OpenResult::kStale;
+  uint16_t expected =
+      session;  // an open slot with this id was filled by this call or one like it (C2)
+  record.slots()[claimed].compare_exchange_strong(expected, 0);
+  return CloseIfUnheld(record, pool.slot_count, Kind::kLoaned, session) ? OpenResult::kStaleClosed
+                                                                        : OpenResult::kStale;
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,126 @@
+// The packed 64-bit words: what a chunk's word, a handle, a cell and a cursor are made of.
+//
+// Each is read and written whole, by one load, store or compare-exchange; the functions here are
+// the only place that knows the bits. A word read from a segment may have been forged: Decode never
+// traps, and whoever uses an index out of it checks it first.
+#pragma once
+
+#include <cstdint>
+
+namespace zerocp::shm {
+
+// The word of a chunk: kind:2 | owner:14 | stamp:48
+
+enum class Kind : uint8_t {
+  kFree = 0,    // in the shared free list; anyone may take it
+  kCached = 1,  // free, in a cache of its owner; anyone may take it (revocable pools only)
+  kLoaned = 2,  // exclusively its owner's: written, cached (exclusive pools), or sent and not taken
+  kShared = 3,  // held by the sessions in its slots; no owner
+};
+
+inline constexpr uint64_t kStampMask = (uint64_t{1} << 48) - 1;
+
+struct Word {
+  Kind kind;
+  uint16_t owner;
+  uint64_t stamp;  // +1 at each transition: no value of the word ever returns
+};
+constexpr uint64_t Encode(Word w) {
+  return static_cast<uint64_t>(w.kind) | (uint64_t{w.owner} << 2) | (w.stamp << 16);
+}
+constexpr Word DecodeWord(uint64_t bits) {
+  return {static_cast<Kind>(bits & 3), static_cast<uint16_t>((bits >> 2) & 0x3fff), bits >> 16};
+}
+constexpr Kind KindOf(uint64_t bits) { return static_cast<Kind>(bits & 3); }
+// The word that follows `bits`: another kind and owner, the next stamp.
+constexpr uint64_t NextWord(uint64_t bits, Kind kind, uint16_t owner) {
+  return Encode({kind, owner, ((bits >> 16) + 1) & kStampMask});
+}
+constexpr bool IsOwned(uint64_t bits, Kind kind, uint16_t owner) {
+  return (bits & 0xffff) == (static_cast<uint64_t>(kind) | (uint64_t{owner} << 2));
+}
+
+// A handle: pool:4 | incarnation:4 | chunk:24 | generation:32.
+
+struct ChunkHandle {
+  uint8_t pool;
+  uint8_t incarnation;
+  uint32_t chunk;
+  uint32_t generation;
+};
+constexpr uint64_t Encode(ChunkHandle h) {
+  return uint64_t{h.pool} | (uint64_t{h.incarnation} << 4) | (uint64_t{h.chunk} << 8) |
+         (uint64_t{h.generation} << 32);
+}
+constexpr ChunkHandle DecodeHandle(uint64_t bits) {
+  return {static_cast<uint8_t>(bits & 0xf), static_cast<uint8_t>((bits >> 4) & 0xf),
+          static_cast<uint32_t>((bits >> 8) & 0xffffff), static_cast<uint32_t>(bits >> 32)};
+}
+
+// A cell of a lane: kind:2 | pool:4 | chunk:24 | valid:1 | bit:1 | tag:32.
+// `valid` and `bit` are used in claims only: `bit` is the cursor's S or D
+// bit before the claim.
+
+enum class CellKind : uint8_t {
+  kNone = 0,    // published to nobody
+  kMoved = 1,   // one subscriber: the chunk's word changes hands; tag = low 32 bits of the stamp
+  kShared = 2,  // several: each takes over its slot; tag = generation
+};
+
+struct Cell {
+  CellKind kind;
+  uint8_t pool;
+  uint32_t chunk;
+  uint32_t tag;
+};
+constexpr uint64_t Encode(Cell c) {
+  return static_cast<uint64_t>(c.kind) | (uint64_t{c.pool} << 2) | (uint64_t{c.chunk} << 6) |
+         (uint64_t{c.tag} << 32);
+}
+constexpr Cell DecodeCell(uint64_t bits) {
+  return {static_cast<CellKind>(bits & 3), static_cast<uint8_t>((bits >> 2) & 0xf),
+          static_cast<uint32_t>((bits >> 6) & 0xffffff), static_cast<uint32_t>(bits >> 32)};
+}
+inline constexpr uint64_t kClaimValid = uint64_t{1} << 30;
+inline constexpr uint64_t kClaimBit = uint64_t{1} << 31;
+
+// A cursor: S:1 | D:1 | epoch:14 | position:48.
+
+inline constexpr uint64_t kCursorS = 1;  // flipped by the subscriber with each take
+inline constexpr uint64_t kCursorD = 2;  // flipped by the daemon with each take in its place
+inline constexpr uint64_t kPositionMask = (uint64_t{1} << 48) - 1;
+inline constexpr uint32_t kEpochMask = 0x3fff;
+
+constexpr uint64_t CursorPosition(uint64_t cursor) { return cursor >> 16; }
+constexpr uint32_t CursorEpoch(uint64_t cursor) {
+  return static_cast<uint32_t>(cursor >> 2) & kEpochMask;
+}
+// The same S and D bits with another epoch and position.
+constexpr uint64_t CursorWith(uint64_t cursor, uint32_t epoch, uint64_t position) {
+  return (cursor & (kCursorS | kCursorD)) | (uint64_t{epoch & kEpochMask} << 2) |
+         ((position & kPositionMask) << 16);
+}
+// Messages between a position and a tail, modulo 2^48.
+constexpr uint64_t QueuedCount(uint64_t tail, uint64_t position) {
+  return (tail - position) & kPositionMask;
+}
+
+// A subscriber's epoch: open:1 | epoch:14.
+// 0 is reserved: nobody. The next user of
+// an index gets the next epoch.
+
+inline constexpr uint32_t kSubscriberOpen = 1;
+constexpr uint32_t EncodeSubscriber(uint32_t epoch, bool open) {
+  return (epoch << 1) | (open ? 1 : 0);
+}
+constexpr uint32_t SubscriberEpoch(uint32_t bits) { return (bits >> 1) & kEpochMask; }
+constexpr bool SubscriberIsOpen(uint32_t bits) { return (bits & kSubscriberOpen) != 0; }
+constexpr uint32_t NextEpoch(uint32_t epoch) { return epoch == kEpochMask ? 1 : epoch + 1; }
+
+static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~uint64_t{0});
+static_assert(Encode(ChunkHandle{15, 15, 0xffffff, 0xffffffff}) == ~uint64_t{0});
+static_assert((Encode(Cell{CellKind::kShared, 15, 0xffffff, 0}) & (kClaimValid | kClaimBit)) == 0);
+static_assert(CursorPosition(CursorWith(3, kEpochMask, kPositionMask)) == kPositionMask &&
+              CursorEpoch(CursorWith(3, kEpochMask, 0)) == kEpochMask);
+
+}  // namespace zerocp::shm

@@ -1,0 +1,271 @@
+// The bytes of the two segments. shm/README.md is the normative text; every number in it is
+// asserted here.
+//
+// What. The management segment: super block, pool table, session table, channel table, then extents
+// (pool regions, channels, lanes) that the daemon hands out in pages. The chunk segment: per pool
+// an array of chunk headers and an array of payloads, in extents too. Offsets and indices only,
+// never a pointer, because every process maps the segments elsewhere.
+//
+// Invariants. L1: `magic` is stored last, so a super block with it is complete. L2: every field is
+// either constant after the magic or an atomic. L3: all-zero bytes are a valid empty state of every
+// structure, so fresh pages need no initialisation.
+//
+// Threads and processes. The daemon writes super block, pool table, session and channel table;
+// clients write what is marked (C). A hostile client can write anything: the daemon copies, checks,
+// then uses, and takes its own geometry from private memory.
+//
+// Crash. A daemon killed while it creates an instance leaves no magic: the next start begins anew.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+namespace zerocp::shm {
+
+inline constexpr uint64_t kMagic = 0x3170636f72657a00;  // "\0zerocp1", little endian
+inline constexpr uint32_t kLayoutVersion = 1;
+
+inline constexpr uint32_t kMaxPools = 16;
+inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
+inline constexpr uint64_t kMinChunkSizeBytes = 64;
+inline constexpr uint64_t kMaxChunkSizeBytes = uint64_t{4} << 30;
+inline constexpr uint32_t kMinAlignmentBytes = 64;
+inline constexpr uint32_t kMaxAlignmentBytes = 2u << 20;
+inline constexpr uint32_t kOpenSlots = 8;  // of a record's slots, those for openers of a handle
+inline constexpr uint32_t kMinHolders = 12;
+inline constexpr uint32_t kMaxHolders = 1016;
+inline constexpr uint32_t kDefaultHolders = 24;
+inline constexpr uint32_t kDefaultSessionCapacity = 4096;
+inline constexpr uint32_t kMaxSessionCapacity = 16381;
+inline constexpr uint32_t kMaxChannels = 1024;
+inline constexpr uint32_t kMaxSubscribers = 64;  // one bit each in ChannelHeader::waiters
+inline constexpr uint32_t kMaxPublishers = 32;   // per channel, at once
+inline constexpr uint32_t kLaneEntries =
+    2 * kMaxPublishers;  // closed lanes wait here to be emptied
+inline constexpr uint32_t kMaxQueueCapacity = 65536;
+inline constexpr uint32_t kDefaultQueueCapacity = 16;
+inline constexpr size_t kNameBytes = 64;  // names are at most 63 characters and a NUL
+inline constexpr size_t kMessageTypeBytes = 128;
+inline constexpr size_t kUserHeaderBytes = 64;
+inline constexpr size_t kLine = 64;  // bytes that move between cores together
+inline constexpr uint64_t kExtentAlign =
+    65536;  // a multiple of every page size Linux uses with tmpfs
+
+// Session ids are 14 bits: 0 is nobody, 1 the daemon, 16383 is never given out.
+inline constexpr uint16_t kDaemonSession = 1;
+inline constexpr uint16_t kFirstSession = 2;
+
+// What a client built with other limits would misread. Stored in the super block, compared at
+// attach.
+constexpr uint32_t LimitsHash() {
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a, 64 bit, folded
+  for (uint64_t value : {uint64_t{kMaxPools}, uint64_t{kMaxChunksPerPool}, uint64_t{kOpenSlots},
+                         uint64_t{kMaxChannels}, uint64_t{kMaxSubscribers}, uint64_t{kLaneEntries},
+                         uint64_t{kNameBytes}, uint64_t{kMessageTypeBytes},
+                         uint64_t{kUserHeaderBytes}, uint64_t{kExtentAlign}}) {
+    for (int byte = 0; byte < 8; ++byte) {
+      hash = (hash ^ ((value >> (8 * byte)) & 0xff)) * 0x100000001b3;
+    }
+  }
+  return static_cast<uint32_t>(hash ^ (hash >> 32));
+}
+
+//   0        8         12      16        24              40        48          56
+//   | magic  | version | hash  | features | instance uuid | mgmt    | chunk     | tables ...
+struct SuperBlock {
+  std::atomic<uint64_t> magic;  // PAIR superblock.magic
+  uint32_t layout_version;
+  uint32_t limits_hash;
+  uint64_t feature_bits;  // none yet: must be 0
+  uint8_t instance_uuid[16];
+  uint64_t management_reserved_bytes;  // address range a client must map
+  uint64_t chunk_reserved_bytes;
+  uint32_t session_capacity;  // entries in the session table, index = session id
+  uint32_t channel_capacity;
+  uint64_t pool_table_offset;
+  uint64_t session_table_offset;
+  uint64_t channel_table_offset;
+  uint64_t extents_offset;  // first byte that pool regions, channels and lanes may use
+  // The lock file of the daemon that made the segments: whoever holds it owns them.
+  uint64_t lock_device;
+  uint64_t lock_inode;
+  char lock_path[1024];
+  char instance_name[kNameBytes];
+  std::atomic<uint32_t> pool_epoch;  // +1 after each change of the pool table  PAIR pool.epoch
+  uint32_t reserved0;
+  uint8_t reserved[2888];
+};
+
+enum class PoolState : uint32_t { kEmpty = 0, kActive = 1 };
+
+struct MemPool {
+  // Lines 0 and 1: written by the daemon, constant while the state is kActive, but for chunk_count.
+  std::atomic<uint32_t> state;        // PoolState, stored last  PAIR pool.state
+  std::atomic<uint32_t> chunk_count;  // only grows  PAIR pool.chunk_count
+  uint32_t max_chunk_count;
+  uint32_t alignment_bytes;
+  uint64_t chunk_size_bytes;  // usable bytes of one chunk
+  uint64_t stride_bytes;      // chunk_size_bytes rounded up to the alignment
+  uint64_t records_offset;    // management segment: ChunkManager[max_chunk_count]
+  uint64_t hints_offset;      // management segment: free list, see free_list.h
+  uint64_t headers_offset;    // chunk segment: ChunkHeader[max_chunk_count]
+  uint64_t payload_offset;    // chunk segment
+  uint8_t incarnation;        // 1 to 15, part of every handle
+  uint8_t record_shift;       // log2 of a record's bytes: 6 to 11
+  uint8_t revocable;          // 1: cached chunks are labelled kCached and may be taken by anyone
+  uint8_t reserved0;
+  uint16_t grant_slots;  // slots [0, grant_slots) are for subscribers, the rest for openers
+  uint16_t slot_count;
+  uint8_t uid[16];
+  int64_t create_time_ns;  // CLOCK_REALTIME
+  uint8_t reserved1[32];
+  // Line 2: hints that anyone may write (C).
+  std::atomic<uint32_t>
+      cache_cap;  // chunks a thread may keep; set by the daemon, 0 by who finds nothing
+  std::atomic<uint32_t> pressure;  // 1: somebody waits for a chunk; futex word
+  uint8_t reserved2[56];
+  // Line 3.
+  char name[kNameBytes];
+};
+
+enum class SessionState : uint32_t { kFree = 0, kAttached = 1, kDead = 2, kOrphaned = 3 };
+
+// A mirror for clients and tools; the daemon's own table is private.
+struct SessionEntry {
+  std::atomic<uint32_t> state;  // SessionState
+  uint32_t incarnation;
+  int32_t pid;
+  uint32_t uid;
+  uint64_t start_time;  // of the process, clock ticks since boot, as in /proc/<pid>/stat
+  std::atomic<uint32_t>
+      cache_thread_count;  // (C) threads of this session that keep chunks in a cache
+  uint32_t reserved0;
+  char name[kNameBytes];
+  uint8_t reserved[32];
+};
+
+// First 16 bytes of a chunk's record; `slot_count` holder slots of 16 bits follow.
+struct ChunkManager {
+  std::atomic<uint64_t> word;        // (C) kind:2 | owner:14 | stamp:48, see encoding.h
+  std::atomic<uint32_t> generation;  // (C) +1 by the exclusive owner in each share
+  std::atomic<uint8_t> phase;        // (C) ChunkPhase, written by the owner only
+  uint8_t reserved[3];
+
+  std::atomic<uint16_t>* slots() { return reinterpret_cast<std::atomic<uint16_t>*>(this + 1); }
+};
+
+// What an owner does with a chunk of its own: the double-release check and statistics read it.
+enum class ChunkPhase : uint8_t { kNone = 0, kLoaned = 1, kCached = 2 };
+
+// One per chunk, in an array before the payloads, so that aligned chunks stay aligned. (C)
+struct ChunkHeader {
+  std::atomic<uint64_t> size_bytes;  // bytes the publisher filled
+  std::atomic<uint64_t> sequence;    // of the message, per publisher, from 1; 0 if never published
+  uint8_t reserved[48];
+  std::byte user[kUserHeaderBytes];  // the publisher's own: shape, time stamp, trace id
+};
+
+enum class ChannelState : uint32_t { kFree = 0, kOpen = 1, kClosed = 2 };
+
+// A line of the channel table.
+struct ChannelEntry {
+  std::atomic<uint32_t> state;  // ChannelState, stored last  PAIR channel.state
+  uint32_t queue_capacity;      // power of two
+  uint16_t max_subscriber_count;
+  uint8_t pool;
+  uint8_t reserved0;
+  uint32_t reserved1;
+  uint64_t region_offset;  // management segment: ChannelHeader and what follows it
+  uint8_t uid[16];
+  int64_t create_time_ns;
+  char name[kNameBytes];
+  char message_type[kMessageTypeBytes];  // padded with NULs
+  uint8_t reserved2[16];
+};
+
+// ChannelHeader, SubscriberEntry[max_subscriber_count], LaneEntry[kLaneEntries].
+struct ChannelHeader {
+  // Line 0: daemon only. Read by every publish and every empty take.
+  std::atomic<uint32_t> state;  // ChannelState
+  std::atomic<uint32_t>
+      subscriber_stamp;              // +1 after each change of a SubscriberEntry  PAIR sub.stamp
+  std::atomic<uint32_t> lane_stamp;  // +1 after each change of a LaneEntry  PAIR lane.stamp
+  uint8_t reserved0[52];
+  // Line 1.
+  std::atomic<uint64_t> waiters;  // (C) bit k: subscriber k sleeps, or is about to
+  uint8_t reserved1[56];
+};
+
+struct SubscriberEntry {
+  std::atomic<uint32_t> epoch;    // open:1 | epoch:14, see encoding.h; daemon only
+  std::atomic<uint16_t> session;  // daemon only
+  uint16_t reserved0;
+  std::atomic<uint32_t> lane_ack;  // (C) lane_stamp whose lanes this subscriber knows
+  std::atomic<uint32_t> bell;      // (C) futex word; only ever added to
+  uint8_t reserved1[48];
+};
+
+enum class LaneState : uint16_t {
+  kFree = 0,
+  kOpen = 1,     // its publisher is attached
+  kClosed = 2,   // its publisher left in order; what is queued stays deliverable
+  kDead = 3,     // its publisher died; what was queued was delivered
+  kRetired = 4,  // empty; the memory waits until every subscriber has stopped looking
+};
+
+struct LaneEntry {                // daemon only
+  std::atomic<uint16_t> state;    // LaneState
+  std::atomic<uint16_t> session;  // the publisher's
+  std::atomic<uint32_t> epoch;    // +1 at each use of the entry
+  std::atomic<uint64_t> offset;   // management segment: Lane
+};
+
+// A publisher's broadcast ring: Lane, Cursor[max_subscriber_count], cells[queue_capacity].
+struct Lane {
+  // Line 0: the publisher.
+  std::atomic<uint64_t>
+      tail;  // (C) messages published; low 48 bits are the position  PAIR lane.tail
+  uint8_t reserved0[56];
+  // Line 1.
+  std::atomic<uint32_t> publisher_waits;  // (C) 1: the publisher sleeps, or is about to
+  std::atomic<uint32_t> publisher_bell;   // (C) futex word; only ever added to
+  uint8_t reserved1[56];
+};
+
+struct Cursor {
+  std::atomic<uint64_t> word;  // (C) S:1 | D:1 | epoch:14 | position:48  PAIR cursor.word
+  std::atomic<uint64_t>
+      daemon_claim;  // daemon only: what it is taking in a dead subscriber's place
+  uint8_t reserved[48];
+};
+
+static_assert(sizeof(SuperBlock) == 4096);
+static_assert(offsetof(SuperBlock, layout_version) == 8 && offsetof(SuperBlock, limits_hash) == 12);
+static_assert(offsetof(SuperBlock, feature_bits) == 16 &&
+              offsetof(SuperBlock, instance_uuid) == 24);
+static_assert(offsetof(SuperBlock, management_reserved_bytes) == 40);
+static_assert(offsetof(SuperBlock, session_capacity) == 56);
+static_assert(offsetof(SuperBlock, pool_table_offset) == 64);
+static_assert(offsetof(SuperBlock, lock_device) == 96 && offsetof(SuperBlock, lock_path) == 112);
+static_assert(offsetof(SuperBlock, instance_name) == 1136 &&
+              offsetof(SuperBlock, pool_epoch) == 1200);
+static_assert(sizeof(MemPool) == 256);
+static_assert(offsetof(MemPool, cache_cap) == 128 && offsetof(MemPool, name) == 192);
+static_assert(offsetof(MemPool, chunk_size_bytes) == 16 && offsetof(MemPool, incarnation) == 64);
+static_assert(sizeof(SessionEntry) == 128 && offsetof(SessionEntry, name) == 32);
+static_assert(sizeof(ChunkManager) == 16 && offsetof(ChunkManager, generation) == 8 &&
+              offsetof(ChunkManager, phase) == 12);
+static_assert(sizeof(ChunkHeader) == 128 && offsetof(ChunkHeader, user) == 64);
+static_assert(sizeof(ChannelEntry) == 256 && offsetof(ChannelEntry, name) == 48 &&
+              offsetof(ChannelEntry, message_type) == 112);
+static_assert(sizeof(ChannelHeader) == 128 && offsetof(ChannelHeader, waiters) == 64);
+static_assert(sizeof(SubscriberEntry) == 64 && sizeof(LaneEntry) == 16);
+static_assert(sizeof(Lane) == 128 && offsetof(Lane, publisher_waits) == 64 && sizeof(Cursor) == 64);
+static_assert(std::atomic<uint64_t>::is_always_lock_free &&
+              std::atomic<uint16_t>::is_always_lock_free);
+
+inline constexpr uint64_t kPoolTableOffset = sizeof(SuperBlock);
+inline constexpr uint64_t kSessionTableOffset = kPoolTableOffset + kMaxPools * sizeof(MemPool);
+
+}  // namespace zerocp::shm

@@ -1,0 +1,373 @@
+#include "shm/mem_pool_manager.h"
+
+#include <fcntl.h>
+#include <sys/random.h>
+#include <time.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "shm/free_list.h"
+
+namespace zerocp::shm {
+namespace {
+
+std::string SegmentName(std::string_view instance, const char* kind) {
+  std::string name = "zerocp_";
+  if (!instance.empty()) name.append(instance).append("_");
+  return name + kind;
+}
+
+Status FillRandom(void* bytes, size_t size) {
+  if (getrandom(bytes, size, 0) != static_cast<ssize_t>(size)) {
+    return Status::FromErrno(Code::kInternal, "getrandom", errno);
+  }
+  return Status();
+}
+
+int64_t RealTimeNs() {
+  timespec now{};
+  clock_gettime(CLOCK_REALTIME, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// Copies at most `size` - 1 characters; the rest is NULs already.
+void CopyName(char* to, size_t size, std::string_view from) {
+  from.copy(to, std::min(from.size(), size - 1));
+}
+
+Status CheckSuperBlock(const SuperBlock& block, uint64_t file_bytes) {
+  if (block.magic.load(std::memory_order_acquire) != kMagic) {  // PAIR superblock.magic
+    return Status(Code::kDamaged, "no complete super block");
+  }
+  if (block.layout_version != kLayoutVersion || block.limits_hash != LimitsHash() ||
+      block.feature_bits != 0) {
+    return Status(Code::kVersionMismatch,
+                  "the segments have layout version " + std::to_string(block.layout_version) +
+                      " (limits " + std::to_string(block.limits_hash) + ", features " +
+                      std::to_string(block.feature_bits) + "), this program has layout version " +
+                      std::to_string(kLayoutVersion) + " (limits " + std::to_string(LimitsHash()) +
+                      ", features 0)");
+  }
+  constexpr uint64_t kMost = uint64_t{1}
+                             << 46;  // what fits into an address space of 47 bits, twice
+  const uint64_t extents = MemPoolAllocator::ExtentsOffset(block.session_capacity);
+  if (block.session_capacity < kFirstSession ||
+      block.session_capacity > kMaxSessionCapacity + kFirstSession ||
+      block.channel_capacity != kMaxChannels || block.pool_table_offset != kPoolTableOffset ||
+      block.session_table_offset != kSessionTableOffset || block.extents_offset != extents ||
+      block.channel_table_offset !=
+          kSessionTableOffset + uint64_t{block.session_capacity} * sizeof(SessionEntry) ||
+      block.management_reserved_bytes < extents || block.management_reserved_bytes > kMost ||
+      block.chunk_reserved_bytes > kMost || block.management_reserved_bytes % kExtentAlign != 0 ||
+      block.chunk_reserved_bytes % kExtentAlign != 0 || file_bytes < extents) {
+    return Status(Code::kDamaged, "the super block is damaged");
+  }
+  return Status();
+}
+
+// Reads the super block without mapping, so that a short file cannot fault.
+Status ReadSuperBlock(const Segment& segment, SuperBlock* block) {
+  if (pread(segment.fd(), static_cast<void*>(block), sizeof(*block), 0) !=
+      static_cast<ssize_t>(sizeof(*block))) {
+    return Status(Code::kDamaged, segment.path() + ": no complete super block");
+  }
+  return Status();
+}
+
+}  // namespace
+
+std::string MemPoolManager::ManagementName(std::string_view instance) {
+  return SegmentName(instance, "memory_management");
+}
+std::string MemPoolManager::ChunkName(std::string_view instance) {
+  return SegmentName(instance, "memory_chunk");
+}
+
+MemPool& MemPoolManager::pool_entry(uint32_t index) const {
+  return reinterpret_cast<MemPool*>(management_.data() + kPoolTableOffset)[index];
+}
+SessionEntry& MemPoolManager::session_entry(uint16_t id) const {
+  return reinterpret_cast<SessionEntry*>(management_.data() + kSessionTableOffset)[id];
+}
+ChannelEntry& MemPoolManager::channel_entry(uint32_t index) const {
+  return reinterpret_cast<ChannelEntry*>(management_.data() + kSessionTableOffset +
+                                         uint64_t{options_.session_capacity} *
+                                             sizeof(SessionEntry))[index];
+}
+uint64_t MemPoolManager::instance_id() const {
+  uint64_t id;
+  std::memcpy(&id, instance_uuid_.data(), sizeof(id));
+  return id;
+}
+
+std::byte* MemPoolManager::ManagementAt(uint64_t offset, uint64_t bytes) const {
+  const uint64_t end = options_.management_reserved_bytes;
+  if (offset % kLine != 0 || offset < kSessionTableOffset || offset > end || bytes > end - offset)
+    return nullptr;
+  return management_.data() + offset;
+}
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptions& options) {
+  std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
+  manager->options_ = options;
+  manager->options_.management_reserved_bytes =
+      ExtentMap::RoundUp(options.management_reserved_bytes);
+  manager->options_.chunk_reserved_bytes = ExtentMap::RoundUp(options.chunk_reserved_bytes);
+  if (Status status = FillRandom(manager->instance_uuid_.data(), 16); !status.ok()) return status;
+  const CreateOptions& o = manager->options_;
+
+  Result<Segment> management =
+      Segment::Create(o.segment_dir, ManagementName(o.instance), o.management_reserved_bytes);
+  if (!management.ok()) return management.status();
+  manager->management_ = std::move(*management);
+  Result<Segment> chunk =
+      Segment::Create(o.segment_dir, ChunkName(o.instance), o.chunk_reserved_bytes);
+  if (!chunk.ok()) {
+    (void)manager->management_.Unlink();
+    return chunk.status();
+  }
+  manager->chunk_ = std::move(*chunk);
+  manager->allocator_ = std::make_unique<MemPoolAllocator>(
+      o.management_reserved_bytes, o.chunk_reserved_bytes, o.session_capacity);
+  const uint64_t extents = MemPoolAllocator::ExtentsOffset(o.session_capacity);
+  if (Status status = manager->management_.Commit(0, extents); !status.ok()) {
+    (void)manager->Destroy();
+    return status;
+  }
+
+  SuperBlock& block = manager->super_block();
+  block.layout_version = kLayoutVersion;
+  block.limits_hash = LimitsHash();
+  std::memcpy(block.instance_uuid, manager->instance_uuid_.data(), 16);
+  block.management_reserved_bytes = o.management_reserved_bytes;
+  block.chunk_reserved_bytes = o.chunk_reserved_bytes;
+  block.session_capacity = o.session_capacity;
+  block.channel_capacity = kMaxChannels;
+  block.pool_table_offset = kPoolTableOffset;
+  block.session_table_offset = kSessionTableOffset;
+  block.channel_table_offset =
+      kSessionTableOffset + uint64_t{o.session_capacity} * sizeof(SessionEntry);
+  block.extents_offset = extents;
+  block.lock_device = o.lock.device;
+  block.lock_inode = o.lock.inode;
+  CopyName(block.lock_path, sizeof(block.lock_path), o.lock.path);
+  CopyName(block.instance_name, sizeof(block.instance_name), o.instance);
+  block.magic.store(kMagic, std::memory_order_release);  // last (L1)  PAIR superblock.magic
+  return manager;
+}
+
+Result<LockIdentity> MemPoolManager::ReadLock(const std::string& segment_dir,
+                                              std::string_view instance) {
+  Result<Segment> management = Segment::Open(segment_dir, ManagementName(instance));
+  if (!management.ok()) return management.status();
+  auto block = std::make_unique<SuperBlock>();
+  if (Status status = ReadSuperBlock(*management, block.get()); !status.ok()) return status;
+  if (block->magic.load(std::memory_order_acquire) != kMagic) {
+    return Status(Code::kDamaged, management->path() + ": no complete super block");
+  }
+  LockIdentity lock{block->lock_device, block->lock_inode, {}};
+  lock.path.assign(block->lock_path, strnlen(block->lock_path, sizeof(block->lock_path)));
+  return lock;
+}
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOptions& options) {
+  std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
+  manager->options_ = options;
+  Result<Segment> management = Segment::Open(options.segment_dir, ManagementName(options.instance));
+  if (!management.ok()) return management.status();
+  Result<Segment> chunk = Segment::Open(options.segment_dir, ChunkName(options.instance));
+  if (!chunk.ok()) {
+    return chunk.code() != Code::kNotFound
+               ? chunk.status()
+               : Status(Code::kDamaged,
+                        management->path() + " is there, but its chunk segment is not");
+  }
+  auto block = std::make_unique<SuperBlock>();  // a private copy: what was checked is what is used
+  if (Status status = ReadSuperBlock(*management, block.get()); !status.ok()) return status;
+  if (Status status = CheckSuperBlock(*block, management->file_bytes()); !status.ok())
+    return status;
+
+  CreateOptions& o = manager->options_;
+  o.management_reserved_bytes = block->management_reserved_bytes;
+  o.chunk_reserved_bytes = block->chunk_reserved_bytes;
+  o.session_capacity = block->session_capacity;
+  std::memcpy(manager->instance_uuid_.data(), block->instance_uuid, 16);
+  manager->management_ = std::move(*management);
+  manager->chunk_ = std::move(*chunk);
+  if (Status status = manager->management_.Map(o.management_reserved_bytes); !status.ok())
+    return status;
+  if (Status status = manager->chunk_.Map(o.chunk_reserved_bytes); !status.ok()) return status;
+  manager->allocator_ = std::make_unique<MemPoolAllocator>(
+      o.management_reserved_bytes, o.chunk_reserved_bytes, o.session_capacity);
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    MemPool& entry = manager->pool_entry(index);
+    const uint32_t state = entry.state.load(std::memory_order_acquire);  // PAIR pool.state
+    if (state == static_cast<uint32_t>(PoolState::kEmpty)) continue;
+    Result<PoolGeometry> geometry = manager->allocator_->Adopt(entry);
+    if (!geometry.ok()) return geometry.status();
+    if (manager->chunk_.file_bytes() <
+            geometry->payload_offset + geometry->stride_bytes * geometry->chunk_count ||
+        manager->management_.file_bytes() <
+            geometry->records_offset + geometry->record_bytes() * geometry->chunk_count) {
+      return Status(Code::kDamaged, "a segment of the instance was cut short");
+    }
+    manager->PublishView(index, entry, *geometry);
+  }
+  SuperBlock& shared = manager->super_block();
+  shared.lock_device = options.lock.device;
+  shared.lock_inode = options.lock.inode;
+  std::memset(shared.lock_path, 0, sizeof(shared.lock_path));
+  CopyName(shared.lock_path, sizeof(shared.lock_path), options.lock.path);
+  return manager;
+}
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd management,
+                                                               UniqueFd chunk) {
+  std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
+  Result<Segment> first = Segment::FromDescriptor(std::move(management), sizeof(SuperBlock));
+  if (!first.ok()) return first.status();
+  auto block = std::make_unique<SuperBlock>();
+  if (Status status = ReadSuperBlock(*first, block.get()); !status.ok()) return status;
+  if (Status status = CheckSuperBlock(*block, first->file_bytes()); !status.ok()) return status;
+
+  CreateOptions& o = manager->options_;
+  o.management_reserved_bytes = block->management_reserved_bytes;
+  o.chunk_reserved_bytes = block->chunk_reserved_bytes;
+  o.session_capacity = block->session_capacity;
+  o.instance.assign(block->instance_name,
+                    strnlen(block->instance_name, sizeof(block->instance_name)));
+  std::memcpy(manager->instance_uuid_.data(), block->instance_uuid, 16);
+  UniqueFd again(fcntl(first->fd(), F_DUPFD_CLOEXEC, 0));
+  Result<Segment> whole = Segment::FromDescriptor(std::move(again), o.management_reserved_bytes);
+  if (!whole.ok()) return whole.status();
+  Result<Segment> payload = Segment::FromDescriptor(std::move(chunk), o.chunk_reserved_bytes);
+  if (!payload.ok()) return payload.status();
+  manager->management_ = std::move(*whole);
+  manager->chunk_ = std::move(*payload);
+  manager->management_.CloseDescriptor();
+  manager->chunk_.CloseDescriptor();
+  return manager;
+}
+
+Status MemPoolManager::Destroy() {
+  Status management = management_.Unlink();
+  Status chunk = chunk_.Unlink();
+  return management.ok() ? chunk : management;
+}
+
+Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
+  if (auto found = shm::Validate(wanted); !found.empty()) {
+    return Status(Code::kInvalid, "pool \"" + wanted.name + "\": " + found.front().field + " " +
+                                      found.front().description);
+  }
+  if (FindPool(wanted.name) != nullptr) {
+    return Status(Code::kAlreadyExists, "pool \"" + wanted.name + "\" exists");
+  }
+  uint32_t index = 0;
+  while (index < kMaxPools && pool(index) != nullptr) ++index;
+  if (index == kMaxPools) {
+    return Status(Code::kLimit,
+                  "there are " + std::to_string(kMaxPools) + " pools already, and no more can be");
+  }
+  const PoolSpec spec = WithDefaults(wanted);
+  Result<PoolGeometry> planned = allocator_->Plan(spec);
+  if (!planned.ok()) return planned.status();
+  const PoolGeometry& g = *planned;
+
+  // Old bytes may be left from a daemon that was killed here; all-zero is the empty state (L3).
+  const struct {
+    Segment* segment;
+    uint64_t offset, bytes;
+  } ranges[] = {{&management_, g.hints_offset, FreeList::Bytes(g.max_chunk_count)},
+                {&management_, g.records_offset, g.record_bytes() * g.chunk_count},
+                {&chunk_, g.headers_offset, sizeof(ChunkHeader) * g.chunk_count},
+                {&chunk_, g.payload_offset, g.stride_bytes * g.chunk_count}};
+  for (const auto& range : ranges) {
+    range.segment->Decommit(range.offset, range.bytes);
+    Status status = range.segment->Commit(range.offset, range.bytes);
+    if (!status.ok()) {
+      for (const auto& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
+      allocator_->Forget(g);
+      return status;
+    }
+  }
+
+  MemPool& entry = pool_entry(index);
+  const uint8_t incarnation = static_cast<uint8_t>(entry.incarnation % 15 + 1);
+  entry.max_chunk_count = g.max_chunk_count;
+  entry.alignment_bytes = g.alignment_bytes;
+  entry.chunk_size_bytes = g.chunk_size_bytes;
+  entry.stride_bytes = g.stride_bytes;
+  entry.records_offset = g.records_offset;
+  entry.hints_offset = g.hints_offset;
+  entry.headers_offset = g.headers_offset;
+  entry.payload_offset = g.payload_offset;
+  entry.incarnation = incarnation;
+  entry.record_shift = g.record_shift;
+  entry.revocable = g.revocable ? 1 : 0;
+  entry.grant_slots = g.grant_slots;
+  entry.slot_count = g.slot_count;
+  if (Status status = FillRandom(entry.uid, sizeof(entry.uid)); !status.ok()) return status;
+  entry.create_time_ns = RealTimeNs();
+  entry.pressure.store(0, std::memory_order_relaxed);
+  // Enough for a first user; Recovery::Tick sets it by the number of threads.
+  entry.cache_cap.store(std::min(32u, g.chunk_count / 8), std::memory_order_relaxed);
+  std::memset(entry.name, 0, sizeof(entry.name));
+  CopyName(entry.name, sizeof(entry.name), spec.name);
+  entry.chunk_count.store(g.chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
+
+  const HintLevels hints = FreeList::At(management_.data() + g.hints_offset, g.max_chunk_count);
+  for (uint32_t chunk = 0; chunk < g.chunk_count; chunk += 64) {
+    const uint32_t left = g.chunk_count - chunk;
+    FreeList::Set(hints, chunk / 64, left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1);
+  }
+  PublishView(index, entry, g);
+  entry.state.store(static_cast<uint32_t>(PoolState::kActive),
+                    std::memory_order_release);                      // PAIR pool.state
+  super_block().pool_epoch.fetch_add(1, std::memory_order_release);  // PAIR pool.epoch
+  return index;
+}
+
+void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
+                                 const PoolGeometry& geometry) {
+  auto view = std::make_unique<PoolView>();
+  static_cast<PoolGeometry&>(*view) = geometry;
+  view->index = static_cast<uint8_t>(index);
+  view->incarnation = entry.incarnation;
+  view->records = management_.data() + geometry.records_offset;
+  view->headers = reinterpret_cast<ChunkHeader*>(chunk_.data() + geometry.headers_offset);
+  view->payload = chunk_.data() + geometry.payload_offset;
+  view->hints = FreeList::At(management_.data() + geometry.hints_offset, geometry.max_chunk_count);
+  view->shared = &pool_entry(index);
+  std::lock_guard lock(views_mutex_);
+  if (views_[index] != nullptr) return;  // another thread of this client was faster
+  views_[index] = std::move(view);
+  pools_[index].store(views_[index].get(), std::memory_order_release);  // PAIR manager.view
+}
+
+const PoolView* MemPoolManager::LoadPool(uint32_t index) {
+  if (allocator_ != nullptr) return nullptr;  // the daemon knows its pools; the table is for others
+  const MemPool& entry = pool_entry(index);
+  if (entry.state.load(std::memory_order_acquire) != static_cast<uint32_t>(PoolState::kActive)) {
+    return nullptr;  // PAIR pool.state
+  }
+  Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
+      entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
+  if (!geometry.ok()) return nullptr;
+  PublishView(index, entry, *geometry);
+  return pools_[index].load(std::memory_order_acquire);
+}
+
+const PoolView* MemPoolManager::FindPool(std::string_view name) {
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    const PoolView* view = pool(index);
+    if (view != nullptr &&
+        name == std::string_view(view->shared->name, strnlen(view->shared->name, kNameBytes))) {
+      return view;
+    }
+  }
+  return nullptr;
+}
+
+}  // namespace zerocp::shm

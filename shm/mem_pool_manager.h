@@ -1,0 +1,146 @@
+// The process-local view of an instance: both segments, mapped and validated, and its pools.
+//
+// What. The daemon creates or adopts the two segments and adds pools; clients attach by
+// descriptors. Everything above works on PoolView, a private and validated copy of a pool's
+// geometry resolved to addresses of this process.
+//
+// Invariants. M1: a PoolView never changes, but for what `shared` says of growth. M2: an index
+// below chunk_count() may be dereferenced in every array of the view.
+//
+// Threads and processes. pool() and Find() from any thread; the daemon's changes from one at a
+// time.
+//
+// Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed, and
+// its committed pages are given back at the next start.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <string_view>
+
+#include "shm/layout.h"
+#include "shm/mem_pool_allocator.h"
+#include "shm/mem_pool_config.h"
+#include "shm/segment.h"
+#include "shm/status.h"
+
+namespace zerocp::shm {
+
+// The free list of a pool: three levels of hint bits, see free_list.h.
+struct HintLevels {
+  std::atomic<uint64_t>* level[3];
+  uint32_t word_count[3];
+};
+
+struct PoolView : PoolGeometry {
+  uint8_t index;
+  uint8_t incarnation;
+  std::byte* records;
+  ChunkHeader* headers;
+  std::byte* payload;
+  HintLevels hints;
+  MemPool* shared;
+
+  ChunkManager& record(uint32_t chunk) const {
+    return *reinterpret_cast<ChunkManager*>(records + (uint64_t{chunk} << record_shift));
+  }
+  std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
+  // Chunks that exist now. A forged value is cut to what the address range holds.
+  uint32_t live_chunk_count() const {
+    uint32_t count = shared->chunk_count.load(std::memory_order_acquire);  // PAIR pool.chunk_count
+    return count <= max_chunk_count ? count : max_chunk_count;
+  }
+};
+
+// Who owns the segments: the lock file that their daemon holds.
+struct LockIdentity {
+  uint64_t device = 0;
+  uint64_t inode = 0;
+  std::string path;
+};
+
+class MemPoolManager {
+ public:
+  struct CreateOptions {
+    std::string segment_dir = "/dev/shm";
+    std::string instance;  // empty: the default instance with the plain names
+    uint64_t management_reserved_bytes = uint64_t{64} << 30;
+    uint64_t chunk_reserved_bytes = uint64_t{1} << 40;
+    uint32_t session_capacity = kDefaultSessionCapacity;
+    LockIdentity lock;
+  };
+
+  // File names: "zerocp_memory_management" and "zerocp_memory_chunk" for the default instance,
+  // "zerocp_<instance>_memory_..." for others.
+  static std::string ManagementName(std::string_view instance);
+  static std::string ChunkName(std::string_view instance);
+
+  // Makes both segments, empty of pools. kAlreadyExists if a name is taken; kNoMemory.
+  // REQUIRES: the caller holds the lock, so that it is the only one.
+  static Result<std::unique_ptr<MemPoolManager>> Create(const CreateOptions& options);
+  // Takes over the segments of a daemon that is gone. REQUIRES: the lock is held, and nobody holds
+  // the one that the super block names (see ReadLock). kNotFound: neither exists. kVersionMismatch,
+  // kDamaged: they cannot be used; the message says why.
+  static Result<std::unique_ptr<MemPoolManager>> Adopt(const CreateOptions& options);
+  // What the super block of existing segments says of its owner; for the decision to adopt.
+  // kNotFound; kDenied (see Segment::Open); kDamaged: no complete super block.
+  static Result<LockIdentity> ReadLock(const std::string& segment_dir, std::string_view instance);
+  // A client's view. The descriptors are closed after mapping. kVersionMismatch names both
+  // versions.
+  static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk);
+
+  // Unlinks both names. Daemon only; mappings stay valid.
+  Status Destroy();
+
+  // For the daemon.
+
+  // Creates a pool and its memory. Returns its index. kInvalid, kAlreadyExists, kLimit, kNoMemory.
+  // Long for large pools; everything else may go on meanwhile, except another CreatePool.
+  Result<uint32_t> CreatePool(const PoolSpec& spec);
+  MemPoolAllocator& allocator() { return *allocator_; }
+  const Segment& management_segment() const { return management_; }
+  const Segment& chunk_segment() const { return chunk_; }
+  Segment& mutable_management_segment() { return management_; }
+  const CreateOptions& options() const { return options_; }
+
+  // For the daemon and clients.
+
+  // nullptr if there is no such pool. Sees pools created after the attach.
+  const PoolView* pool(uint32_t index) {
+    if (index >= kMaxPools) return nullptr;
+    const PoolView* view = pools_[index].load(std::memory_order_acquire);  // PAIR manager.view
+    return view != nullptr ? view : LoadPool(index);
+  }
+  const PoolView* FindPool(std::string_view name);
+  SuperBlock& super_block() const { return *reinterpret_cast<SuperBlock*>(management_.data()); }
+  MemPool& pool_entry(uint32_t index) const;
+  SessionEntry& session_entry(uint16_t id) const;
+  ChannelEntry& channel_entry(uint32_t index) const;
+  uint32_t session_capacity() const { return options_.session_capacity; }
+  std::array<uint8_t, 16> instance_uuid() const { return instance_uuid_; }
+  // First 64 bits of the uuid: what handles carry.
+  uint64_t instance_id() const;
+  // Address of [offset, offset + bytes) in the management segment; nullptr if it is not all inside,
+  // or misaligned. For offsets read from the segment.
+  std::byte* ManagementAt(uint64_t offset, uint64_t bytes) const;
+
+ private:
+  MemPoolManager() = default;
+  const PoolView* LoadPool(uint32_t index);
+  void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry);
+
+  CreateOptions options_;
+  Segment management_;
+  Segment chunk_;
+  std::array<uint8_t, 16> instance_uuid_{};
+  std::unique_ptr<MemPoolAllocator> allocator_;  // daemon only
+  std::mutex views_mutex_;
+  std::array<std::unique_ptr<PoolView>, kMaxPools> views_;  // under views_mutex_
+  std::array<std::atomic<const PoolView*>, kMaxPools> pools_{};
+};
+
+}  // namespace zerocp::shm

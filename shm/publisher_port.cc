@@ -1,0 +1,266 @@
+#include "shm/publisher_port.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "shm/chunk_ops.h"
+#include "shm/futex.h"
+
+namespace zerocp::shm {
+namespace {
+
+// The part of a chunk's stamp that a cell carries.
+uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(DecodeWord(word).stamp); }
+
+bool IsCapacity(uint32_t value) {
+  return value >= 1 && value <= kMaxQueueCapacity && std::has_single_bit(value);
+}
+
+}  // namespace
+
+PublisherPort::PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info)
+    : session_(std::move(session)), info_(info) {}
+
+Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Session> session,
+                                                             const JoinInfo& info) {
+  const MemPoolManager& manager = session->manager();
+  std::byte* region =
+      manager.ManagementAt(info.geometry.region_offset, info.geometry.region_bytes());
+  std::byte* lane = manager.ManagementAt(info.lane_offset, info.geometry.lane_bytes());
+  const PoolView* pool = session->manager().pool(info.pool);
+  if (region == nullptr || lane == nullptr || pool == nullptr ||
+      !IsCapacity(info.geometry.queue_capacity) ||
+      info.geometry.max_subscriber_count > std::min<uint32_t>(kMaxSubscribers, pool->grant_slots)) {
+    return Status(Code::kDamaged, "the daemon's answer to the join does not fit the segments");
+  }
+  std::unique_ptr<PublisherPort> port(new PublisherPort(std::move(session), info));
+  port->channel_ = ChannelView::At(region, info.geometry);
+  port->lane_ = LaneView::At(lane, info.geometry);
+  port->pool_ = pool;
+  port->Refresh();
+  return port;
+}
+
+Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, int* delivered) {
+  if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) [[unlikely]] {
+    Refresh();  // PAIR sub.stamp
+  }
+  // A chunk of another pool needs a grant slot for each subscriber that there can be.
+  if (chunk.pool != pool_ && chunk.pool->grant_slots < channel_.geometry.max_subscriber_count)
+    return Code::kInvalid;
+  if (tail_ >= room_) [[unlikely]] {
+    if (Code code = MakeRoom(deadline); code != Code::kOk) return code;
+  }
+  ChunkManager& record = chunk.pool->record(chunk.chunk);
+  chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
+
+  Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
+  if (std::has_single_bit(active_)) {
+    // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
+    // taken.
+    cell.kind = CellKind::kMoved;
+    cell.tag = StampTag(record.word.load(std::memory_order_relaxed));
+  } else if (active_ != 0) {
+    cell.kind = CellKind::kShared;
+    cell.tag = ShareChunk(record, session_->id(), active_);
+  }
+  lane_.cell(tail_).store(Encode(cell), std::memory_order_release);
+  ++tail_;
+  lane_.lane->tail.store(tail_,
+                         std::memory_order_release);  // given up exactly here (P1)  PAIR lane.tail
+
+  // A sleeper's flag is looked for only after the message is in the lane. The processor may still
+  // do the two the other way round; the sleeper's first slice covers that (SubscriberPort::Take).
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (!Mutant(3)) {
+    const uint64_t waiters = channel_.header->waiters.load(std::memory_order_relaxed);
+    if (waiters != 0) [[unlikely]]
+      RingWaiters(waiters);
+  }
+  if (active_ == 0) session_->ToCache(*chunk.pool, chunk.chunk);
+  session_->CountReleased();
+  *delivered = std::popcount(active_);
+  return Code::kOk;
+}
+
+Code PublisherPort::WaitForSubscribers(int count, Deadline deadline, int* present) {
+  Lane& lane = *lane_.lane;
+  for (;;) {
+    const uint32_t bell = lane.publisher_bell.load(std::memory_order_acquire);
+    if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) Refresh();
+    *present = std::popcount(active_);
+    if (*present >= count) return Code::kOk;
+    if (channel_.header->state.load(std::memory_order_acquire) !=
+        static_cast<uint32_t>(ChannelState::kOpen)) {
+      return Code::kDetached;
+    }
+    if (deadline.Passed()) return Code::kTimeout;
+    // The daemon rings every bell after each join, whether anybody waits or not.
+    FutexWait(lane.publisher_bell, bell, deadline.Left(kLongestSleep));
+  }
+}
+
+// Looks who is subscribed now: takes back what was for those who are gone, serves those who are new
+// from the next message on.
+void PublisherPort::Refresh() {
+  stamp_ = channel_.header->subscriber_stamp.load(std::memory_order_acquire);  // PAIR sub.stamp
+  for (uint32_t k = 0; k < channel_.geometry.max_subscriber_count; ++k) {
+    const uint32_t entry = channel_.subscribers[k].epoch.load(std::memory_order_acquire);
+    const uint64_t bit = uint64_t{1} << k;
+    if ((active_ & bit) != 0 && (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != epoch_[k]))
+      Detach(k);
+    if ((active_ & bit) == 0 && SubscriberIsOpen(entry)) {
+      std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
+      uint64_t word = cursor.load(std::memory_order_acquire);
+      while (!cursor.compare_exchange_weak(word, CursorWith(word, SubscriberEpoch(entry), tail_),
+                                           std::memory_order_acq_rel, std::memory_order_acquire)) {
+      }
+      epoch_[k] = SubscriberEpoch(entry);
+      active_ |= bit;
+    }
+  }
+  room_ = tail_ + FreeCells();
+}
+
+// Stops serving subscriber `k`, of whom the daemon says that it can take nothing any more. Each
+// message it left is taken back by whoever moves the cursor over it: this port, or the daemon.
+void PublisherPort::Detach(uint32_t k) {
+  std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
+  uint64_t word = cursor.load(std::memory_order_acquire);  // PAIR cursor.word
+  while (CursorEpoch(word) == epoch_[k]) {
+    const uint64_t position = CursorPosition(word);
+    const uint64_t queued = QueuedCount(tail_, position);
+    if (queued == 0 || queued > lane_.capacity) {  // nothing is left, or the cursor is forged
+      if (cursor.compare_exchange_weak(word, CursorWith(word, 0, tail_), std::memory_order_acq_rel,
+                                       std::memory_order_acquire)) {
+        break;
+      }
+      continue;
+    }
+    const uint64_t cell =
+        lane_.cell(position).load(std::memory_order_relaxed);  // this port wrote it
+    if (cursor.compare_exchange_weak(word, CursorWith(word, epoch_[k], position + 1),
+                                     std::memory_order_acq_rel, std::memory_order_acquire)) {
+      TakeBack(cell, k);
+      word = cursor.load(std::memory_order_acquire);
+    }
+  }
+  active_ &= ~(uint64_t{1} << k);
+}
+
+// A message of this port's that subscriber `k`, now gone, may or may not have taken over before it
+// went (take-over comes before the cursor). Whether it is still ours is seen in the records alone.
+void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
+  const Cell cell = DecodeCell(cell_bits);
+  const PoolView* pool = session_->manager().pool(cell.pool);
+  if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) return;
+  ChunkManager& record = pool->record(cell.chunk);
+  if (cell.kind == CellKind::kMoved) {
+    const uint64_t word = record.word.load(std::memory_order_acquire);
+    if (IsOwned(word, Kind::kLoaned, session_->id()) && StampTag(word) == cell.tag) {
+      session_->ToCache(*pool, cell.chunk);
+    }
+  } else if (cell.kind == CellKind::kShared) {
+    // Within one generation the slot goes from us to the subscriber to 0 and never back, so while
+    // it is ours in this generation it is this message's, and pins the chunk.
+    uint16_t mine = session_->id();
+    if (record.generation.load(std::memory_order_acquire) == cell.tag &&  // PAIR chunk.generation
+        record.slots()[k].load(std::memory_order_acquire) == mine &&
+        record.generation.load(std::memory_order_relaxed) == cell.tag) {
+      record.slots()[k].compare_exchange_strong(mine, 0);
+    }
+    if (CloseIfUnheld(record, pool->slot_count, Kind::kLoaned, session_->id())) {
+      session_->ToCache(*pool, cell.chunk);
+    }
+  }
+}
+
+// Cells that every served subscriber has taken. A subscriber whose cursor is impossible is not
+// served any more; what it left stays in this session's name.
+uint64_t PublisherPort::FreeCells() {
+  uint64_t most_queued = 0;
+  for (uint64_t bits = active_; bits != 0; bits &= bits - 1) {
+    const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
+    const uint64_t word =
+        lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
+    const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
+    if (queued > lane_.capacity || CursorEpoch(word) != epoch_[k]) {
+      active_ &= ~(uint64_t{1} << k);
+    } else {
+      most_queued = std::max(most_queued, queued);
+    }
+  }
+  return lane_.capacity - most_queued;
+}
+
+// Waits until at least one cell is free at every subscriber; nothing is changed before (P2).
+Code PublisherPort::MakeRoom(Deadline deadline) {
+  uint64_t free = FreeCells();
+  if (free == 0 && deadline.waits()) {
+    // A subscriber that keeps up frees cells one by one; asking for a quarter at once spares both
+    // sides the ping-pong over the cursor's line.
+    const uint32_t quarter = std::max(1u, lane_.capacity / 4);
+    const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+      if (deadline.Passed()) break;
+      for (int i = 0; i < 16; ++i) SpinPause();
+      free = FreeCells();
+    } while (free < quarter && std::chrono::steady_clock::now() < spin_end);
+    if (free == 0) SleepUntilRoom(quarter, Deadline::After(deadline.Left(kFirstSlice)));
+  }
+  while ((free = FreeCells()) == 0) {
+    if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
+      Refresh();
+      continue;
+    }
+    if (channel_.header->state.load(std::memory_order_acquire) !=
+        static_cast<uint32_t>(ChannelState::kOpen)) {
+      return Code::kDetached;
+    }
+    if (deadline.Passed()) return Code::kTimeout;
+    SleepUntilRoom(1, deadline);
+  }
+  room_ = tail_ + free;
+  return Code::kOk;
+}
+
+// Sleeps until `wanted` cells are free, somebody rings, or the deadline; see SubscriberPort::Take
+// for why the first sleep is short.
+void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
+  Lane& lane = *lane_.lane;
+  const uint32_t bell = lane.publisher_bell.fetch_add(1) + 1;
+  lane.publisher_waits.store(wanted, std::memory_order_relaxed);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  auto enough = [&] {
+    return FreeCells() >= wanted ||
+           channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ ||
+           channel_.header->state.load(std::memory_order_acquire) !=
+               static_cast<uint32_t>(ChannelState::kOpen);
+  };
+  const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
+  bool done = enough();
+  while (!done && std::chrono::steady_clock::now() < look_end) {
+    SpinPause();
+    done = enough();
+  }
+  if (!done) {
+    FutexWait(lane.publisher_bell, bell, deadline.Left(kFirstSlice));
+    if (!enough()) FutexWait(lane.publisher_bell, bell, deadline.Left(kLongestSleep));
+  }
+  lane.publisher_waits.store(0, std::memory_order_relaxed);
+}
+
+// Wakes sleeping subscribers, each once per sleep: a bell that still has the value this port left
+// was not prepared for another sleep since, so its owner will look again anyway.
+void PublisherPort::RingWaiters(uint64_t waiters) {
+  for (uint64_t bits = waiters & active_; bits != 0; bits &= bits - 1) {
+    const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
+    std::atomic<uint32_t>& bell = channel_.subscribers[k].bell;
+    if (bell.load(std::memory_order_relaxed) == last_rung_[k]) continue;
+    last_rung_[k] = bell.fetch_add(1) + 1;
+    FutexWake(bell, 1);
+  }
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,65 @@
+// Publishing into a waiting channel: the writer of one lane.
+//
+// Invariants. P1: a message is in the lane from the store of `tail` on, and not before. P2: nothing
+// is changed before there is room at every subscriber, so a publish that times out published to
+// nobody. P3: the cell at a position holds until every served cursor is behind it.
+//
+// Threads and processes. One thread at a time. Peers: the subscribers of the channel, and the
+// daemon.
+//
+// Crash. Killed before the tail store, the chunk is swept as the session's; after it, delivered.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+
+#include "shm/channel.h"
+#include "shm/channel_registry.h"
+#include "shm/deadline.h"
+#include "shm/session.h"
+
+namespace zerocp::shm {
+
+class PublisherPort {
+ public:
+  // kDamaged if `info` does not fit the segment.
+  static Result<std::unique_ptr<PublisherPort>> Create(std::shared_ptr<Session> session,
+                                                       const JoinInfo& info);
+
+  // Sends an exclusive chunk whose header size is set; stamps its sequence. kOk: the chunk is given
+  // up, `delivered` subscribers will see it. Any other code: the caller still has it and nobody got
+  // it. kTimeout; kDetached: the channel is closed; kInvalid: a chunk of another pool than the
+  // channel's, with fewer grant slots than the channel has subscribers at most.
+  Code Publish(const ChunkRef& chunk, Deadline deadline, int* delivered);
+  // Waits until at least `count` subscribers are served. kTimeout, kDetached.
+  Code WaitForSubscribers(int count, Deadline deadline, int* present);
+
+  const PoolView& pool() const { return *pool_; }
+  const JoinInfo& info() const { return info_; }
+  uint64_t published_count() const { return tail_; }
+
+ private:
+  PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info);
+  void Refresh();
+  void Detach(uint32_t index);
+  void TakeBack(uint64_t cell, uint32_t index);
+  Code MakeRoom(Deadline deadline);
+  uint64_t FreeCells();
+  void SleepUntilRoom(uint32_t wanted, Deadline deadline);
+  void RingWaiters(uint64_t waiters);
+
+  std::shared_ptr<Session> session_;
+  JoinInfo info_;
+  ChannelView channel_;
+  LaneView lane_;
+  const PoolView* pool_;
+  uint64_t tail_ = 0;
+  uint64_t room_ = 0;    // tail_ may reach this without another look at the cursors
+  uint32_t stamp_ = 0;   // subscriber_stamp of the last Refresh
+  uint64_t active_ = 0;  // bit k: subscriber k is served
+  std::array<uint32_t, kMaxSubscribers> epoch_{};      // that is served
+  std::array<uint32_t, kMaxSubscribers> last_rung_{};  // bell values this port left
+};
+
+}  // namespace zerocp::shm

@@ -1,0 +1,288 @@
+#include "shm/recovery.h"
+
+#include <algorithm>
+
+#include "shm/chunk_ops.h"
+#include "shm/free_list.h"
+#include "shm/futex.h"
+
+namespace zerocp::shm {
+namespace {
+
+// Lost races before the daemon leaves a chunk to the next sweep: no client may keep it here.
+constexpr int kTries = 64;
+
+uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(DecodeWord(word).stamp); }
+
+// The chunk of a cell, as far as it can be believed.
+struct CellTarget {
+  const PoolView* pool = nullptr;
+  ChunkManager* record = nullptr;
+};
+CellTarget Locate(MemPoolManager& manager, const Cell& cell) {
+  const PoolView* pool = manager.pool(cell.pool);
+  if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) return {};
+  return {pool, &pool->record(cell.chunk)};
+}
+
+// T8: an owned word -> FREE, hint after it. True if this call did it.
+bool FreeWord(const PoolView& pool, uint32_t chunk, uint64_t word) {
+  if (!pool.record(chunk).word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0)))
+    return false;
+  FreeList::SetChunk(pool.hints, chunk);
+  return true;
+}
+
+// T10: SHARED without holders -> FREE.
+bool FreeUnheld(const PoolView& pool, uint32_t chunk) {
+  if (!CloseIfUnheld(pool.record(chunk), pool.slot_count, Kind::kFree, 0, kTries)) return false;
+  FreeList::SetChunk(pool.hints, chunk);
+  return true;
+}
+
+}  // namespace
+
+RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
+  RecoveryReport report;
+  for (uint32_t index : registry_.List()) {
+    ChannelRegistry::Channel& channel = *registry_.channel(index);
+    bool touched = false;
+    for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+      if (channel.subscribers[k].session == 0 || !gone[channel.subscribers[k].session]) continue;
+      registry_.CloseSubscriber(channel, k);
+      touched = true;
+    }
+    for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+      const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
+      if (record.state == LaneState::kFree || record.session == 0 || !gone[record.session])
+        continue;
+      if (!Mutant(5))
+        Deliver(channel, lane, gone, report);  // before the sweep takes what is in its name
+      registry_.CloseLane(channel, lane, orderly ? LaneState::kClosed : LaneState::kDead);
+      touched = true;
+    }
+    for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+      if (channel.subscribers[k].session == 0 || !gone[channel.subscribers[k].session]) continue;
+      for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+        const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
+        if (record.state != LaneState::kFree && !gone[record.session])
+          Drain(channel, lane, k, 0, report);
+      }
+      registry_.FreeSubscriber(channel, k);  // R1
+    }
+    if (touched) registry_.RingAll(channel);
+  }
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    if (const PoolView* pool = manager_.pool(index)) Sweep(*pool, gone, report);
+  }
+  // No word or slot names them any more; neither must a lane whose entries nobody has to take.
+  for (uint32_t index : registry_.List()) {
+    for (ChannelRegistry::LaneRecord& record : registry_.channel(index)->lanes) {
+      if (gone[record.session]) record.session = 0;
+    }
+  }
+  registry_.RetireLanes();
+  return report;
+}
+
+// Relabels what a gone publisher had sent to living subscribers, who then own it even while it
+// waits.
+void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
+                       const SessionSet& gone, RecoveryReport& report) {
+  const uint16_t publisher = channel.lanes[lane_index].session;
+  const LaneView lane = channel.Lane(channel.lanes[lane_index], manager_);
+  for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+    const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
+    const uint64_t cursor =
+        lane.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
+    if (subscriber.session == 0 || gone[subscriber.session] ||
+        CursorEpoch(cursor) != subscriber.epoch)
+      continue;
+    const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
+    const uint64_t queued =
+        std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
+    for (uint64_t i = 0; i < queued; ++i) {
+      const Cell cell =
+          DecodeCell(lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed));
+      const CellTarget target = Locate(manager_, cell);
+      if (target.record == nullptr) continue;
+      if (cell.kind == CellKind::kMoved) {  // T9
+        uint64_t word = target.record->word.load(std::memory_order_acquire);
+        if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
+            target.record->word.compare_exchange_strong(
+                word, NextWord(word, Kind::kLoaned, subscriber.session))) {
+          ++report.delivered_count;
+        }
+      } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
+        uint16_t expected = publisher;
+        if (target.record->slots()[k].compare_exchange_strong(expected, subscriber.session))
+          ++report.delivered_count;
+      }
+    }
+  }
+}
+
+// Takes in the place of subscriber `k`, who can take nothing any more, what a living publisher
+// sent. The claim and the cursor's D bit tell a daemon that starts after this one how far it came.
+// `living_epoch`: that of the living subscriber who has the index now, whose messages are its own;
+// 0: none.
+void Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index, uint32_t k,
+                     uint32_t living_epoch, RecoveryReport& report) {
+  const ChannelRegistry::LaneRecord& record = channel.lanes[lane_index];
+  if (record.session == 0) return;  // its publisher is gone: what waited was delivered or swept
+  const LaneView lane = channel.Lane(record, manager_);
+  Cursor& cursor = lane.cursors[k];
+  for (uint32_t tries = 0; tries < 2 * lane.capacity + kTries; ++tries) {
+    uint64_t word =
+        cursor.word.load(std::memory_order_acquire);  // first, and whom it serves is in it
+    const uint32_t epoch = CursorEpoch(word);
+    if (epoch == 0 || epoch == living_epoch) return;
+    const uint64_t position = CursorPosition(word);
+    const uint64_t queued =
+        shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
+    if (queued == 0 || queued > lane.capacity) return;
+    const uint64_t cell = lane.cell(position).load(std::memory_order_acquire);
+    const uint64_t claim = cell | kClaimValid | ((word & kCursorD) != 0 ? kClaimBit : 0);
+    cursor.daemon_claim.store(claim, std::memory_order_release);
+    if (cursor.word.compare_exchange_strong(word,
+                                            CursorWith(word ^ kCursorD, epoch, position + 1))) {
+      Orphan(cell, k, record.session, report);
+    }
+    cursor.daemon_claim.store(0, std::memory_order_release);
+  }
+}
+
+// A message that nobody can take any more, its publisher alive. May be run twice for the same
+// message: within one generation slot k goes from the publisher to the subscriber to 0 and never
+// back.
+void Recovery::Orphan(uint64_t cell_bits, uint32_t k, uint16_t publisher, RecoveryReport& report) {
+  const Cell cell = DecodeCell(cell_bits & ~(kClaimValid | kClaimBit));
+  const CellTarget target = Locate(manager_, cell);
+  if (target.record == nullptr) return;
+  ++report.drained_count;
+  if (cell.kind == CellKind::kMoved) {
+    const uint64_t word = target.record->word.load(std::memory_order_acquire);
+    if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
+        FreeWord(*target.pool, cell.chunk, word)) {
+      ++report.freed_chunk_count;
+    }
+  } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
+    std::atomic<uint32_t>& generation = target.record->generation;
+    std::atomic<uint16_t>& slot = target.record->slots()[k];
+    uint16_t expected = publisher;
+    const bool same = Mutant(6) || generation.load(std::memory_order_acquire) ==
+                                       cell.tag;  // PAIR chunk.generation
+    if (same && slot.load(std::memory_order_acquire) == publisher &&
+        (Mutant(6) || generation.load(std::memory_order_relaxed) == cell.tag)) {
+      slot.compare_exchange_strong(expected, 0);
+    }
+    if (FreeUnheld(*target.pool, cell.chunk)) ++report.freed_chunk_count;
+  }
+}
+
+// Slots first: a fast close leaves its own slot set until after the word says who owns the chunk.
+void Recovery::Sweep(const PoolView& pool, const SessionSet& gone, RecoveryReport& report) {
+  const uint32_t live = pool.live_chunk_count();
+  for (uint32_t chunk = 0; chunk < live; ++chunk) {
+    ChunkManager& record = pool.record(chunk);
+    if (AnyHolder(record, pool.slot_count)) {
+      for (uint32_t slot = 0; slot < pool.slot_count && !Mutant(7); ++slot) {
+        uint16_t holder = record.slots()[slot].load(std::memory_order_relaxed);
+        if (holder != 0 && gone[holder & 0x3fff])
+          record.slots()[slot].compare_exchange_strong(holder, 0);
+      }
+    }
+    const uint64_t word = record.word.load(std::memory_order_acquire);
+    switch (KindOf(word)) {
+      case Kind::kCached:
+      case Kind::kLoaned:
+        if (gone[DecodeWord(word).owner] && FreeWord(pool, chunk, word)) ++report.freed_chunk_count;
+        break;
+      case Kind::kShared:
+        if (FreeUnheld(pool, chunk)) ++report.freed_chunk_count;
+        break;
+      case Kind::kFree:
+        if (!FreeList::IsSet(pool.hints, chunk)) FreeList::SetChunk(pool.hints, chunk);
+        break;
+    }
+  }
+  FreeList::RepairSummaries(pool.hints);
+}
+
+RecoveryReport Recovery::FinishClaims() {
+  RecoveryReport report;
+  for (uint32_t index : registry_.List()) {
+    ChannelRegistry::Channel& channel = *registry_.channel(index);
+    for (const ChannelRegistry::LaneRecord& record : channel.lanes) {
+      if (record.state == LaneState::kFree) continue;
+      const LaneView lane = channel.Lane(record, manager_);
+      for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+        Cursor& cursor = lane.cursors[k];
+        const uint64_t claim = cursor.daemon_claim.load(std::memory_order_acquire);
+        if ((claim & kClaimValid) == 0) continue;
+        const bool before = (claim & kClaimBit) != 0;
+        const bool now = (cursor.word.load(std::memory_order_acquire) & kCursorD) != 0;
+        if (before != now)
+          Orphan(claim, k, record.session, report);  // the cursor moved: the claim was won
+        cursor.daemon_claim.store(0, std::memory_order_release);
+      }
+    }
+  }
+  return report;
+}
+
+RecoveryReport Recovery::DrainSubscriber(uint32_t channel_index, uint32_t k) {
+  RecoveryReport report;
+  ChannelRegistry::Channel* channel = registry_.channel(channel_index);
+  if (channel == nullptr || k >= channel->subscribers.size()) return report;
+  for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+    if (channel->lanes[lane].state != LaneState::kFree) Drain(*channel, lane, k, 0, report);
+  }
+  registry_.FreeSubscriber(*channel, k);
+  return report;
+}
+
+RecoveryReport Recovery::Tick(const SessionSet& attached) {
+  RecoveryReport report;
+  for (uint32_t index : registry_.List()) {
+    ChannelRegistry::Channel& channel = *registry_.channel(index);
+    for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+      if (channel.lanes[lane].state == LaneState::kFree) continue;
+      for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+        const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
+        Drain(channel, lane, k, subscriber.session != 0 ? subscriber.epoch : 0, report);
+      }
+    }
+  }
+  registry_.RetireLanes();
+  SetCacheCaps(attached);
+  return report;
+}
+
+// A thread keeps so many chunks that all threads together keep at most an eighth of the pool. Under
+// pressure nobody keeps any, and the records are searched for chunks whose hints were lost.
+void Recovery::SetCacheCaps(const SessionSet& attached) {
+  uint64_t threads = 0;
+  for (uint16_t id = kFirstSession; id < manager_.session_capacity(); ++id) {
+    if (attached[id])
+      threads += manager_.session_entry(id).cache_thread_count.load(std::memory_order_relaxed);
+  }
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    const PoolView* pool = manager_.pool(index);
+    if (pool == nullptr) continue;
+    MemPool& shared = *pool->shared;
+    if (shared.pressure.load(std::memory_order_relaxed) != 0) {
+      RecoveryReport scrub;
+      Sweep(*pool, SessionSet(), scrub);
+      // Who still waits says so again; who was killed does not.
+      shared.pressure.store(0);
+      FutexWake(shared.pressure);
+      continue;
+    }
+    const uint64_t share = pool->live_chunk_count() / (8 * std::max<uint64_t>(threads, 1));
+    shared.cache_cap.store(static_cast<uint32_t>(std::min<uint64_t>(share, 32)),
+                           std::memory_order_relaxed);
+  }
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,54 @@
+#include "shm/runtime_dir.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdlib>
+
+namespace zerocp::shm {
+namespace {
+
+std::string TmpRuntimeDir() { return "/tmp/zerocp-" + std::to_string(geteuid()); }
+
+// $XDG_RUNTIME_DIR/zerocp; empty without the variable.
+std::string XdgRuntimeDir() {
+  const char* xdg = std::getenv("XDG_RUNTIME_DIR");
+  return xdg != nullptr && *xdg == '/' ? std::string(xdg) + "/zerocp" : std::string();
+}
+
+}  // namespace
+
+std::string SystemRuntimeDir() { return "/run/zerocp"; }
+
+std::string UserRuntimeDir() {
+  std::string xdg = XdgRuntimeDir();
+  return xdg.empty() ? TmpRuntimeDir() : xdg;
+}
+
+std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted) {
+  if (!wanted.empty()) return {wanted};
+  if (const char* variable = std::getenv("ZEROCP_RUNTIME_DIR");
+      variable != nullptr && *variable != '\0') {
+    return {variable};
+  }
+  std::vector<std::string> dirs = {SystemRuntimeDir()};
+  if (std::string xdg = XdgRuntimeDir(); !xdg.empty()) dirs.push_back(std::move(xdg));
+  dirs.push_back(TmpRuntimeDir());
+  return dirs;
+}
+
+Result<std::string> FindSocket(const std::string& wanted, const std::string& socket) {
+  std::string tried;
+  for (const std::string& dir : CandidateRuntimeDirs(wanted)) {
+    const std::string path = dir + "/" + socket;
+    struct stat info {};
+    if (stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) return path;
+    tried += (tried.empty() ? "" : ", ") + path;
+  }
+  return Status(Code::kUnavailable,
+                "no zerocp daemon found; tried " + tried +
+                    "; start one with zerocpd, or name its directory with --runtime-dir or "
+                    "ZEROCP_RUNTIME_DIR");
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,27 @@
+// Where an instance's sockets are: the rules that daemon and clients share.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "shm/status.h"
+
+namespace zerocp::shm {
+
+inline constexpr char kAdminSocket[] = "admin.sock";
+inline constexpr char kClientSocket[] = "client.sock";
+inline constexpr char kAttachSocket[] = "attach.sock";
+inline constexpr char kLockFile[] = "lock";
+
+// The directory of the system service.
+std::string SystemRuntimeDir();  // "/run/zerocp"
+// The directory of this user: $XDG_RUNTIME_DIR/zerocp, else /tmp/zerocp-<uid>.
+std::string UserRuntimeDir();
+// Directories where a client looks, in order: `wanted` if it is not empty, else $ZEROCP_RUNTIME_DIR
+// if set, else the system's, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>.
+std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted);
+// Full path of `socket` in the first candidate that has it. kUnavailable: the message lists every
+// path tried and how to start a daemon.
+Result<std::string> FindSocket(const std::string& wanted, const std::string& socket);
+
+}  // namespace zerocp::shm

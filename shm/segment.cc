@@ -1,0 +1,247 @@
+#include "shm/segment.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "shm/mutant.h"
+
+namespace zerocp::shm {
+namespace {
+
+constexpr uint64_t kCommitStep = uint64_t{64} << 20;
+
+std::string LimitText(int resource) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "unlimited";
+  return std::to_string(limit.rlim_cur) + " bytes";
+}
+
+// Blocks all signals of this thread: one would only interrupt fallocate, again and again.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_{};
+};
+
+}  // namespace
+
+Segment::Segment(Segment&& other) noexcept { *this = std::move(other); }
+
+Segment& Segment::operator=(Segment&& other) noexcept {
+  std::swap(fd_, other.fd_);
+  std::swap(path_, other.path_);
+  std::swap(data_, other.data_);
+  std::swap(reserved_bytes_, other.reserved_bytes_);
+  return *this;
+}
+
+Segment::~Segment() {
+  if (data_ != nullptr) munmap(data_, reserved_bytes_);
+}
+
+Result<Segment> Segment::Create(const std::string& directory, const std::string& name,
+                                uint64_t reserved_bytes) {
+  Segment segment;
+  segment.path_ = directory + "/" + name;
+  segment.fd_ = UniqueFd(
+      open(segment.path_.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!segment.fd_) {
+    return Status::FromErrno(errno == EEXIST ? Code::kAlreadyExists : Code::kInternal,
+                             "cannot create segment " + segment.path_, errno);
+  }
+  // The umask may have taken bits away; it never adds any.
+  if (fchmod(segment.fd(), 0600) != 0) {
+    Status status =
+        Status::FromErrno(Code::kInternal, "cannot set mode 0600 of " + segment.path_, errno);
+    unlink(segment.path_.c_str());
+    return status;
+  }
+  if (Status status = segment.Map(reserved_bytes); !status.ok()) {
+    unlink(segment.path_.c_str());
+    return status;
+  }
+  return segment;
+}
+
+Result<Segment> Segment::Open(const std::string& directory, const std::string& name) {
+  Segment segment;
+  segment.path_ = directory + "/" + name;
+  struct stat info {};
+  if (lstat(segment.path_.c_str(), &info) != 0) {
+    return Status::FromErrno(errno == ENOENT ? Code::kNotFound : Code::kInternal,
+                             "cannot look at segment " + segment.path_, errno);
+  }
+  auto refuse = [&](const std::string& what) {
+    return Status(Code::kDenied, segment.path_ + " " + what +
+                                     "; it is left alone: remove it, or choose " +
+                                     "another --instance or --segment-dir");
+  };
+  if (!S_ISREG(info.st_mode)) return refuse("is not a regular file");
+  if (info.st_uid != geteuid()) return refuse("belongs to user " + std::to_string(info.st_uid));
+  segment.fd_ = UniqueFd(open(segment.path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (!segment.fd_ || fstat(segment.fd(), &info) != 0) {
+    return Status::FromErrno(Code::kDenied, "cannot open segment " + segment.path_, errno);
+  }
+  if (!S_ISREG(info.st_mode)) return refuse("is not a regular file");
+  if (info.st_uid != geteuid()) return refuse("belongs to user " + std::to_string(info.st_uid));
+  if ((info.st_mode & 07777) != 0600) {
+    std::ostringstream mode;
+    mode << std::oct << (info.st_mode & 07777);
+    return refuse("has mode " + mode.str() + " where a segment has 600");
+  }
+  if (info.st_nlink != 1) return refuse("has " + std::to_string(info.st_nlink) + " links");
+  return segment;
+}
+
+Result<Segment> Segment::FromDescriptor(UniqueFd fd, uint64_t reserved_bytes) {
+  Segment segment;
+  segment.fd_ = std::move(fd);
+  if (Status status = segment.Map(reserved_bytes); !status.ok()) return status;
+  return segment;
+}
+
+Status Segment::Map(uint64_t reserved_bytes) {
+  void* mapped =
+      mmap(nullptr, reserved_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd(), 0);
+  if (mapped == MAP_FAILED) {
+    return Status::FromErrno(Code::kNoMemory,
+                             "cannot map " + std::to_string(reserved_bytes) +
+                                 " bytes of address space (RLIMIT_AS is " + LimitText(RLIMIT_AS) +
+                                 ", RLIMIT_MEMLOCK, which counts after mlockall, is " +
+                                 LimitText(RLIMIT_MEMLOCK) +
+                                 "); raise them, or start the daemon with a smaller --reserve",
+                             errno);
+  }
+  data_ = static_cast<std::byte*>(mapped);
+  reserved_bytes_ = reserved_bytes;
+  // A forked child must not touch the segments in its parent's name, and a core dump must not hold
+  // them.
+  madvise(mapped, reserved_bytes, MADV_DONTFORK);
+  madvise(mapped, reserved_bytes, MADV_DONTDUMP);
+  return Status();
+}
+
+Status Segment::Commit(uint64_t offset, uint64_t length) {
+  if (offset > reserved_bytes_ || length > reserved_bytes_ - offset) {
+    return Status(Code::kNoMemory,
+                  "range beyond the reserved " + std::to_string(reserved_bytes_) + " bytes");
+  }
+  if constexpr (Mutant(2)) {  // memory is only promised by the file's length
+    return ftruncate(fd(), static_cast<off_t>(std::max(file_bytes(), offset + length))) == 0
+               ? Status()
+               : Status::FromErrno(Code::kNoMemory, "ftruncate", errno);
+  }
+  SignalsBlocked blocked;
+  for (uint64_t done = 0; done < length;) {
+    const uint64_t step = std::min(kCommitStep, length - done);
+    int error;
+    do {
+      error = posix_fallocate(fd(), static_cast<off_t>(offset + done), static_cast<off_t>(step));
+    } while (error == EINTR);
+    if (error != 0) {
+      Decommit(offset, done + step);
+      return Status::FromErrno(Code::kNoMemory,
+                               "cannot reserve " + std::to_string(length) + " bytes in " + path_ +
+                                   " (" + std::to_string(done) + " were there)",
+                               error);
+    }
+    done += step;
+  }
+  return Status();
+}
+
+void Segment::Decommit(uint64_t offset, uint64_t length) {
+  fallocate(fd(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+            static_cast<off_t>(length));
+}
+
+Status Segment::Unlink() {
+  if (unlink(path_.c_str()) != 0)
+    return Status::FromErrno(Code::kInternal, "cannot unlink " + path_, errno);
+  return Status();
+}
+
+uint64_t Segment::file_bytes() const {
+  struct stat info {};
+  return fstat(fd(), &info) == 0 && info.st_size > 0 ? static_cast<uint64_t>(info.st_size) : 0;
+}
+
+namespace {
+
+// A number from a one-line file; `none` if it says "max" or cannot be read.
+uint64_t ReadNumber(const std::string& path, uint64_t none) {
+  std::ifstream file(path);
+  uint64_t value = 0;
+  return file >> value ? value : none;
+}
+
+uint64_t MemAvailable() {
+  std::ifstream file("/proc/meminfo");
+  std::string key;
+  uint64_t kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemAvailable:") return kib << 10;
+    file.ignore(64, '\n');
+  }
+  return UINT64_MAX;
+}
+
+void Limit(MemoryBudget& budget, uint64_t available, const std::string& by) {
+  if (available < budget.available_bytes) budget = {available, by};
+}
+
+// Every memory cgroup from this process's own up to the root, version 2 and version 1.
+void LimitByCgroups(MemoryBudget& budget) {
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':');
+    const size_t second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    const bool unified = controllers.empty();
+    if (!unified && ("," + controllers + ",").find(",memory,") == std::string::npos) continue;
+    const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    for (std::string group = line.substr(second + 1);; group.erase(group.rfind('/'))) {
+      const std::string path = root + (group == "/" ? "" : group);
+      const uint64_t most =
+          ReadNumber(path + (unified ? "/memory.max" : "/memory.limit_in_bytes"), UINT64_MAX);
+      const uint64_t now =
+          ReadNumber(path + (unified ? "/memory.current" : "/memory.usage_in_bytes"), 0);
+      if (most != UINT64_MAX) Limit(budget, most > now ? most - now : 0, "memory cgroup " + path);
+      if (group.empty() || group.find('/') == std::string::npos) break;
+    }
+  }
+}
+
+}  // namespace
+
+MemoryBudget AvailableMemory(const std::string& directory) {
+  MemoryBudget budget{UINT64_MAX, "nothing"};
+  struct statvfs file_system {};
+  if (statvfs(directory.c_str(), &file_system) == 0) {
+    Limit(budget, uint64_t{file_system.f_bavail} * file_system.f_frsize,
+          "file system of " + directory);
+  }
+  Limit(budget, MemAvailable(), "MemAvailable");
+  LimitByCgroups(budget);
+  return budget;
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,66 @@
+// A shared-memory file and its mapping: the raw kernel object, without any idea of what is inside.
+//
+// The whole reserved address range is mapped once; the file grows under it, so nobody ever remaps.
+// Only the daemon creates, commits and unlinks. Not thread-safe, but data() is constant.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "shm/status.h"
+#include "shm/unique_fd.h"
+
+namespace zerocp::shm {
+
+class Segment {
+ public:
+  Segment() = default;
+  Segment(Segment&& other) noexcept;
+  Segment& operator=(Segment&& other) noexcept;
+  ~Segment();
+
+  // Creates `directory`/`name`, mode 0600. kAlreadyExists if the name is taken by anything.
+  static Result<Segment> Create(const std::string& directory, const std::string& name,
+                                uint64_t reserved_bytes);
+  // Opens an existing one to adopt it. kNotFound; kDenied unless it is a regular file of this user,
+  // mode 0600, with one link: the message says what it is instead. Maps `reserved_bytes`, or
+  // nothing if 0 (see Map).
+  static Result<Segment> Open(const std::string& directory, const std::string& name);
+  // Takes over a descriptor that came over a socket, and maps it.
+  static Result<Segment> FromDescriptor(UniqueFd fd, uint64_t reserved_bytes);
+
+  // Maps the range. kNoMemory: the message names RLIMIT_AS and, under mlockall, RLIMIT_MEMLOCK.
+  Status Map(uint64_t reserved_bytes);
+  // Makes [offset, offset + length) real memory: after it no access there can fault for want of
+  // memory. kNoMemory with the numbers; then nothing was kept. Steps of 64 MiB, signals retried.
+  Status Commit(uint64_t offset, uint64_t length);
+  // Gives the memory of a range back to the system; it reads as zeros if it is committed again.
+  void Decommit(uint64_t offset, uint64_t length);
+  Status Unlink();
+  // Closes the descriptor; the mapping stays. What clients do after mapping.
+  void CloseDescriptor() { fd_.Reset(); }
+
+  std::byte* data() const { return data_; }
+  uint64_t reserved_bytes() const { return reserved_bytes_; }
+  // Present length of the file; 0 if it cannot be asked for.
+  uint64_t file_bytes() const;
+  int fd() const { return fd_.get(); }
+  const std::string& path() const { return path_; }
+
+ private:
+  UniqueFd fd_;
+  std::string path_;
+  std::byte* data_ = nullptr;
+  uint64_t reserved_bytes_ = 0;
+};
+
+// What may still be committed in `directory`: the least of what its file system, the memory cgroups
+// of this process and MemAvailable leave. `limited_by` names which.
+struct MemoryBudget {
+  uint64_t available_bytes = 0;
+  std::string limited_by;
+};
+MemoryBudget AvailableMemory(const std::string& directory);
+
+}  // namespace zerocp::shm

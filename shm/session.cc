@@ -1,0 +1,335 @@
+#include "shm/session.h"
+
+#include <pthread.h>
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "shm/chunk_ops.h"
+#include "shm/free_list.h"
+#include "shm/futex.h"
+
+namespace zerocp::shm {
+namespace {
+
+// How long a waiting loan sleeps before it scans again: chunks can come free without a word about
+// it, in a peer's death.
+constexpr std::chrono::milliseconds kLoanSlice{10};
+// Above this many chunks, an exhausted pool is not scanned by its clients but by the daemon's tick.
+constexpr uint32_t kScanChunkCount = 4096;
+
+std::atomic<uint64_t> g_next_serial{1};
+
+// Orders session close against thread end; taken by no other path.
+// Never destroyed: threads may end after main. Free in the child of a fork.
+std::mutex& LifetimeMutex() {
+  static auto* mutex = [] {
+    pthread_atfork([] { LifetimeMutex().lock(); }, [] { LifetimeMutex().unlock(); },
+                   [] { LifetimeMutex().unlock(); });
+    return new std::mutex;
+  }();
+  return *mutex;
+}
+
+}  // namespace
+
+thread_local constinit Session::LastUsed Session::last_used_{0, nullptr};
+
+namespace {
+
+constinit thread_local bool t_ended = false;  // this thread's ThreadCaches is gone
+
+}  // namespace
+
+// All caches of one thread, by session.
+class ThreadCaches {
+ public:
+  ~ThreadCaches() {
+    Session::last_used_ = {0, nullptr};
+    t_ended = true;
+    std::lock_guard lifetime(LifetimeMutex());
+    for (Entry& entry : entries_) {
+      if (*entry.session != nullptr) (*entry.session)->ThreadEnds(*entry.cache);
+    }
+  }
+
+  Session::ThreadCache* Find(uint64_t serial) {
+    for (Entry& entry : entries_) {
+      if (entry.serial == serial) return entry.cache.get();
+    }
+    return nullptr;
+  }
+  void Add(uint64_t serial, std::shared_ptr<Session*> session,
+           std::shared_ptr<Session::ThreadCache> cache) {
+    std::erase_if(entries_, [](const Entry& entry) { return *entry.session == nullptr; });
+    entries_.push_back({serial, std::move(session), std::move(cache)});
+  }
+
+ private:
+  struct Entry {
+    uint64_t serial;
+    std::shared_ptr<Session*> session;  // null once it is closed; under LifetimeMutex
+    std::shared_ptr<Session::ThreadCache> cache;
+  };
+  std::vector<Entry> entries_;
+};
+
+namespace {
+
+thread_local ThreadCaches t_caches;
+
+}  // namespace
+
+Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
+    : manager_(std::move(manager)),
+      id_(id),
+      serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
+      self_(std::make_shared<Session*>(this)) {}
+
+Session::~Session() { Close(); }
+
+Session::ThreadCache& Session::CacheSlow() {
+  ThreadCache* found;
+  {
+    std::lock_guard lifetime(LifetimeMutex());
+    // A thread_local of the application that releases in its destructor can come after ours: such a
+    // cache then stays with the session until it closes.
+    found = t_ended ? nullptr : t_caches.Find(serial_);
+    if (found == nullptr) {
+      auto cache = std::make_shared<ThreadCache>();
+      found = cache.get();
+      // Sessions and threads start in different places, so that they claim from different words.
+      for (PoolCache& pool : cache->pools) {
+        pool.group = static_cast<uint32_t>(id_ * 0x9e3779b1u + caches_.size() * 0x85ebca6bu) >> 8;
+      }
+      if (!t_ended) t_caches.Add(serial_, self_, cache);
+      std::lock_guard lock(mutex_);
+      caches_.push_back(std::move(cache));
+      manager_->session_entry(id_).cache_thread_count.store(static_cast<uint32_t>(caches_.size()),
+                                                            std::memory_order_relaxed);
+    }
+  }
+  last_used_ = {serial_, found};
+  return *found;
+}
+
+Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
+  PoolCache& cache = Cache().pools[pool.index];
+  uint32_t chunk;
+  const auto take = [&] {
+    return LoanCached(pool, cache, &chunk) || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
+  };
+  while (!take()) {
+    // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
+    pool.shared->cache_cap.store(0, std::memory_order_relaxed);
+    if (deadline.Passed()) return Code::kExhausted;
+    pool.shared->pressure.store(1);
+    if (take()) break;
+    FutexWait(pool.shared->pressure, 1, deadline.Left(kLoanSlice));
+  }
+  SetPhase(pool.record(chunk), ChunkPhase::kLoaned);
+  *out = {&pool, chunk, ChunkRef::kExclusive};
+  CountAcquired();
+  return Code::kOk;
+}
+
+// In a revocable pool somebody may have taken a cached chunk away; then the next one.
+bool Session::LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
+  while (cache.count > 0) {
+    *chunk = cache.chunk[--cache.count];
+    if (!pool.revocable || TakeCached(pool.record(*chunk), id_)) return true;
+  }
+  return false;
+}
+
+// Takes a chunk for the caller, and up to half a cap more for the cache.
+bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
+  const uint32_t cap =
+      std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), kDefaultCacheCap);
+  const uint32_t wanted = std::max(1u, cap / 2);
+  const uint32_t live = pool.live_chunk_count();
+  bool found = false;
+  // Every group at most once: wrong hints must not keep a client here.
+  for (uint32_t looks = 0; looks < pool.hints.word_count[0]; ++looks) {
+    const uint32_t group = FreeList::FindGroup(pool.hints, cache.group % pool.hints.word_count[0]);
+    if (group == FreeList::kNone) break;
+    cache.group = group;
+    const uint64_t claimed = FreeList::Claim(pool.hints, group, wanted);
+    for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
+      __builtin_prefetch(&pool.record(group * 64 + static_cast<uint32_t>(std::countr_zero(bits))),
+                         1);
+    }
+    for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
+      const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));
+      if (candidate >= live) continue;
+      const Kind kind = found && pool.revocable ? Kind::kCached : Kind::kLoaned;
+      if (!TakeFree(pool.record(candidate), kind, id_)) continue;
+      if (!found) {
+        *chunk = candidate;
+        found = true;
+      } else {
+        // Not in a revocable pool: a thief may own it, and its phase, already.
+        if (!pool.revocable) SetPhase(pool.record(candidate), ChunkPhase::kCached);
+        cache.chunk[cache.count++] = candidate;
+      }
+    }
+    if (found) return true;
+    cache.group = group + 1;
+  }
+  return false;
+}
+
+// Asks every record of a pool that is small, or whose chunks are worth it: finds chunks whose hints
+// were lost, and takes back what sits in idle caches.
+bool Session::Scan(const PoolView& pool, uint32_t* chunk) {
+  const uint32_t live = pool.live_chunk_count();
+  if (live > kScanChunkCount && !pool.revocable) return false;
+  for (uint32_t candidate = 0; candidate < live; ++candidate) {
+    ChunkManager& record = pool.record(candidate);
+    if (TakeFree(record, Kind::kLoaned, id_) || (pool.revocable && TakeCached(record, id_))) {
+      *chunk = candidate;
+      return true;
+    }
+  }
+  return false;
+}
+
+bool Session::Release(ChunkRef ref) {
+  if (TryRelease(ref)) return true;
+  const PoolView& pool = *ref.pool;
+  ChunkManager& record = pool.record(ref.chunk);
+  if (ref.slot == ChunkRef::kExclusive) {
+    if (record.phase.load(std::memory_order_relaxed) != static_cast<uint8_t>(ChunkPhase::kLoaned)) {
+      return false;
+    }
+    ToCache(pool, ref.chunk);
+  } else {
+    if (record.slots()[ref.slot].load(std::memory_order_relaxed) != id_) return false;
+    if (ReleaseSlot(record, pool.slot_count, ref.slot, id_)) ToCache(pool, ref.chunk);
+  }
+  CountReleased();
+  return true;
+}
+
+void Session::ToCache(const PoolView& pool, uint32_t chunk) {
+  ChunkManager& record = pool.record(chunk);
+  SetPhase(record, ChunkPhase::kCached);
+  if (pool.revocable) StoreWord(record, Kind::kCached, id_);
+  PoolCache& cache = Cache().pools[pool.index];
+  const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
+  cache.chunk[cache.count++] = chunk;
+  if (cache.count > cap || cache.count == kCacheCapacity) {
+    Flush(pool, cache, std::min(cap, kCacheCapacity - 1) / 2);
+  }
+}
+
+// Gives the oldest cached chunks back until `keep` are left.
+void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
+  const uint32_t give = cache.count - std::min(keep, cache.count);
+  uint64_t bits = 0;
+  uint32_t group = 0;
+  for (uint32_t i = 0; i < give; ++i) {
+    const uint32_t chunk = cache.chunk[i];
+    if (bits != 0 && chunk / 64 != group) {
+      FreeList::Set(pool.hints, group, bits);
+      bits = 0;
+    }
+    ChunkManager& record = pool.record(chunk);
+    if (pool.revocable) {
+      // Whoever took it from the cache owns it now.
+      uint64_t word = record.word.load(std::memory_order_relaxed);
+      if (!IsOwned(word, Kind::kCached, id_) ||
+          !record.word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0),
+                                               std::memory_order_release,
+                                               std::memory_order_relaxed)) {
+        continue;
+      }
+    } else {
+      StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint
+    }
+    group = chunk / 64;
+    bits |= uint64_t{1} << (chunk % 64);
+  }
+  if (bits != 0) FreeList::Set(pool.hints, group, bits);
+  std::copy(cache.chunk.begin() + give, cache.chunk.begin() + cache.count, cache.chunk.begin());
+  cache.count -= give;
+  // Set() ended with a locked instruction, so this load sees every waiter that did not see the
+  // chunks.
+  if (give > 0 && pool.shared->pressure.load() == 1 && pool.shared->pressure.exchange(0) == 1) {
+    FutexWake(pool.shared->pressure);
+  }
+}
+
+uint64_t Session::Share(ChunkRef& ref) {
+  ChunkManager& record = ref.pool->record(ref.chunk);
+  SetPhase(record, ChunkPhase::kNone);
+  const uint32_t generation = ShareChunk(record, id_, 1);
+  ref.slot = 0;
+  return Encode(ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk, generation});
+}
+
+uint64_t Session::HandleOf(const ChunkRef& ref) {
+  return Encode(
+      ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk,
+                  ref.pool->record(ref.chunk).generation.load(std::memory_order_relaxed)});
+}
+
+Code Session::Open(uint64_t handle_bits, ChunkRef* out) {
+  const ChunkHandle handle = DecodeHandle(handle_bits);
+  const PoolView* pool = manager_->pool(handle.pool);
+  if (pool == nullptr || pool->incarnation != handle.incarnation ||
+      handle.chunk >= pool->live_chunk_count()) {
+    return Code::kStale;
+  }
+  uint16_t slot;
+  switch (OpenChunk(pool->record(handle.chunk), *pool, handle.generation, id_, &slot)) {
+    case OpenResult::kOpened:
+      *out = {pool, handle.chunk, slot};
+      CountAcquired();
+      return Code::kOk;
+    case OpenResult::kHoldersFull:
+      return Code::kHoldersFull;
+    case OpenResult::kStaleClosed:
+      ToCache(*pool, handle.chunk);
+      return Code::kStale;
+    case OpenResult::kStale:
+      break;
+  }
+  return Code::kStale;
+}
+
+void Session::FlushAll(ThreadCache& cache) {
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    if (cache.pools[index].count > 0) Flush(*manager_->pool(index), cache.pools[index], 0);
+  }
+}
+
+void Session::FlushThisThread() { FlushAll(Cache()); }
+
+void Session::ThreadEnds(ThreadCache& cache) {
+  FlushAll(cache);
+  std::lock_guard lock(mutex_);
+  held_by_ended_threads_ += cache.held();
+  std::erase_if(caches_, [&](const auto& other) { return other.get() == &cache; });
+  manager_->session_entry(id_).cache_thread_count.store(static_cast<uint32_t>(caches_.size()),
+                                                        std::memory_order_relaxed);
+}
+
+void Session::Close() {
+  std::lock_guard lifetime(LifetimeMutex());
+  if (*self_ == nullptr) return;
+  *self_ = nullptr;
+  std::lock_guard lock(mutex_);
+  for (const auto& cache : caches_) FlushAll(*cache);
+  caches_.clear();
+}
+
+int64_t Session::held() const {
+  std::lock_guard lock(mutex_);
+  int64_t sum = held_by_ended_threads_;
+  for (const auto& cache : caches_) sum += cache->held();
+  return sum;
+}
+
+}  // namespace zerocp::shm

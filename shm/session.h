@@ -1,0 +1,176 @@
+// A session's way to chunks: loan, release, share, open.
+//
+// What. Ownership is the session's (the process's), never a thread's. Each thread keeps free chunks
+// in a private cache, so that loan and release touch no line that another core writes.
+//
+// Invariants. S1: a chunk in a cache is LOANED by this session with phase kCached (exclusive
+// pools), or CACHED by it (revocable pools), where anyone may take it. S2: a chunk is in one cache
+// or with one caller, never both.
+//
+// Threads and processes. All functions from any thread. Thread caches are flushed when their thread
+// ends and when the session closes.
+//
+// Crash. What a session owned or held is found by the daemon's sweep from the records alone; the
+// caches die with the process.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "shm/chunk_ops.h"
+#include "shm/deadline.h"
+#include "shm/mem_pool_manager.h"
+#include "shm/status.h"
+
+namespace zerocp::shm {
+
+inline constexpr uint32_t kCacheCapacity = 64;    // ids a thread can keep per pool
+inline constexpr uint32_t kDefaultCacheCap = 32;  // and how many it keeps by default
+
+// A right to a chunk, as the layers above pass it on.
+struct ChunkRef {
+  const PoolView* pool = nullptr;
+  uint32_t chunk = 0;
+  // Holder slot, or kExclusive: the word itself is LOANED by the session.
+  static constexpr uint16_t kExclusive = 0xffff;
+  uint16_t slot = kExclusive;
+
+  std::byte* data() const { return pool->data(chunk); }
+  ChunkHeader& header() const { return pool->headers[chunk]; }
+};
+
+class Session {
+ public:
+  // REQUIRES: `id` was given to this process by the daemon (or by a test that plays the daemon).
+  Session(std::shared_ptr<MemPoolManager> manager, uint16_t id);
+  // Closes.
+  ~Session();
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+
+  uint16_t id() const { return id_; }
+  MemPoolManager& manager() const { return *manager_; }
+
+  // An exclusive chunk out of this thread's cache; false if it has none that is surely its own.
+  bool TryLoan(const PoolView& pool, ChunkRef* out) {
+    ThreadCache& thread = Cache();
+    PoolCache& cache = thread.pools[pool.index];
+    if (cache.count == 0 || pool.revocable) [[unlikely]]
+      return false;
+    const uint32_t chunk = cache.chunk[--cache.count];
+    SetPhase(pool.record(chunk), ChunkPhase::kLoaned);
+    Count(thread.acquired);
+    *out = {&pool, chunk, ChunkRef::kExclusive};
+    return true;
+  }
+  // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one.
+  Code Loan(const PoolView& pool, Deadline deadline, ChunkRef* out) {
+    return TryLoan(pool, out) ? Code::kOk : LoanSlow(pool, deadline, out);
+  }
+  // Gives an exclusive chunk back to this thread's cache; false, and nothing is done, if it is not
+  // as simple as that: Release knows why.
+  bool TryRelease(ChunkRef ref) {
+    const PoolView& pool = *ref.pool;
+    ChunkManager& record = pool.record(ref.chunk);
+    ThreadCache& thread = Cache();
+    PoolCache& cache = thread.pools[pool.index];
+    if (ref.slot != ChunkRef::kExclusive || pool.revocable ||
+        record.phase.load(std::memory_order_relaxed) != static_cast<uint8_t>(ChunkPhase::kLoaned) ||
+        cache.count >= std::min(pool.shared->cache_cap.load(std::memory_order_relaxed),
+                                kDefaultCacheCap)) [[unlikely]] {
+      return false;
+    }
+    SetPhase(record, ChunkPhase::kCached);
+    cache.chunk[cache.count++] = ref.chunk;
+    Count(thread.released);
+    return true;
+  }
+  // Gives up an exclusive chunk or a holder slot. Returns false, and does nothing, if this session
+  // does not have it: a double release.
+  bool Release(ChunkRef ref);
+  // Turns an exclusive chunk into a shared one that this session holds by slot 0; it can then be
+  // opened by handle. Returns the handle.
+  uint64_t Share(ChunkRef& ref);
+  // A holder slot of a shared chunk. kStale: not shared any more, or re-used; kHoldersFull.
+  Code Open(uint64_t handle, ChunkRef* out);
+  // The handle of a chunk this session holds by a slot.
+  static uint64_t HandleOf(const ChunkRef& ref);
+
+  // Puts an exclusive chunk, on which nothing else has a claim, in this thread's cache.
+  void ToCache(const PoolView& pool, uint32_t chunk);
+  // Count for `held()` what reaches or leaves the application by another way than Loan, Open and
+  // Release: the ports'.
+  void CountAcquired() { Count(Cache().acquired); }
+  void CountReleased() { Count(Cache().released); }
+
+  // Gives all cached chunks of all threads back. REQUIRES: no other call is under way or follows.
+  void Close();
+  // In the child of a fork, where the segments are not mapped: nothing of this process is to touch
+  // them when its threads end or the session is destroyed. Takes no lock. No other call may follow.
+  void Abandon() { *self_ = nullptr; }
+  // Gives this thread's cached chunks back to the free list.
+  void FlushThisThread();
+  // Loans and samples the application has now. Exact when no call is under way. A call that gives
+  // one back counts it when it is done with the session and the segments: once nothing more is
+  // loaned or taken, a sum of 0 says that nobody touches them any more.
+  int64_t held() const;
+
+ private:
+  friend class ThreadCaches;
+  struct PoolCache {
+    uint32_t count = 0;
+    uint32_t group = 0;  // where the next refill looks first
+    std::array<uint32_t, kCacheCapacity> chunk;
+  };
+  // One thread's; the counters are written by it only. Two that only grow, and not one that does
+  // both, because each pair of operations would then wait for the store of the one before.
+  struct ThreadCache {
+    std::atomic<int64_t> acquired{0};
+    std::atomic<int64_t> released{0};
+    std::array<PoolCache, kMaxPools> pools;
+    int64_t held() const {
+      return acquired.load(std::memory_order_relaxed) -
+             released.load(std::memory_order_acquire);  // PAIR session.released
+    }
+  };
+  // The session that a thread used last, so that its next call finds its cache by one comparison.
+  struct LastUsed {
+    uint64_t serial;
+    ThreadCache* cache;
+  };
+  // Initial-exec: an access is one instruction, where a library's default would be a call.
+  [[gnu::tls_model("initial-exec")]] static thread_local constinit LastUsed last_used_;
+
+  static void Count(std::atomic<int64_t>& counter) {
+    counter.store(counter.load(std::memory_order_relaxed) + 1,
+                  std::memory_order_release);  // PAIR session.released
+  }
+  ThreadCache& Cache() {
+    if (last_used_.serial == serial_) [[likely]]
+      return *last_used_.cache;
+    return CacheSlow();
+  }
+  ThreadCache& CacheSlow();
+  Code LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out);
+  bool LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
+  bool Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
+  bool Scan(const PoolView& pool, uint32_t* chunk);
+  void Flush(const PoolView& pool, PoolCache& cache, uint32_t keep);
+  void FlushAll(ThreadCache& cache);
+  void ThreadEnds(ThreadCache& cache);
+
+  std::shared_ptr<MemPoolManager> manager_;
+  const uint16_t id_;
+  const uint64_t serial_;  // unique in the process: what thread-local lookups compare
+  const std::shared_ptr<Session*> self_;  // null once closed: what threads that end later look at
+  mutable std::mutex mutex_;
+  int64_t held_by_ended_threads_ = 0;                 // under mutex_
+  std::vector<std::shared_ptr<ThreadCache>> caches_;  // under mutex_
+};
+
+}  // namespace zerocp::shm

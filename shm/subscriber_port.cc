@@ -1,0 +1,233 @@
+#include "shm/subscriber_port.h"
+
+#include <algorithm>
+#include <bit>
+#include <utility>
+
+#include "shm/chunk_ops.h"
+#include "shm/futex.h"
+
+namespace zerocp::shm {
+namespace {
+
+constexpr uint32_t kTakesInARow = 16;  // from one lane, before the next has its turn
+
+}  // namespace
+
+SubscriberPort::SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info)
+    : session_(std::move(session)), info_(info) {}
+
+Result<std::unique_ptr<SubscriberPort>> SubscriberPort::Create(std::shared_ptr<Session> session,
+                                                               const JoinInfo& info) {
+  const ChannelGeometry& geometry = info.geometry;
+  std::byte* region =
+      session->manager().ManagementAt(geometry.region_offset, geometry.region_bytes());
+  if (region == nullptr || geometry.queue_capacity < 1 ||
+      geometry.queue_capacity > kMaxQueueCapacity ||
+      !std::has_single_bit(geometry.queue_capacity) ||
+      geometry.max_subscriber_count > kMaxSubscribers ||
+      info.index >= geometry.max_subscriber_count) {
+    return Status(Code::kDamaged, "the daemon's answer to the join does not fit the segments");
+  }
+  std::unique_ptr<SubscriberPort> port(new SubscriberPort(std::move(session), info));
+  port->channel_ = ChannelView::At(region, geometry);
+  // Publishers that had ended before this subscriber joined do not count for its end of stream.
+  // Their entries stand still until it first looks at the table.
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {
+    if ((info.ended_lanes >> i & 1) != 0) {
+      port->finished_epoch_[i] = port->channel_.lanes[i].epoch.load(std::memory_order_acquire);
+    }
+  }
+  return port;
+}
+
+Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
+  for (size_t looked = 0; looked < lanes_.size(); ++looked) {
+    if (next_lane_ >= lanes_.size()) next_lane_ = 0;
+    Code code = TakeFrom(lanes_[next_lane_], out);
+    if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
+    taken_in_a_row_ = 0;
+    ++next_lane_;
+    if (code != Code::kTimeout) return code;
+  }
+  return Code::kTimeout;
+}
+
+Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
+  std::atomic<uint64_t>& cursor = lane.view.cursors[info_.index].word;
+  const uint64_t word = cursor.load(std::memory_order_acquire);
+  if (CursorEpoch(word) != info_.epoch) return Code::kTimeout;  // not served yet, or no more
+  const uint64_t position = CursorPosition(word);
+  if (((lane.tail - position) & kPositionMask) == 0 || lane.tail == kTailUnknown) {
+    lane.tail = lane.view.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
+  }
+  const uint64_t queued = QueuedCount(lane.tail, position);
+  if (queued == 0) return Code::kTimeout;
+  const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_relaxed));
+  const PoolView* pool = session_->manager().pool(cell.pool);
+  if (queued > lane.view.capacity || cell.kind == CellKind::kNone || pool == nullptr ||
+      cell.chunk >= pool->live_chunk_count()) {
+    return Damaged(lane);
+  }
+  ChunkManager& record = pool->record(cell.chunk);
+  *out = {pool, cell.chunk, ChunkRef::kExclusive};
+  const auto move_cursor = [&] {
+    cursor.store(CursorWith(word ^ kCursorS, info_.epoch, position + 1), std::memory_order_release);
+  };
+  if constexpr (Mutant(4)) move_cursor();  // the cursor before take-over
+  if (cell.kind == CellKind::kMoved) {
+    const uint64_t owned = record.word.load(std::memory_order_relaxed);
+    const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
+    const bool from_publisher = IsOwned(owned, Kind::kLoaned, lane.publisher) &&
+                                static_cast<uint32_t>(DecodeWord(owned).stamp) == cell.tag;
+    // Or the daemon has delivered it: the publisher died.
+    const bool delivered = IsOwned(owned, Kind::kLoaned, session_->id()) &&
+                           static_cast<uint32_t>(DecodeWord(owned).stamp) ==
+                               static_cast<uint32_t>(DecodeWord(moved).stamp);
+    if (!from_publisher && !delivered) return Damaged(lane);
+    // A store, not a compare-exchange: the miss hides in the store buffer.
+    if (from_publisher) {
+      record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
+    }
+  } else {
+    std::atomic<uint16_t>& slot = record.slots()[info_.index];
+    const uint16_t holder = slot.load(std::memory_order_relaxed);
+    if (info_.index >= pool->grant_slots ||
+        (holder != lane.publisher && holder != session_->id())) {
+      return Damaged(lane);
+    }
+    slot.store(session_->id(), std::memory_order_relaxed);
+    out->slot = static_cast<uint16_t>(info_.index);
+  }
+  // Take-over before cursor (U1): the cursor's store is a release, so nobody sees it without the
+  // take-over.
+  if constexpr (!Mutant(4)) move_cursor();
+  ++taken_;
+  session_->CountAcquired();
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (lane.view.lane->publisher_waits.load(std::memory_order_relaxed) != 0) [[unlikely]] {
+    RingPublisher(lane, position + 1);
+  }
+  return Code::kOk;
+}
+
+Code SubscriberPort::Damaged(LaneRef& lane) {
+  finished_epoch_[lane.entry] = lane.epoch;
+  std::erase_if(lanes_, [&](const LaneRef& other) { return &other == &lane; });
+  return Code::kDamaged;
+}
+
+// Wakes the publisher if as many cells are free for it as it asks for; once per sleep.
+void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
+  const uint32_t wanted = lane.view.lane->publisher_waits.load(std::memory_order_relaxed);
+  const uint64_t tail = lane.view.lane->tail.load(std::memory_order_relaxed);
+  if (lane.view.capacity - QueuedCount(tail, position) < wanted) return;
+  std::atomic<uint32_t>& bell = lane.view.lane->publisher_bell;
+  if (bell.load(std::memory_order_relaxed) == last_rung_[lane.entry]) return;
+  last_rung_[lane.entry] = bell.fetch_add(1) + 1;
+  FutexWake(bell, 1);
+}
+
+// Nothing to take: are there new lanes, have old ones ended, is this the end of the stream?
+Code SubscriberPort::Idle(ChunkRef* out) {
+  const uint32_t stamp =
+      channel_.header->lane_stamp.load(std::memory_order_acquire);  // PAIR lane.stamp
+  if (stamp == stamp_ && stamp_known_) [[likely]]
+    return Code::kTimeout;
+  const uint32_t entry = channel_.subscribers[info_.index].epoch.load(std::memory_order_acquire);
+  if (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != info_.epoch) return Code::kDetached;
+  RefreshLanes(stamp);
+
+  std::vector<LaneRef> open;
+  for (const LaneRef& lane : lanes_) {
+    // The state before the last look at the lane: after kClosed or kDead, nothing is added to it.
+    const LaneEntry& shared = channel_.lanes[lane.entry];
+    const auto state = static_cast<LaneState>(shared.state.load(std::memory_order_acquire));
+    std::atomic<uint64_t>& cursor = lane.view.cursors[info_.index].word;
+    uint64_t word = cursor.load(std::memory_order_acquire);
+    const bool served = CursorEpoch(word) == info_.epoch;
+    const bool empty = !served || QueuedCount(lane.view.lane->tail.load(std::memory_order_acquire),
+                                              CursorPosition(word)) == 0;
+    if (state == LaneState::kOpen || !empty) {
+      open.push_back(lane);
+      continue;
+    }
+    // Done with it: epoch 0 tells the daemon.
+    if (served) cursor.compare_exchange_strong(word, CursorWith(word, 0, CursorPosition(word)));
+    finished_epoch_[lane.entry] = lane.epoch;
+    ++ended_count_;
+    publisher_died_ |= state == LaneState::kDead;
+  }
+  lanes_ = std::move(open);
+  // With messages left in a closed lane, the next calls take them and then look again.
+  stamp_known_ = std::none_of(lanes_.begin(), lanes_.end(), [&](const LaneRef& lane) {
+    return channel_.lanes[lane.entry].state.load(std::memory_order_relaxed) !=
+           static_cast<uint16_t>(LaneState::kOpen);
+  });
+  if (!lanes_.empty()) return TakeFromLanes(out);
+  if (ended_count_ == 0) return Code::kTimeout;
+  ended_count_ = 0;
+  return std::exchange(publisher_died_, false) ? Code::kPublisherDied : Code::kEndOfStream;
+}
+
+// Reads the lane table anew and says so: lanes that are not listed any more are not looked at any
+// more.
+void SubscriberPort::RefreshLanes(uint32_t stamp) {
+  std::vector<LaneRef> lanes;
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {
+    const LaneEntry& entry = channel_.lanes[i];
+    const auto state = static_cast<LaneState>(entry.state.load(std::memory_order_acquire));
+    const uint32_t epoch = entry.epoch.load(std::memory_order_relaxed);
+    if ((state != LaneState::kOpen && state != LaneState::kClosed && state != LaneState::kDead) ||
+        finished_epoch_[i] == epoch) {
+      continue;
+    }
+    std::byte* bytes = session_->manager().ManagementAt(
+        entry.offset.load(std::memory_order_relaxed), channel_.geometry.lane_bytes());
+    if (bytes == nullptr) continue;  // forged
+    lanes.push_back({LaneView::At(bytes, channel_.geometry), i, epoch,
+                     entry.session.load(std::memory_order_relaxed), kTailUnknown});
+  }
+  lanes_ = std::move(lanes);
+  stamp_ = stamp;
+  channel_.subscribers[info_.index].lane_ack.store(stamp, std::memory_order_release);
+}
+
+Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
+  Code code = TryTake(out);
+  if (code != Code::kTimeout || deadline.Passed()) return code;
+  const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
+  do {
+    SpinPause();
+    code = TryTake(out);
+    if (code != Code::kTimeout) return code;
+  } while (std::chrono::steady_clock::now() < spin_end);
+
+  // Who sleeps pays: the publisher's side is a plain load. Between the flag and the sleep lies a
+  // look of 2 us, longer than a publisher's store stays in a store buffer; should it ever stay
+  // longer, the first sleep ends after 1 ms by itself, and the next look sees the message.
+  std::atomic<uint32_t>& bell = channel_.subscribers[info_.index].bell;
+  const uint64_t bit = uint64_t{1} << info_.index;
+  for (;;) {
+    const uint32_t prepared =
+        bell.fetch_add(1) + 1;  // no older ring can look like one for this sleep
+    channel_.header->waiters.fetch_or(bit);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
+    do {
+      code = TryTake(out);
+    } while (code == Code::kTimeout && std::chrono::steady_clock::now() < look_end);
+    if (code == Code::kTimeout) {
+      FutexWait(bell, prepared, deadline.Left(kFirstSlice));
+      code = TryTake(out);
+    }
+    if (code == Code::kTimeout && !deadline.Passed()) {
+      FutexWait(bell, prepared, deadline.Left(kLongestSleep));
+      code = TryTake(out);
+    }
+    channel_.header->waiters.fetch_and(~bit);  // only the sleeper clears its flag
+    if (code != Code::kTimeout || deadline.Passed()) return code;
+  }
+}
+
+}  // namespace zerocp::shm

@@ -1,0 +1,78 @@
+// Taking from a waiting channel: one cursor in each publisher's lane.
+//
+// Invariants. U1: take-over (slot or word gets this session's id) comes before the cursor moves, so
+// at no instant is a taken message without a living owner. U2: per publisher, messages come in
+// order and once.
+//
+// Threads and processes. One thread at a time. Peers: the publishers of the channel, and the
+// daemon.
+//
+// Crash. Killed before take-over, the message is drained; after it, swept as this session's.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "shm/channel.h"
+#include "shm/channel_registry.h"
+#include "shm/deadline.h"
+#include "shm/session.h"
+
+namespace zerocp::shm {
+
+class SubscriberPort {
+ public:
+  static Result<std::unique_ptr<SubscriberPort>> Create(std::shared_ptr<Session> session,
+                                                        const JoinInfo& info);
+
+  // The next message. kTimeout: nothing is there now. kEndOfStream: every publisher that was there
+  // has closed and nothing is left; said once, then the port waits for new publishers.
+  // kPublisherDied: the same, but at least one of them died. kDetached: the channel is closed.
+  // kDamaged: a lane held something impossible and was given up.
+  Code TryTake(ChunkRef* out) {
+    Code code = TakeFromLanes(out);
+    return code != Code::kTimeout ? code : Idle(out);
+  }
+  // As TryTake, but spins briefly, then sleeps until `deadline`.
+  Code Take(Deadline deadline, ChunkRef* out);
+
+  const JoinInfo& info() const { return info_; }
+  uint64_t taken_count() const { return taken_; }
+
+ private:
+  struct LaneRef {
+    LaneView view;
+    uint32_t entry;
+    uint32_t epoch;
+    uint16_t publisher;
+    uint64_t tail;  // as last read; not read again while the cursor is behind it
+  };
+
+  static constexpr uint64_t kTailUnknown = ~uint64_t{0};
+
+  SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
+  Code TakeFromLanes(ChunkRef* out);
+  Code TakeFrom(LaneRef& lane, ChunkRef* out);
+  Code Idle(ChunkRef* out);
+  void RefreshLanes(uint32_t stamp);
+  Code Damaged(LaneRef& lane);
+  void RingPublisher(const LaneRef& lane, uint64_t position);
+
+  std::shared_ptr<Session> session_;
+  JoinInfo info_;
+  ChannelView channel_;
+  std::vector<LaneRef> lanes_;
+  size_t next_lane_ = 0;
+  uint32_t taken_in_a_row_ = 0;
+  uint32_t stamp_ = 0;        // lane_stamp of lanes_
+  bool stamp_known_ = false;  // false: look at the lane table whatever the stamp says
+  uint32_t ended_count_ = 0;  // lanes that ended since the last kEndOfStream
+  bool publisher_died_ = false;
+  uint64_t taken_ = 0;
+  std::array<uint32_t, kLaneEntries> finished_epoch_{};
+  std::array<uint32_t, kLaneEntries> last_rung_{};
+};
+
+}  // namespace zerocp::shm

@@ -1,0 +1,7 @@
+#include <gtest/gtest.h>
+
+namespace {
+
+TEST(Canary, ASkippedTestFailsItsEntry) { GTEST_SKIP() << "on purpose"; }
+
+}  // namespace

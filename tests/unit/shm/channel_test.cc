@@ -1,0 +1,398 @@
+// Publishing and taking on waiting channels, with living members.
+#include <thread>
+
+#include "tests/unit/shm/instance_fixture.h"
+
+namespace zerocp::shm {
+namespace {
+
+using std::chrono::milliseconds;
+
+class ChannelTest : public InstanceFixture {
+ protected:
+  void SetUp() override {
+    AddPool("pool", 64, 1024);
+    AddChannel("feed", "pool", 4);
+    first_ = Attach();
+    second_ = Attach();
+    third_ = Attach();
+  }
+  const PoolView& pool() { return *manager_->FindPool("pool"); }
+  void TearDown() override {
+    first_->Close();
+    second_->Close();
+    third_->Close();
+    InstanceFixture::TearDown();
+  }
+
+  std::shared_ptr<Session> first_, second_, third_;
+};
+
+TEST_F(ChannelTest, OneSubscriberTakesEveryMessageOnceAndInOrder) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  for (uint64_t i = 0; i < 1000; ++i) {
+    int delivered = 0;
+    ASSERT_EQ(Send(*first_, *publisher, i, Deadline::Now(), &delivered), Code::kOk);
+    EXPECT_EQ(delivered, 1);
+    if (i % 3 == 2) {
+      for (uint64_t j = i - 2; j <= i; ++j) ExpectTakes(*second_, *subscriber, j);
+    }
+  }
+}
+
+TEST_F(ChannelTest, ASampleTellsSizeAndSequence) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  for (uint64_t i = 1; i <= 3; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  for (uint64_t i = 1; i <= 3; ++i) {
+    ChunkRef chunk;
+    ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+    EXPECT_EQ(chunk.header().sequence.load(), i);
+    EXPECT_EQ(chunk.header().size_bytes.load(), sizeof(uint64_t));
+    EXPECT_EQ(chunk.slot, ChunkRef::kExclusive);  // moved, not shared
+    second_->Release(chunk);
+  }
+}
+
+TEST_F(ChannelTest, EverySubscriberSeesEveryMessageInPlace) {
+  auto publisher = Publish(first_, "feed");
+  std::vector<std::unique_ptr<SubscriberPort>> subscribers;
+  for (int i = 0; i < 16; ++i)
+    subscribers.push_back(Subscribe(i % 2 == 0 ? second_ : first_, "feed"));
+  for (uint64_t i = 0; i < 100; ++i) {
+    int delivered = 0;
+    ASSERT_EQ(Send(*first_, *publisher, i, Deadline::Now(), &delivered), Code::kOk);
+    EXPECT_EQ(delivered, 16);
+    std::byte* address = nullptr;
+    std::vector<ChunkRef> chunks(16);
+    for (int k = 0; k < 16; ++k) {
+      ASSERT_EQ(subscribers[k]->TryTake(&chunks[k]), Code::kOk);
+      if (address != nullptr) {
+        EXPECT_EQ(chunks[k].data(), address);
+      }
+      address = chunks[k].data();
+    }
+    EXPECT_EQ(Counts(pool()).shared_count, 1u);
+    for (int k = 0; k < 16; ++k) EXPECT_TRUE((k % 2 == 0 ? second_ : first_)->Release(chunks[k]));
+    EXPECT_EQ(Counts(pool()).shared_count, 0u);
+  }
+}
+
+TEST_F(ChannelTest, PublishingToNobodySucceedsAndKeepsNothing) {
+  auto publisher = Publish(first_, "feed");
+  for (uint64_t i = 0; i < 5000; ++i) {
+    int delivered = -1;
+    ASSERT_EQ(Send(*first_, *publisher, i, Deadline::Now(), &delivered), Code::kOk);
+    EXPECT_EQ(delivered, 0);
+  }
+  EXPECT_EQ(Counts(pool()).writing_count, 0u);
+}
+
+TEST_F(ChannelTest, AFullQueueMakesThePublishFailForAllAndARetryDuplicatesNothing) {
+  auto publisher = Publish(first_, "feed");
+  auto slow = Subscribe(second_, "feed");
+  auto quick = Subscribe(third_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    ExpectTakes(*third_, *quick, i);
+  }
+  ChunkRef chunk;
+  ASSERT_EQ(first_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
+  const uint64_t value = 4;
+  std::memcpy(chunk.data(), &value, sizeof(value));
+  int delivered = 0;
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &delivered), Code::kTimeout);
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::After(milliseconds(5)), &delivered),
+            Code::kTimeout);
+  ChunkRef none;
+  EXPECT_EQ(quick->TryTake(&none), Code::kTimeout);  // nobody got it
+  ExpectTakes(*second_, *slow, 0);
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &delivered), Code::kOk);
+  EXPECT_EQ(delivered, 2);
+  for (uint64_t i = 1; i <= 4; ++i) ExpectTakes(*second_, *slow, i);
+  ExpectTakes(*third_, *quick, 4);
+}
+
+TEST_F(ChannelTest, EveryMessagePublishedAfterAJoinReachesTheNewSubscriber) {
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  auto subscriber = Subscribe(second_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 2), Code::kOk);
+  ExpectTakes(*second_, *subscriber, 2);
+}
+
+TEST_F(ChannelTest, MessagesOfAPublisherThatJoinedLaterAreTaken) {
+  auto subscriber = Subscribe(second_, "feed");
+  ChunkRef none;
+  EXPECT_EQ(subscriber->TryTake(&none), Code::kTimeout);
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 7), Code::kOk);
+  ExpectTakes(*second_, *subscriber, 7);
+}
+
+TEST_F(ChannelTest, EachPublishersMessagesComeInOrderAndNoneIsStarved) {
+  std::vector<std::unique_ptr<PublisherPort>> publishers;
+  for (int i = 0; i < 8; ++i) publishers.push_back(Publish(i % 2 == 0 ? first_ : third_, "feed"));
+  auto subscriber = Subscribe(second_, "feed");
+  std::vector<uint64_t> next(8, 0);
+  for (uint64_t round = 0; round < 50; ++round) {
+    for (uint64_t p = 0; p < 8; ++p) {
+      for (uint64_t i = 0; i < 4; ++i) {
+        ASSERT_EQ(Send(p % 2 == 0 ? *first_ : *third_, *publishers[p], p << 32 | (round * 4 + i)),
+                  Code::kOk);
+      }
+    }
+    for (int i = 0; i < 32; ++i) {
+      ChunkRef chunk;
+      ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+      const uint64_t p = Value(chunk) >> 32;
+      EXPECT_EQ(Value(chunk) & 0xffffffff, next[p]++);
+      second_->Release(chunk);
+    }
+  }
+}
+
+TEST_F(ChannelTest, TheEndOfTheStreamComesAfterTheLastMessageAndOnce) {
+  auto subscriber = Subscribe(second_, "feed");
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  Leave(std::move(publisher), *first_);
+  ChunkRef chunk;
+  ExpectTakes(*second_, *subscriber, 1);
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 2), Code::kOk);
+  ExpectTakes(*second_, *subscriber, 2);
+  Leave(std::move(publisher), *first_);
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+}
+
+TEST_F(ChannelTest, TheEndComesOnlyWhenTheLastOfSeveralPublishersHasGone) {
+  auto subscriber = Subscribe(second_, "feed");
+  auto one = Publish(first_, "feed");
+  auto two = Publish(third_, "feed");
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  Leave(std::move(one), *first_);
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  Leave(std::move(two), *third_);
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+}
+
+TEST_F(ChannelTest, APublisherThatHadGoneBeforeTheJoinIsNotThisSubscribersEnd) {
+  auto witness = Subscribe(third_, "feed");  // keeps the closed lane in the table
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  Leave(std::move(publisher), *first_);
+  auto subscriber = Subscribe(second_, "feed");
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  ExpectTakes(*third_, *witness, 1);
+}
+
+// The subscriber's port is made after the publisher has come, published and gone.
+TEST_F(ChannelTest, AStreamThatEndsBeforeTheFirstLookIsSeenWhole) {
+  auto info = registry_->JoinAsSubscriber("feed", "", second_->id());
+  ASSERT_TRUE(info.ok());
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  Leave(std::move(publisher), *first_);
+  registry_->RetireLanes();
+  registry_->RetireLanes();
+  auto subscriber = std::move(*SubscriberPort::Create(second_, *info));
+  ExpectTakes(*second_, *subscriber, 1);
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+}
+
+TEST_F(ChannelTest, LaneMemoryIsReusedOnlyWhenEverySubscriberHasLooked) {
+  auto subscriber = Subscribe(second_, "feed");
+  auto publisher = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  const uint32_t lane = publisher->info().index;
+  const auto state = [&] { return registry_->Find("feed")->lanes[lane].state; };
+  Leave(std::move(publisher), *first_);
+  registry_->RetireLanes();
+  EXPECT_EQ(state(), LaneState::kClosed);  // a message waits
+  ExpectTakes(*second_, *subscriber, 1);
+  registry_->RetireLanes();
+  EXPECT_EQ(state(), LaneState::kClosed);  // the subscriber has not seen that it is closed
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+  registry_->RetireLanes();
+  EXPECT_EQ(state(), LaneState::kRetired);
+  registry_->RetireLanes();
+  EXPECT_EQ(state(), LaneState::kRetired);  // nor that it is listed no more
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  registry_->RetireLanes();
+  EXPECT_EQ(state(), LaneState::kFree);
+}
+
+TEST_F(ChannelTest, LanesDoNotRunOutWhenPublishersComeAndGo) {
+  auto subscriber = Subscribe(second_, "feed");
+  const uint64_t free = manager_->allocator().management_extents().free_bytes();
+  for (uint64_t i = 0; i < 300; ++i) {
+    auto publisher = Publish(first_, "feed");
+    ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    Leave(std::move(publisher), *first_);
+    ExpectTakes(*second_, *subscriber, i);
+    ChunkRef chunk;
+    EXPECT_EQ(subscriber->TryTake(&chunk), Code::kEndOfStream);
+    recovery_->Tick(attached_);
+  }
+  for (int i = 0; i < 3; ++i) {
+    ChunkRef chunk;
+    EXPECT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+    recovery_->Tick(attached_);
+  }
+  EXPECT_EQ(manager_->allocator().management_extents().free_bytes(), free);
+  EXPECT_EQ(registry_->PublishedCount(*registry_->Find("feed")), 300u);
+}
+
+TEST_F(ChannelTest, MembersBeyondTheLimitsAreRefused) {
+  std::vector<std::unique_ptr<SubscriberPort>> subscribers;
+  for (int i = 0; i < 16; ++i) subscribers.push_back(Subscribe(second_, "feed"));
+  EXPECT_EQ(registry_->JoinAsSubscriber("feed", "", second_->id()).code(), Code::kLimit);
+  std::vector<std::unique_ptr<PublisherPort>> publishers;
+  for (uint32_t i = 0; i < kMaxPublishers; ++i) publishers.push_back(Publish(first_, "feed"));
+  EXPECT_EQ(registry_->JoinAsPublisher("feed", "", first_->id()).code(), Code::kLimit);
+  EXPECT_EQ(registry_->JoinAsPublisher("absent", "", first_->id()).code(), Code::kNotFound);
+}
+
+TEST_F(ChannelTest, AnotherMessageTypeIsRefused) {
+  ChannelSpec spec;
+  spec.name = "typed";
+  spec.pool = "pool";
+  spec.message_type = "acme.Tick/3";
+  ASSERT_TRUE(registry_->Create(spec).ok());
+  EXPECT_EQ(registry_->JoinAsPublisher("typed", "acme.Tick/2", first_->id()).code(),
+            Code::kTypeMismatch);
+  EXPECT_TRUE(registry_->JoinAsPublisher("typed", "acme.Tick/3", first_->id()).ok());
+  EXPECT_TRUE(registry_->JoinAsPublisher("typed", "", first_->id()).ok());
+}
+
+TEST_F(ChannelTest, OnlyTheMemberItselfCanLeave) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  EXPECT_EQ(registry_->LeavePublisher(0, publisher->info().index, second_->id()).code(),
+            Code::kNotFound);
+  EXPECT_EQ(registry_->LeaveSubscriber(0, subscriber->info().index, first_->id()).code(),
+            Code::kNotFound);
+  EXPECT_EQ(registry_->LeavePublisher(0, 1u << 30, first_->id()).code(), Code::kNotFound);
+  EXPECT_EQ(registry_->LeaveSubscriber(1u << 30, 0, first_->id()).code(), Code::kNotFound);
+}
+
+TEST_F(ChannelTest, ASubscriberThatLeavesLetsGoOfWhatWaited) {
+  auto publisher = Publish(first_, "feed");
+  auto leaver = Subscribe(second_, "feed");
+  auto stayer = Subscribe(third_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  Leave(std::move(leaver), *second_);
+  for (uint64_t i = 0; i < 4; ++i) ExpectTakes(*third_, *stayer, i);
+  EXPECT_EQ(Counts(pool()).shared_count, 0u);
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  // The index has a new owner, who sees nothing of the old one's.
+  auto newcomer = Subscribe(second_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) ExpectTakes(*third_, *stayer, i);
+  ASSERT_EQ(Send(*first_, *publisher, 9), Code::kOk);
+  ExpectTakes(*second_, *newcomer, 9);
+  ExpectTakes(*third_, *stayer, 9);
+}
+
+TEST_F(ChannelTest, WaitForSubscribersSeesAJoin) {
+  auto publisher = Publish(first_, "feed");
+  int present = -1;
+  EXPECT_EQ(publisher->WaitForSubscribers(1, Deadline::After(milliseconds(2)), &present),
+            Code::kTimeout);
+  EXPECT_EQ(present, 0);
+  std::thread waiter([&] {
+    int count = 0;
+    EXPECT_EQ(publisher->WaitForSubscribers(1, Deadline::Never(), &count), Code::kOk);
+  });
+  auto subscriber = Subscribe(second_, "feed");
+  waiter.join();
+}
+
+TEST_F(ChannelTest, ASleepingSubscriberIsWoken) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->Take(Deadline::After(milliseconds(3)), &chunk), Code::kTimeout);
+  for (uint64_t i = 0; i < 20; ++i) {
+    std::thread waiter([&] {
+      ChunkRef taken;
+      ASSERT_EQ(subscriber->Take(Deadline::After(std::chrono::seconds(20)), &taken), Code::kOk);
+      EXPECT_EQ(Value(taken), i);
+      second_->Release(taken);
+    });
+    const ChannelHeader& header = *registry_->Find("feed")->view.header;
+    while (header.waiters.load() == 0) std::this_thread::yield();
+    // Past the first short sleep, only the ring can wake it.
+    std::this_thread::sleep_for(milliseconds(3));
+    ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    waiter.join();
+  }
+  EXPECT_EQ(registry_->Find("feed")->view.header->waiters.load(), 0u);
+}
+
+TEST_F(ChannelTest, ASleepingPublisherIsWokenByRoom) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  std::thread waiter(
+      [&] { EXPECT_EQ(Send(*first_, *publisher, 4, Deadline::Never()), Code::kOk); });
+  const LaneView lane =
+      LaneView::At(manager_->ManagementAt(publisher->info().lane_offset,
+                                          publisher->info().geometry.lane_bytes()),
+                   publisher->info().geometry);
+  while (lane.lane->publisher_waits.load() == 0) std::this_thread::yield();
+  std::this_thread::sleep_for(milliseconds(3));
+  ExpectTakes(*second_, *subscriber, 0);
+  waiter.join();
+  for (uint64_t i = 1; i <= 4; ++i) ExpectTakes(*second_, *subscriber, i);
+}
+
+TEST_F(ChannelTest, PublishersAndSubscribersInManyThreadsLoseAndDoubleNothing) {
+  constexpr uint64_t kMessages = 5000;
+  constexpr int kPublishers = 3, kSubscribers = 3;
+  std::vector<std::shared_ptr<Session>> sessions;
+  std::vector<std::unique_ptr<SubscriberPort>> subscribers;
+  std::vector<std::unique_ptr<PublisherPort>> publishers;
+  for (int i = 0; i < kPublishers + kSubscribers; ++i) sessions.push_back(Attach());
+  for (int i = 0; i < kSubscribers; ++i) subscribers.push_back(Subscribe(sessions[i], "feed"));
+  for (int i = 0; i < kPublishers; ++i)
+    publishers.push_back(Publish(sessions[kSubscribers + i], "feed"));
+  std::vector<std::thread> threads;
+  for (uint64_t p = 0; p < kPublishers; ++p) {
+    threads.emplace_back([&, p] {
+      for (uint64_t i = 0; i < kMessages; ++i) {
+        ASSERT_EQ(Send(*sessions[kSubscribers + p], *publishers[p], p << 32 | i, Deadline::Never()),
+                  Code::kOk);
+      }
+    });
+  }
+  for (int s = 0; s < kSubscribers; ++s) {
+    threads.emplace_back([&, s] {
+      std::vector<uint64_t> next(kPublishers, 0);
+      for (uint64_t i = 0; i < kPublishers * kMessages; ++i) {
+        ChunkRef chunk;
+        // One polls, the others sleep.
+        Code code;
+        do {
+          code = s == 0 ? subscribers[s]->TryTake(&chunk)
+                        : subscribers[s]->Take(Deadline::Never(), &chunk);
+        } while (s == 0 && code == Code::kTimeout);
+        ASSERT_EQ(code, Code::kOk);
+        ASSERT_EQ(Value(chunk) & 0xffffffff, next[Value(chunk) >> 32]++);
+        ASSERT_TRUE(sessions[s]->Release(chunk));
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (auto& session : sessions) session->Close();
+}
+
+}  // namespace
+}  // namespace zerocp::shm
