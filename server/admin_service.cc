@@ -1,0 +1,60 @@
+#include "server/admin_service.h"
+
+#include <algorithm>
+
+#include "server/convert.h"
+
+namespace zerocp {
+
+grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* call,
+                                                   const v1::CreatePoolRequest* request,
+                                                   v1::CreatePoolResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto spec = ToSpec(*request);
+    if (!spec.ok()) return spec.status();
+    const auto result =
+        context_.pools.Create(*spec, {request->validate_only(), request->allow_existing()});
+    if (!result.ok()) return result.status();
+    *response->mutable_pool() = ToProto(result->pool);
+    response->set_created(result->created);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
+                                                      const v1::CreateChannelRequest* request,
+                                                      v1::CreateChannelResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto spec = ToSpec(*request);
+    if (!spec.ok()) return spec.status();
+    const auto result =
+        context_.channels.Create(*spec, {request->validate_only(), request->allow_existing()});
+    if (!result.ok()) return result.status();
+    *response->mutable_channel() = ToProto(result->channel);
+    response->set_created(result->created);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
+                                              const v1::AuditRequest*,
+                                              v1::AuditResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this] {
+    const shm::AuditReport report = context_.channels.Audit();
+    for (const shm::PoolCounts& counts : report.pools) {
+      *response->add_pools() = ToProto(PoolStats{context_.pools.NameOf(counts.pool), counts});
+    }
+    std::sort(response->mutable_pools()->begin(), response->mutable_pools()->end(),
+              [](const v1::PoolStats& a, const v1::PoolStats& b) { return a.pool() < b.pool(); });
+    for (const auto& found : report.violations) {
+      v1::AuditResponse::Violation& violation = *response->add_violations();
+      violation.set_invariant(found.invariant);
+      violation.set_detail(found.detail);
+    }
+    response->set_checked_chunk_count(static_cast<int64_t>(report.checked_chunk_count));
+    response->set_violation_count(static_cast<int64_t>(report.violation_count));
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace zerocp

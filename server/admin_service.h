@@ -1,0 +1,27 @@
+// zerocp.v1.AdminService: check, call one manager, translate. Admin socket only.
+#pragma once
+
+#include "server/grpc_call.h"
+#include "zerocp/v1/admin_service.grpc.pb.h"
+
+namespace zerocp {
+
+class AdminService final : public v1::AdminService::CallbackService {
+ public:
+  explicit AdminService(const ServiceContext& context) : context_(context) {}
+
+  grpc::ServerUnaryReactor* CreatePool(grpc::CallbackServerContext* call,
+                                       const v1::CreatePoolRequest* request,
+                                       v1::CreatePoolResponse* response) override;
+  grpc::ServerUnaryReactor* CreateChannel(grpc::CallbackServerContext* call,
+                                          const v1::CreateChannelRequest* request,
+                                          v1::CreateChannelResponse* response) override;
+  grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call,
+                                  const v1::AuditRequest* request,
+                                  v1::AuditResponse* response) override;
+
+ private:
+  const ServiceContext context_;
+};
+
+}  // namespace zerocp

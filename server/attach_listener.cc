@@ -1,0 +1,485 @@
+#include "server/attach_listener.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <string_view>
+
+#include "server/attach_packet.h"
+#include "server/sigbus_guard.h"
+
+namespace zerocp {
+namespace {
+
+using shm::AttachOp;
+using shm::AttachReply;
+using shm::AttachRequest;
+using shm::Code;
+using shm::Status;
+using shm::UniqueFd;
+using std::chrono::milliseconds;
+
+constexpr int kPacketsPerEvent = 16;  // then others have their turn
+constexpr milliseconds kFirstDelay{5};
+constexpr milliseconds kOrphanDelay{80};  // reached some 150 ms after the connection's end
+constexpr milliseconds kLongestDelay{2000};
+
+constexpr int kSourceShift = 56;
+
+ino_t InodeOf(int fd) {
+  struct stat info {};
+  return fstat(fd, &info) == 0 ? info.st_ino : 0;
+}
+
+void SetMessage(AttachReply& reply, const std::string& text) {
+  text.copy(reply.message, sizeof(reply.message) - 1);
+}
+
+}  // namespace
+
+AttachListener::AttachListener(Core& core, SessionManager& sessions, UniqueFd listener,
+                               Options options)
+    : core_(core), sessions_(sessions), options_(options), listener_(std::move(listener)) {
+  segment_inodes_ = {InodeOf(core_.manager->management_segment().fd()),
+                     InodeOf(core_.manager->chunk_segment().fd())};
+  const int on = 1;  // each packet says who sent it
+  setsockopt(listener_.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+}
+
+AttachListener::~AttachListener() { Stop(); }
+
+Status AttachListener::Start() {
+  epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
+  stop_event_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_ || !stop_event_ ||
+      !SetEpoll(EPOLL_CTL_ADD, listener_.get(), Source::kListener, 0, EPOLLIN) ||
+      !SetEpoll(EPOLL_CTL_ADD, stop_event_.get(), Source::kStop, 0, EPOLLIN)) {
+    return Status::FromErrno(Code::kInternal, "cannot watch the attach socket", errno);
+  }
+  for (const auto& [session, process] : sessions_.Living()) {
+    Watch(session, DeathWatch::OfProcess(process, options_.death_watch), 0);
+    watched_[session].orphaned = true;
+  }
+  LookAtSessions(Clock::now());
+  RecoverDead();
+  next_tick_ = Clock::now() + kTickInterval;
+  thread_ = std::thread([this] { Run(); });
+  return Status();
+}
+
+void AttachListener::Stop() {
+  if (!thread_.joinable()) return;
+  const uint64_t one = 1;
+  (void)!write(stop_event_.get(), &one, sizeof(one));
+  thread_.join();
+  connections_.clear();
+  watched_.clear();
+}
+
+bool AttachListener::SetEpoll(int operation, int fd, Source source, uint64_t key, uint32_t events) {
+  epoll_event event{};
+  event.events = events;
+  event.data.u64 = (static_cast<uint64_t>(source) << kSourceShift) | key;
+  return epoll_ctl(epoll_.get(), operation, fd, &event) == 0;
+}
+
+void AttachListener::Run() {
+  while (!stopping_) {
+    epoll_event events[64];
+    const int count = epoll_wait(epoll_.get(), events, 64, TimeoutMs());
+    for (int i = 0; i < count; ++i) {
+      const uint64_t data = events[i].data.u64;
+      HandleEvent(static_cast<Source>(data >> kSourceShift),
+                  data & ((uint64_t{1} << kSourceShift) - 1), events[i].events);
+    }
+    const Clock::time_point now = Clock::now();
+    LookAtSessions(now);
+    RecoverDead();
+    if (now >= next_tick_) Tick(now);
+  }
+  Settle();
+}
+
+// Who died just before the stop is not left behind: looks until nobody's fate is open.
+void AttachListener::Settle() {
+  std::vector<uint16_t> all;
+  for (const auto& [session, watched] : watched_) all.push_back(session);
+  for (uint16_t session : all) HandleDeath(session);
+  for (;;) {
+    LookAtSessions(Clock::now());
+    RecoverDead();
+    const auto open = std::find_if(watched_.begin(), watched_.end(), [](const auto& entry) {
+      return entry.second.connection == 0 && !entry.second.orphaned;
+    });
+    if (open == watched_.end()) return;
+    std::this_thread::sleep_until(open->second.look_at);
+  }
+}
+
+int AttachListener::TimeoutMs() const {
+  Clock::time_point next = next_tick_;
+  for (const auto& [session, watched] : watched_) {
+    if (watched.connection == 0 || !watched.has_event) next = std::min(next, watched.look_at);
+  }
+  const auto left = std::chrono::ceil<milliseconds>(next - Clock::now()).count();
+  return static_cast<int>(std::clamp<int64_t>(left, 0, kTickInterval.count()));
+}
+
+void AttachListener::HandleEvent(Source source, uint64_t key, uint32_t events) {
+  switch (source) {
+    case Source::kStop:
+      stopping_ = true;
+      return;
+    case Source::kListener:
+      AcceptAll();
+      return;
+    case Source::kSession:
+      HandleDeath(static_cast<uint16_t>(key));
+      return;
+    case Source::kConnection:
+      break;
+  }
+  const auto found = connections_.find(key);
+  if (found == connections_.end()) return;
+  Connection& connection = *found->second;
+  bool open = true;
+  if (connection.outbox && (events & (EPOLLOUT | EPOLLHUP | EPOLLERR)) != 0)
+    open = Send(connection);
+  if (open && !connection.outbox) open = HandleInput(connection, kPacketsPerEvent);
+  if (!open) Close(key);
+}
+
+// Connections.
+
+void AttachListener::AcceptAll() {
+  for (int i = 0; i < kPacketsPerEvent; ++i) {
+    UniqueFd fd(accept4(listener_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
+    if (fd) {
+      Admit(std::move(fd));
+      continue;
+    }
+    if (errno == EINTR || errno == ECONNABORTED) continue;
+    if (errno == EAGAIN) return;
+    // Out of descriptors or memory: whoever connects waits in the backlog, and the next tick tries
+    // again.
+    if (!shortage_logged_)
+      spdlog::error("attach: cannot accept connections: {}", std::strerror(errno));
+    shortage_logged_ = true;
+    listening_ = false;
+    SetEpoll(EPOLL_CTL_MOD, listener_.get(), Source::kListener, 0, 0);
+    return;
+  }
+}
+
+void AttachListener::Admit(UniqueFd fd) {
+  ucred credentials{};
+  socklen_t size = sizeof(credentials);
+  if (getsockopt(fd.get(), SOL_SOCKET, SO_PEERCRED, &credentials, &size) != 0) return;
+  const int on = 1;
+  setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
+  shortage_logged_ = false;
+
+  size_t unattached = 0;
+  Connection* oldest = nullptr;
+  for (const auto& [serial, connection] : connections_) {
+    if (connection->session != 0) continue;
+    if (oldest == nullptr) oldest = connection.get();
+    ++unattached;
+  }
+  if (unattached >= options_.max_unattached) {
+    spdlog::warn(
+        "attach: {} connections without a session: the oldest, of pid={} uid={}, is closed",
+        unattached, oldest->peer.process.pid, oldest->peer.uid);
+    Close(oldest->serial);
+  }
+  auto connection = std::make_unique<Connection>();
+  connection->serial = next_serial_++;
+  connection->watch = DeathWatch::OfPeer(fd.get(), credentials.pid, options_.death_watch);
+  connection->peer = {connection->watch.process(), credentials.uid};
+  connection->since = Clock::now();
+  connection->fd = std::move(fd);
+  if (!SetEpoll(EPOLL_CTL_ADD, connection->fd.get(), Source::kConnection, connection->serial,
+                EPOLLIN)) {
+    spdlog::error("attach: cannot watch a connection: {}", std::strerror(errno));
+    return;
+  }
+  connections_[connection->serial] = std::move(connection);
+}
+
+bool AttachListener::HandleInput(Connection& connection, int most) {
+  for (int i = 0; i < most && !connection.outbox; ++i) {
+    Packet packet;
+    Receive(connection.fd.get(), packet);
+    if (packet.kind == Packet::Kind::kNothing) return true;
+    if (packet.kind == Packet::Kind::kEnd) return false;
+    AttachRequest request;
+    std::string wrong = CheckRequest(packet.bytes, packet.size, connection.session != 0, &request);
+    if (packet.has_descriptors) wrong = "descriptors with a packet";
+    if (packet.has_sender && packet.sender != connection.peer.process.pid) {
+      wrong = "sent by process " + std::to_string(packet.sender) + " on a connection of process " +
+              std::to_string(connection.peer.process.pid) + ": each process needs its own";
+    }
+    HandlePacket(connection, wrong, request);
+    if (!Send(connection)) return false;
+  }
+  return true;
+}
+
+void AttachListener::HandlePacket(Connection& connection, const std::string& wrong,
+                                  const AttachRequest& request) {
+  AttachReply& reply = connection.outbox.emplace();
+  std::memset(static_cast<void*>(&reply), 0, sizeof(reply));
+  reply.magic = shm::kAttachMagic;
+  reply.version = shm::kAttachVersion;
+  reply.op = request.op;
+  reply.layout_version = shm::kLayoutVersion;
+  connection.outbox_has_segments = false;
+  if (!wrong.empty()) {
+    spdlog::warn("attach: malformed packet from pid={} uid={}: {}", connection.peer.process.pid,
+                 connection.peer.uid, wrong);
+    Refuse(connection, reply, Code::kInvalid, "malformed request: " + wrong);
+    return;
+  }
+  switch (static_cast<AttachOp>(request.op)) {
+    case AttachOp::kAttach:
+      Attach(connection, request, reply);
+      return;
+    case AttachOp::kJoinPublisher:
+    case AttachOp::kJoinSubscriber:
+      Join(connection, request, reply);
+      return;
+    case AttachOp::kLeavePublisher:
+    case AttachOp::kLeaveSubscriber:
+      Leave(connection, request, reply);
+      return;
+    case AttachOp::kDetach:
+      sessions_.Detach(connection.session);
+      watched_.erase(connection.session);
+      dead_.reset(connection.session);  // the id may be given out again from here on
+      connection.session = 0;
+      connection.closing = true;
+      return;
+  }
+}
+
+void AttachListener::Refuse(Connection& connection, AttachReply& reply, Code code,
+                            const std::string& message) {
+  reply.code = static_cast<int32_t>(code);
+  SetMessage(reply, message);
+  connection.closing = true;
+}
+
+void AttachListener::Attach(Connection& connection, const AttachRequest& request,
+                            AttachReply& reply) {
+  const Peer& peer = connection.peer;
+  if (request.layout_version != shm::kLayoutVersion || request.limits_hash != shm::LimitsHash()) {
+    const std::string text = fmt::format(
+        "the daemon has shared-memory layout version {} (limits {:08x}), the client has {} (limits "
+        "{:08x}): use "
+        "daemon and client library of the same release",
+        shm::kLayoutVersion, shm::LimitsHash(), request.layout_version, request.limits_hash);
+    spdlog::warn("attach: pid={} uid={} refused: {}", peer.process.pid, peer.uid, text);
+    return Refuse(connection, reply, Code::kVersionMismatch, text);
+  }
+  if (SigbusGuard::damaged()) {
+    spdlog::warn("attach: pid={} uid={} refused: the segments are damaged", peer.process.pid,
+                 peer.uid);
+    return Refuse(connection, reply, Code::kDamaged,
+                  "a client has cut the segments short; restart zerocpd with new ones");
+  }
+  Token token;
+  static_assert(sizeof(request.token) == sizeof(token));
+  std::memcpy(token.data(), request.token, token.size());
+  shm::Result<AttachedSession> attached =
+      sessions_.Attach(peer, request.name, request.has_token != 0 ? &token : nullptr);
+  if (!attached.ok()) {
+    spdlog::warn("attach: pid={} uid={} \"{}\" refused: {}", peer.process.pid, peer.uid,
+                 request.name, attached.status().message());
+    return Refuse(
+        connection, reply, attached.code(),
+        attached.code() == Code::kDenied ? "attach refused" : attached.status().message());
+  }
+  connection.session = attached->id;
+  spdlog::info("attached: {} \"{}\" id={} pid={} uid={}, death seen by {}", attached->name,
+               request.name, attached->id, peer.process.pid, peer.uid, connection.watch.method());
+  Watch(attached->id, std::move(connection.watch), connection.serial);
+  const auto& options = core_.manager->options();
+  const auto uuid = core_.manager->instance_uuid();
+  reply.session = attached->id;
+  reply.management_reserved_bytes = options.management_reserved_bytes;
+  reply.chunk_reserved_bytes = options.chunk_reserved_bytes;
+  std::copy(uuid.begin(), uuid.end(), reply.instance_uuid);
+  connection.outbox_has_segments = true;
+}
+
+void AttachListener::Join(Connection& connection, const AttachRequest& request,
+                          AttachReply& reply) {
+  const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kJoinPublisher;
+  const std::string_view type(request.message_type,
+                              strnlen(request.message_type, sizeof(request.message_type)));
+  MutexLock lock(core_.mutex);
+  const shm::Result<shm::JoinInfo> joined =
+      publisher ? core_.registry.JoinAsPublisher(request.name, type, connection.session)
+                : core_.registry.JoinAsSubscriber(request.name, type, connection.session);
+  if (!joined.ok()) {
+    reply.code = static_cast<int32_t>(joined.code());
+    SetMessage(reply, joined.status().message());
+    return;
+  }
+  reply.channel = joined->channel;
+  reply.pool = joined->pool;
+  reply.region_offset = joined->geometry.region_offset;
+  reply.queue_capacity = joined->geometry.queue_capacity;
+  reply.max_subscriber_count = joined->geometry.max_subscriber_count;
+  reply.index = joined->index;
+  reply.epoch = joined->epoch;
+  reply.lane_offset = joined->lane_offset;
+  spdlog::info("joined: session id={} pid={} is {} of channel {}", connection.session,
+               connection.peer.process.pid, publisher ? "a publisher" : "a subscriber",
+               request.name);
+}
+
+void AttachListener::Leave(Connection& connection, const AttachRequest& request,
+                           AttachReply& reply) {
+  const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kLeavePublisher;
+  MutexLock lock(core_.mutex);
+  const Status status =
+      publisher
+          ? core_.registry.LeavePublisher(request.channel, request.index, connection.session)
+          : core_.registry.LeaveSubscriber(request.channel, request.index, connection.session);
+  if (!status.ok()) {
+    reply.code = static_cast<int32_t>(status.code());
+    SetMessage(reply, status.message());
+    return;
+  }
+  uint64_t drained = 0;
+  if (!publisher)
+    drained = core_.recovery.DrainSubscriber(request.channel, request.index).drained_count;
+  spdlog::info("left: session id={} pid={}, {} {} of channel #{}, {} messages drained",
+               connection.session, connection.peer.process.pid,
+               publisher ? "publisher" : "subscriber", request.index, request.channel, drained);
+}
+
+bool AttachListener::Send(Connection& connection) {
+  const bool sent = connection.outbox_has_segments
+                        ? SendReply(connection.fd.get(), *connection.outbox,
+                                    {core_.manager->management_segment().fd(),
+                                     core_.manager->chunk_segment().fd()})
+                        : SendReply(connection.fd.get(), *connection.outbox, {});
+  const bool later = !sent && (errno == EAGAIN || errno == EINTR);
+  if (sent) connection.outbox.reset();
+  if (connection.closing || (!sent && !later)) return false;
+  return SetEpoll(EPOLL_CTL_MOD, connection.fd.get(), Source::kConnection, connection.serial,
+                  later ? EPOLLOUT : EPOLLIN);
+}
+
+// The end of a connection starts the search for a proof that its process is dead.
+void AttachListener::Close(uint64_t serial) {
+  const auto found = connections_.find(serial);
+  if (found == connections_.end()) return;
+  const uint16_t session = found->second->session;
+  connections_.erase(found);
+  const auto watched = watched_.find(session);
+  if (watched == watched_.end()) return;
+  watched->second.connection = 0;
+  watched->second.delay = kFirstDelay;
+  watched->second.look_at = Clock::now();
+}
+
+// Deaths.
+
+void AttachListener::Watch(uint16_t session, DeathWatch watch, uint64_t connection) {
+  Watched& watched = watched_[session];
+  watched = Watched();
+  watched.watch = std::move(watch);
+  watched.connection = connection;
+  watched.look_at = Clock::now();
+  if (connection == 0) watched.delay = kFirstDelay;
+  const int pidfd = watched.watch.pidfd();
+  watched.has_event =
+      pidfd >= 0 && SetEpoll(EPOLL_CTL_ADD, pidfd, Source::kSession, session, EPOLLIN);
+}
+
+// What the process had still sent is handled first: it may have detached in order and then ended.
+void AttachListener::HandleDeath(uint16_t session) {
+  const auto watched = watched_.find(session);
+  if (watched == watched_.end() || watched->second.watch.Examine() != DeathWatch::Verdict::kDead)
+    return;
+  const auto found = connections_.find(watched->second.connection);
+  if (found != connections_.end()) {
+    Connection& connection = *found->second;
+    connection.outbox.reset();
+    if (!HandleInput(connection, INT32_MAX)) Close(found->first);
+  }
+  if (watched_.count(session) != 0) dead_.set(session);
+}
+
+void AttachListener::LookAtSessions(Clock::time_point now) {
+  for (auto& [session, watched] : watched_) {
+    const bool lost = watched.connection == 0;
+    if ((!lost && watched.has_event) || now < watched.look_at || dead_.test(session)) continue;
+    const DeathWatch::Verdict verdict =
+        lost ? watched.watch.ExamineMappings(segment_inodes_) : watched.watch.Examine();
+    if (verdict == DeathWatch::Verdict::kDead) {
+      dead_.set(session);
+      continue;
+    }
+    if (lost && !watched.orphaned && watched.delay >= kOrphanDelay) {
+      watched.orphaned = true;
+      sessions_.Orphan(session);
+    }
+    if (lost) watched.delay = std::min(2 * watched.delay, kLongestDelay);
+    watched.look_at = now + watched.delay;
+  }
+}
+
+void AttachListener::RecoverDead() {
+  if (dead_.none()) return;
+  sessions_.Died(dead_);
+  for (auto next = watched_.begin(); next != watched_.end();) {
+    const auto watched = next++;
+    if (!dead_.test(watched->first)) continue;
+    connections_.erase(watched->second.connection);
+    watched_.erase(watched);
+  }
+  dead_.reset();
+}
+
+// Every 100 ms.
+
+void AttachListener::CloseSilent(Clock::time_point now) {
+  for (auto next = connections_.begin(); next != connections_.end();) {
+    const auto found = next++;
+    const Connection& connection = *found->second;
+    if (connection.session != 0 || now - connection.since < options_.silence) continue;
+    spdlog::warn("attach: pid={} uid={} connected and asked for nothing: closed",
+                 connection.peer.process.pid, connection.peer.uid);
+    Close(found->first);
+  }
+}
+
+void AttachListener::Tick(Clock::time_point now) {
+  next_tick_ = now + kTickInterval;
+  {
+    MutexLock lock(core_.mutex);
+    (void)core_.recovery.Tick(core_.attached);
+  }
+  CloseSilent(now);
+  if (!listening_)
+    listening_ = SetEpoll(EPOLL_CTL_MOD, listener_.get(), Source::kListener, 0, EPOLLIN);
+  if (SigbusGuard::damaged() && !damage_logged_) {
+    damage_logged_ = true;
+    spdlog::critical(
+        "a client has cut the segments short: what they hold is damaged; stop the clients, restart "
+        "zerocpd with --on-stop=unlink, or run zerocpd --cleanup after a stop");
+  }
+}
+
+}  // namespace zerocp

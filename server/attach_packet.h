@@ -1,0 +1,38 @@
+// Packets of the attach protocol: received, checked, sent; nothing that came in is believed before.
+//
+// All calls return at once.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstddef>
+#include <string>
+#include <vector>
+
+#include "shm/attach_protocol.h"
+
+namespace zerocp {
+
+// What one look at a connection brought.
+struct Packet {
+  enum class Kind { kNothing, kEnd, kPacket } kind = Kind::kNothing;
+  alignas(8) char bytes[sizeof(shm::AttachRequest)];
+  size_t size = 0;  // of the packet as it was sent
+  pid_t sender = 0;
+  bool has_sender = false;       // the socket has SO_PASSCRED
+  bool has_descriptors = false;  // they were closed
+};
+void Receive(int fd, Packet& packet);
+
+// Copies a packet of `size` bytes to `request` and returns the first thing that is wrong with it,
+// given that its sender is `attached` or not; empty if nothing is. Fields that the operation does
+// not use must be zero, so that they can mean something one day. REQUIRES: `packet` has min(size,
+// 256) bytes.
+std::string CheckRequest(const void* packet, size_t size, bool attached,
+                         shm::AttachRequest* request);
+
+// Sends a reply, with descriptors if there are any (at most 2). False, with errno, if it cannot go
+// now.
+bool SendReply(int fd, const shm::AttachReply& reply, const std::vector<int>& descriptors);
+
+}  // namespace zerocp

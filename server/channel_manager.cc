@@ -1,0 +1,164 @@
+#include "server/channel_manager.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "server/error.h"
+
+namespace zerocp {
+namespace {
+
+using Channel = shm::ChannelRegistry::Channel;
+
+ChannelInfo Describe(const Channel& channel) {
+  return {channel.spec, channel.geometry.max_subscriber_count};
+}
+
+// The channel as it would be.
+ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
+  if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
+  spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
+  return {std::move(spec), std::min<uint32_t>(pool.grant_slots, shm::kMaxSubscribers)};
+}
+
+// In what an existing channel differs from a wanted one, for the error.
+std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& actual) {
+  std::string text;
+  auto add = [&](const std::string& difference) {
+    text += (text.empty() ? "" : ", ") + difference;
+  };
+  if (wanted.pool != actual.pool)
+    add(fmt::format("pool \"{}\", not \"{}\"", actual.pool, wanted.pool));
+  if (wanted.queue_capacity != 0 && std::bit_ceil(wanted.queue_capacity) != actual.queue_capacity) {
+    add(fmt::format("queue_capacity {}, not {}", actual.queue_capacity,
+                    std::bit_ceil(wanted.queue_capacity)));
+  }
+  if (wanted.message_type != actual.message_type) {
+    add(fmt::format("message_type \"{}\", not \"{}\"", actual.message_type, wanted.message_type));
+  }
+  return text;
+}
+
+absl::StatusOr<CreatedChannel> Existing(const shm::ChannelSpec& wanted, const Channel& channel,
+                                        CreateMode mode) {
+  const std::string difference = Difference(wanted, channel.spec);
+  if (mode.allow_existing && difference.empty()) return CreatedChannel{Describe(channel), false};
+  return MakeError(Reason::kChannelAlreadyExists,
+                   fmt::format("channel \"{}\" exists already{}; choose another name{}",
+                               wanted.name, difference.empty() ? "" : " with " + difference,
+                               difference.empty() ? " or set allow_existing" : ""),
+                   {{"resource", ChannelResource(wanted.name)}});
+}
+
+}  // namespace
+
+std::string ChannelResource(std::string_view name) { return "channels/" + std::string(name); }
+
+absl::Status ChannelManager::CheckSpace(const ChannelInfo& channel) {
+  const shm::ChannelGeometry geometry{0, channel.spec.queue_capacity,
+                                      static_cast<uint16_t>(channel.max_subscriber_count)};
+  const uint64_t needed = shm::ExtentMap::RoundUp(geometry.region_bytes());
+  shm::ExtentMap& extents = core_.manager->allocator().management_extents();
+  const shm::Result<uint64_t> offset = extents.Allocate(needed);
+  if (!offset.ok()) {
+    return MakeError(
+        Reason::kSegmentFull,
+        fmt::format("channel \"{}\": {}", channel.spec.name, offset.status().message()),
+        {{"resource", ChannelResource(channel.spec.name)},
+         {"requestedBytes", std::to_string(needed)},
+         {"availableBytes", std::to_string(extents.free_bytes())},
+         {"limitedBy", "address range"}});
+  }
+  extents.Free(*offset);
+  const shm::MemoryBudget budget = shm::AvailableMemory(core_.manager->options().segment_dir);
+  if (needed > budget.available_bytes) {
+    return OutOfMemory(ChannelResource(channel.spec.name), needed, budget);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wanted,
+                                                      CreateMode mode) {
+  if (auto violations = shm::Validate(wanted); !violations.empty())
+    return InvalidArgument(violations);
+  MutexLock lock(core_.mutex);
+  if (const Channel* channel = core_.registry.Find(wanted.name))
+    return Existing(wanted, *channel, mode);
+  const shm::PoolView* pool = core_.manager->FindPool(wanted.pool);
+  if (pool == nullptr) {
+    return MakeError(Reason::kPoolNotFound,
+                     fmt::format("channel \"{}\": there is no pool \"{}\"; create it first",
+                                 wanted.name, wanted.pool),
+                     {{"resource", PoolResource(wanted.pool)}});
+  }
+  if (core_.registry.List().size() >= shm::kMaxChannels) {
+    return MakeError(Reason::kChannelLimit,
+                     fmt::format("there are {} channels already, and an instance holds no more",
+                                 shm::kMaxChannels),
+                     {{"resource", "channels"}, {"limit", std::to_string(shm::kMaxChannels)}});
+  }
+  const ChannelInfo preview = Preview(wanted, *pool);
+  if (absl::Status status = CheckSpace(preview); !status.ok()) return status;
+  if (mode.validate_only) return CreatedChannel{preview, false};
+
+  const shm::Result<uint32_t> index = core_.registry.Create(wanted);
+  if (!index.ok()) return FromShm(index.status(), Resource::kChannel, ChannelResource(wanted.name));
+  const ChannelInfo info = Describe(*core_.registry.channel(*index));
+  spdlog::info("channel {} created: pool {}, queue of {}, at most {} subscribers", info.spec.name,
+               info.spec.pool, info.spec.queue_capacity, info.max_subscriber_count);
+  return CreatedChannel{info, true};
+}
+
+absl::StatusOr<ChannelInfo> ChannelManager::Get(std::string_view name) {
+  MutexLock lock(core_.mutex);
+  if (const Channel* channel = core_.registry.Find(name)) return Describe(*channel);
+  return MakeError(
+      Reason::kChannelNotFound,
+      fmt::format("there is no channel \"{}\"; ListChannels shows those that are", name),
+      {{"resource", ChannelResource(name)}});
+}
+
+std::vector<ChannelInfo> ChannelManager::List(std::string_view after, size_t limit) {
+  MutexLock lock(core_.mutex);
+  std::vector<ChannelInfo> channels;
+  for (uint32_t index : core_.registry.List()) {
+    const Channel& channel = *core_.registry.channel(index);
+    if (channel.spec.name <= after) continue;
+    if (channels.size() == limit) break;
+    channels.push_back(Describe(channel));
+  }
+  return channels;
+}
+
+std::vector<ChannelStats> ChannelManager::Stats() {
+  MutexLock lock(core_.mutex);
+  std::vector<ChannelStats> all;
+  for (uint32_t index : core_.registry.List()) {
+    const Channel& channel = *core_.registry.channel(index);
+    ChannelStats stats{channel.spec.name,
+                       shm::ChannelRegistry::PublisherCount(channel),
+                       core_.registry.PublishedCount(channel),
+                       {}};
+    for (uint32_t i = 0; i < channel.subscribers.size(); ++i) {
+      const uint16_t session = channel.subscribers[i].session;
+      if (session == 0) continue;
+      stats.subscribers.push_back(
+          {i, session, core_.registry.QueuedCount(channel, i), channel.geometry.queue_capacity});
+    }
+    std::stable_sort(stats.subscribers.begin(), stats.subscribers.end(),
+                     [](const SubscriberStats& a, const SubscriberStats& b) {
+                       return a.queued_count > b.queued_count;
+                     });
+    all.push_back(std::move(stats));
+  }
+  return all;
+}
+
+shm::AuditReport ChannelManager::Audit() {
+  MutexLock lock(core_.mutex);
+  return shm::Audit(*core_.manager, core_.registry, core_.attached);
+}
+
+}  // namespace zerocp

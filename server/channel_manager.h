@@ -1,0 +1,69 @@
+// Channels: policy over shm::ChannelRegistry.
+//
+// Threads. All functions from any thread; each holds core.mutex for as long as it lasts.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/core.h"
+#include "server/pool_manager.h"
+#include "shm/channel_registry.h"
+
+namespace zerocp {
+
+struct ChannelInfo {
+  shm::ChannelSpec spec;  // every field as it is in force
+  uint32_t max_subscriber_count = 0;
+};
+
+struct CreatedChannel {
+  ChannelInfo channel;
+  bool created = false;  // false: it existed, or was only validated
+};
+
+struct SubscriberStats {
+  uint32_t index = 0;
+  uint16_t session = 0;
+  uint64_t queued_count = 0;
+  uint32_t queue_capacity = 0;
+};
+
+struct ChannelStats {
+  std::string name;
+  uint32_t publisher_count = 0;
+  uint64_t published_count = 0;
+  std::vector<SubscriberStats> subscribers;  // the longest queue first
+};
+
+// "channels/video".
+std::string ChannelResource(std::string_view name);
+
+class ChannelManager {
+ public:
+  // REQUIRES: `core` outlives this, and its registry has adopted what there was.
+  explicit ChannelManager(Core& core) : core_(core) {}
+
+  // FIELD_INVALID, POOL_NOT_FOUND, CHANNEL_ALREADY_EXISTS, CHANNEL_LIMIT, SEGMENT_FULL,
+  // SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
+  absl::StatusOr<CreatedChannel> Create(const shm::ChannelSpec& wanted, CreateMode mode = {});
+  // CHANNEL_NOT_FOUND.
+  absl::StatusOr<ChannelInfo> Get(std::string_view name);
+  // At most `limit`, in name order, those after the name `after`.
+  std::vector<ChannelInfo> List(std::string_view after = {}, size_t limit = SIZE_MAX);
+  // In name order.
+  std::vector<ChannelStats> Stats();
+  // Checks every invariant of pools and channels; long for large pools.
+  shm::AuditReport Audit();
+
+ private:
+  absl::Status CheckSpace(const ChannelInfo& channel) ZEROCP_REQUIRES(core_.mutex);
+
+  Core& core_;
+};
+
+}  // namespace zerocp

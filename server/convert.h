@@ -1,0 +1,69 @@
+// Between the messages of zerocp.v1 and the managers' structs. Protobuf, no gRPC.
+//
+// From requests: every violation of a message is collected, with the path of its field in the
+// request
+// ("pool.chunk_size_bytes"), so that a caller learns of all of them at once. Output-only fields are
+// ignored.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/channel_manager.h"
+#include "server/pool_manager.h"
+#include "server/session_manager.h"
+#include "shm/mem_pool_config.h"
+#include "zerocp/v1/admin_service.pb.h"
+#include "zerocp/v1/observer_service.pb.h"
+#include "zerocp/v1/resources.pb.h"
+#include "zerocp/v1/session_service.pb.h"
+
+namespace zerocp {
+
+using Violations = std::vector<shm::Violation>;
+
+// Requests; FIELD_INVALID.
+
+absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request);
+absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request);
+
+struct SessionRequest {
+  std::string client_name;
+  int32_t layout_version = 0;
+  std::optional<uid_t> peer_uid;
+};
+absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request);
+
+// The names in the resource names "pools/video" of `field`; `collection` is "pools".
+absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view field,
+                                   const std::string& resource);
+absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request);
+
+// One page of the list named `list`: those after the key `after`, at most `size`. Also
+// PAGE_TOKEN_INVALID.
+struct Page {
+  size_t size = 0;
+  std::string after;  // empty: from the start
+};
+absl::StatusOr<Page> ToPage(std::string_view list, int32_t page_size,
+                            const std::string& page_token);
+// The token of the page after the item with this key.
+std::string PageToken(std::string_view list, std::string_view key);
+// A session's key in creation order: compares as text.
+std::string SessionKey(const SessionInfo& session);
+
+// Responses.
+
+google::protobuf::Timestamp ToProto(std::chrono::system_clock::time_point time);
+v1::Pool ToProto(const PoolInfo& pool);
+v1::Channel ToProto(const ChannelInfo& channel);
+v1::Session ToProto(const SessionInfo& session);
+v1::PoolStats ToProto(const PoolStats& stats);
+// Names the subscribers' sessions from `sessions`.
+v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInfo>& sessions);
+v1::Segment ToProto(v1::Segment::Kind kind, const SegmentUse& segment, uint64_t available_bytes);
+
+}  // namespace zerocp

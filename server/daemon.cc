@@ -1,0 +1,368 @@
+#include "server/daemon.h"
+
+#include <grp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <spdlog/sinks/stdout_sinks.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+#include <future>
+#include <optional>
+#include <thread>
+#include <utility>
+
+#include "server/build_info.h"
+#include "shm/runtime_dir.h"
+#include "shm/segment.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::Result;
+using shm::Status;
+
+constexpr char kSessionsFile[] = "sessions";
+constexpr char kOldSemaphore[] = "/dev/shm/sem.zerocp_init_sem";
+constexpr std::chrono::seconds kGrace{2};
+constexpr size_t kListedSessions = 8;
+
+void SetUpLog(spdlog::level::level_enum level) {
+  auto logger = std::make_shared<spdlog::logger>("zerocpd",
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
+  logger->set_level(level);
+  spdlog::set_default_logger(std::move(logger));
+}
+
+// Each session takes up to two descriptors.
+void RaiseDescriptorLimit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
+    spdlog::warn("cannot raise RLIMIT_NOFILE: {}", std::strerror(errno));
+}
+
+sigset_t StopSignals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+// Waits for signals in a thread of its own: the first asks for a stop, the second ends the process.
+class StopRequest {
+ public:
+  // REQUIRES: the stop signals are blocked, here and in every thread to come.
+  StopRequest() {
+    auto asked = std::make_shared<std::promise<void>>();
+    stop_ = asked->get_future();
+    std::thread([asked] {
+      const sigset_t signals = StopSignals();
+      int signal = 0;
+      sigwait(&signals, &signal);
+      spdlog::info("{}: stopping", strsignal(signal));
+      asked->set_value();
+      sigwait(&signals, &signal);
+      spdlog::critical("{} again: ending at once; the next start recovers", strsignal(signal));
+      _exit(kExitFailed);
+    }).detach();
+  }
+  void Wait() { stop_.wait(); }
+
+ private:
+  std::future<void> stop_;
+};
+
+RuntimeDirectory::Kind KindOf(const Options& options) {
+  return options.system_service ? RuntimeDirectory::Kind::kSystem : RuntimeDirectory::Kind::kUser;
+}
+
+// The group of a socket; none: only the daemon's user may connect. A default group that does not
+// exist is as good as none; one that was named must exist.
+Result<std::optional<gid_t>> SocketGroup(const Options& options, const std::string& name,
+                                         bool named) {
+  if (!options.system_service) return std::optional<gid_t>();
+  if (const group* found = getgrnam(name.c_str()); found != nullptr)
+    return std::optional<gid_t>(found->gr_gid);
+  if (named)
+    return Status(Code::kInvalid,
+                  "there is no group " + name + ": create it (groupadd --system " + name + ")");
+  spdlog::warn(
+      "there is no group {}: its sockets are for the daemon's user alone (groupadd --system {})",
+      name, name);
+  return std::optional<gid_t>();
+}
+
+shm::MemPoolManager::CreateOptions SegmentOptions(const Options& options,
+                                                  const std::string& runtime_dir) {
+  shm::MemPoolManager::CreateOptions segments;
+  segments.segment_dir = options.segment_dir;
+  segments.instance = options.instance.value_or(InstanceNameFor(runtime_dir));
+  segments.management_reserved_bytes = options.management_reserved_bytes();
+  segments.chunk_reserved_bytes = options.chunk_reserved_bytes;
+  segments.session_capacity = options.max_session_count + shm::kFirstSession;
+  return segments;
+}
+
+std::span<std::byte> Mapping(const shm::Segment& segment) {
+  return {segment.data(), segment.reserved_bytes()};
+}
+
+}  // namespace
+
+Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance)
+    : options_(std::move(options)),
+      directory_(std::move(directory)),
+      owner_lock_(std::move(instance.owner_lock)),
+      adopted_(instance.adopted),
+      core_(std::move(instance.manager)),
+      guard_(Mapping(core_.manager->management_segment()),
+             Mapping(core_.manager->chunk_segment())) {}
+
+Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options) {
+  Result<RuntimeDirectory> directory = RuntimeDirectory::Open(options.runtime_dir, KindOf(options));
+  if (!directory.ok()) return directory.status();
+  shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, directory->path());
+  segments.lock = directory->lock();
+  Result<Instance> instance = OpenInstance(segments);
+  if (!instance.ok()) return instance.status();
+
+  std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(*directory), std::move(*instance)));
+  Status status = daemon->Restore();
+  if (status.ok()) status = daemon->CreatePoolsAndChannels();
+  if (status.ok()) status = daemon->Serve();
+  if (!status.ok()) {
+    if (!daemon->adopted_) {
+      (void)daemon->core_.manager->Destroy();
+      daemon->directory_.Remove(kSessionsFile);
+    }
+    return status;
+  }
+  daemon->LogReady();
+  return daemon;
+}
+
+Status Daemon::Restore() {
+  if (adopted_) {
+    MutexLock lock(core_.mutex);
+    if (Status status = core_.registry.Adopt(); !status.ok()) {
+      return Status(
+          status.code(),
+          status.message() + ": zerocpd --cleanup with the same options removes the segments");
+    }
+  }
+  Result<shm::UniqueFd> table = directory_.OpenFile(kSessionsFile);
+  if (!table.ok()) return table.status();
+  SessionManager::Options session_options;
+  session_options.attach_socket = directory_.File(shm::kAttachSocket);
+  session_options.any_user = options_.system_service;
+  session_options.own_uid = geteuid();
+  sessions_ = std::make_unique<SessionManager>(core_, std::move(*table), session_options);
+  Result<size_t> restored = sessions_->Restore();
+  if (!restored.ok()) return restored.status();
+  if (adopted_) spdlog::info("adopted {} with {} sessions", SegmentsText(), *restored);
+  if (core_.manager->session_capacity() != options_.max_session_count + shm::kFirstSession) {
+    spdlog::warn("--max-sessions {} has no effect on adopted segments: they have {}",
+                 options_.max_session_count,
+                 core_.manager->session_capacity() - shm::kFirstSession);
+  }
+  pools_ = std::make_unique<PoolManager>(core_);
+  channels_ = std::make_unique<ChannelManager>(core_);
+  return Status();
+}
+
+// What was adopted wins over the command line, so that a restart with other options loses nothing.
+Status Daemon::CreatePoolsAndChannels() {
+  std::vector<shm::PoolSpec> pools = options_.pools;
+  std::vector<shm::ChannelSpec> channels = options_.channels;
+  if (pools.empty() && channels.empty() && pools_->List().empty()) {
+    const shm::MemoryBudget budget = shm::AvailableMemory(options_.segment_dir);
+    DefaultSetup setup =
+        MakeDefaultSetup(budget.available_bytes, core_.manager->session_capacity());
+    spdlog::info(
+        "no --pool and no --channel: default pools of together {} of {} available bytes ({})",
+        setup.bytes, budget.available_bytes, budget.limited_by);
+    if (setup.pools.empty()) spdlog::warn("memory is too short for default pools: there are none");
+    pools = std::move(setup.pools);
+    channels = std::move(setup.channels);
+  }
+  CreateMode mode;
+  mode.allow_existing = true;
+  for (const shm::PoolSpec& pool : pools) {
+    const absl::Status status = pools_->Create(pool, mode).status();
+    if (adopted_ && absl::IsAlreadyExists(status)) {
+      spdlog::warn("pool {} is kept as it was adopted: {}", pool.name,
+                   std::string(status.message()));
+    } else if (!status.ok()) {
+      return Status(Code::kNoMemory, "pool " + pool.name + ": " + std::string(status.message()));
+    }
+  }
+  for (const shm::ChannelSpec& channel : channels) {
+    const absl::Status status = channels_->Create(channel, mode).status();
+    if (adopted_ && absl::IsAlreadyExists(status)) {
+      spdlog::warn("channel {} is kept as it was adopted: {}", channel.name,
+                   std::string(status.message()));
+    } else if (!status.ok()) {
+      return Status(Code::kInvalid,
+                    "channel " + channel.name + ": " + std::string(status.message()));
+    }
+  }
+  return Status();
+}
+
+Status Daemon::Serve() {
+  Result<std::optional<gid_t>> admins =
+      SocketGroup(options_, options_.admin_group, options_.admin_group_named);
+  if (!admins.ok()) return admins.status();
+  Result<std::optional<gid_t>> clients =
+      SocketGroup(options_, options_.socket_group, options_.socket_group_named);
+  if (!clients.ok()) return clients.status();
+  Result<shm::UniqueFd> admin = directory_.Listen(shm::kAdminSocket, SOCK_STREAM, *admins);
+  if (!admin.ok()) return admin.status();
+  Result<shm::UniqueFd> client = directory_.Listen(shm::kClientSocket, SOCK_STREAM, *clients);
+  if (!client.ok()) return client.status();
+  Result<shm::UniqueFd> attach = directory_.Listen(shm::kAttachSocket, SOCK_SEQPACKET, *clients);
+  if (!attach.ok()) return attach.status();
+
+  AttachListener::Options attach_options;
+  attach_options.death_watch = options_.death_watch;
+  attach_ = std::make_unique<AttachListener>(core_, *sessions_, std::move(*attach), attach_options);
+  if (Status status = attach_->Start(); !status.ok()) return status;
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(
+      {core_, *pools_, *channels_, *sessions_, std::move(*admin), std::move(*client)});
+  if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
+  grpc_ = std::move(*grpc);
+  return Status();
+}
+
+std::string Daemon::SegmentsText() const {
+  return core_.manager->management_segment().path() + " and " +
+         core_.manager->chunk_segment().path();
+}
+
+void Daemon::LogReady() {
+  if (adopted_) {  // whoever creates one logs it
+    for (const PoolInfo& pool : pools_->List()) {
+      spdlog::info("pool {}: {} chunks of {} bytes", pool.spec.name, pool.spec.chunk_count,
+                   pool.spec.chunk_size_bytes);
+    }
+    for (const ChannelInfo& channel : channels_->List()) {
+      spdlog::info("channel {}: pool {}, queue {}", channel.spec.name, channel.spec.pool,
+                   channel.spec.queue_capacity);
+    }
+  }
+  spdlog::info(
+      "ready: zerocpd {} in {} (admin.sock, client.sock, attach.sock), segments {}, {} pools, {} "
+      "channels",
+      kVersion, directory_.path(), SegmentsText(), pools_->List().size(), channels_->List().size());
+}
+
+void Daemon::Stop() {
+  grpc_->Shutdown(kGrace);
+  attach_->Stop();
+  for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
+    directory_.Remove(name);
+
+  const auto living = sessions_->Living();
+  const size_t pool_count = pools_->List().size();
+  const size_t channel_count = channels_->List().size();
+  if (options_.on_stop == OnStop::kUnlink ||
+      (options_.on_stop == OnStop::kAuto && living.empty())) {
+    directory_.Remove(kSessionsFile);
+    const Status status = core_.manager->Destroy();
+    if (!status.ok()) return spdlog::error("stopped: {}", status.message());
+    return spdlog::info(
+        "stopped: {} unlinked, with {} pools and {} channels; {} processes were attached",
+        SegmentsText(), pool_count, channel_count, living.size());
+  }
+  std::string pids;
+  size_t listed = 0;
+  for (const auto& [id, process] : living) {
+    if (++listed > kListedSessions) {
+      pids += ", ...";
+      break;
+    }
+    pids += (pids.empty() ? " (pid " : ", ") + std::to_string(process.pid);
+  }
+  if (!pids.empty()) pids += ")";
+  spdlog::info(
+      "stopped: {} kept for the next start, with {} pools and {} channels; {} processes are "
+      "attached{}",
+      SegmentsText(), pool_count, channel_count, living.size(), pids);
+}
+
+namespace {
+
+int ExitCodeOf(const Status& status) {
+  if (status.ok()) return kExitOk;
+  return status.code() == Code::kAlreadyExists ? kExitHeld : kExitFailed;
+}
+
+// What `zerocpd --cleanup` does; its report goes to stdout.
+Status CleanUp(const Options& options) {
+  Result<RuntimeDirectory> directory =
+      RuntimeDirectory::OpenExisting(options.runtime_dir, KindOf(options));
+  if (!directory.ok() && directory.code() != Code::kNotFound) return directory.status();
+  const std::string path = directory.ok()
+                               ? directory->path()
+                               : std::filesystem::weakly_canonical(options.runtime_dir).string();
+  shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, path);
+  if (directory.ok()) segments.lock = directory->lock();
+  Result<std::vector<std::string>> done = CleanUpInstance(segments);
+  if (!done.ok()) return done.status();
+  for (const std::string& line : *done) std::printf("%s\n", line.c_str());
+  if (done->empty()) {
+    std::printf("nothing to remove: %s/%s is not there\n", options.segment_dir.c_str(),
+                shm::MemPoolManager::ManagementName(segments.instance).c_str());
+  }
+  if (directory.ok()) {
+    for (const char* name :
+         {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket, kSessionsFile}) {
+      directory->Remove(name);
+    }
+  }
+  struct stat info {};
+  if (lstat(kOldSemaphore, &info) == 0) {
+    std::printf("found %s, a named semaphore that nothing uses any more: rm %s\n", kOldSemaphore,
+                kOldSemaphore);
+  }
+  return Status();
+}
+
+}  // namespace
+
+int RunDaemon(const Options& options) {
+  SetUpLog(options.log_level);
+  if (options.cleanup) {
+    const Status status = CleanUp(options);
+    if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
+    return ExitCodeOf(status);
+  }
+  const sigset_t signals = StopSignals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  signal(SIGPIPE, SIG_IGN);
+  RaiseDescriptorLimit();
+  StopRequest stop;
+  spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
+  if (!daemon.ok()) {
+    spdlog::critical("cannot start: {}", daemon.status().message());
+    return ExitCodeOf(daemon.status());
+  }
+  stop.Wait();
+  (*daemon)->Stop();
+  return kExitOk;
+}
+
+}  // namespace zerocp

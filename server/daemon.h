@@ -1,0 +1,60 @@
+// zerocpd: everything wired together, started and stopped in order.
+//
+// Start: lock, segments, sessions of the daemon before, pools and channels, sockets. Stop: gRPC,
+// attach socket, then the segments are unlinked or kept.
+//
+// Crash. The lock goes with the process; the next start adopts the segments and recovers what the
+// dead owned. Nothing is lost that clients still hold.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "server/attach_listener.h"
+#include "server/channel_manager.h"
+#include "server/core.h"
+#include "server/grpc_server.h"
+#include "server/instance.h"
+#include "server/options.h"
+#include "server/pool_manager.h"
+#include "server/runtime_directory.h"
+#include "server/session_manager.h"
+#include "server/sigbus_guard.h"
+
+namespace zerocp {
+
+class Daemon {
+ public:
+  // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
+  // Segments that this start created are gone again if it fails.
+  static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
+  // In order; afterwards only the destructor. Its last log line says what became of the segments.
+  void Stop();
+
+ private:
+  Daemon(Options options, RuntimeDirectory directory, Instance instance);
+  shm::Status Restore();
+  shm::Status CreatePoolsAndChannels();
+  shm::Status Serve();
+  void LogReady();
+  std::string SegmentsText() const;
+
+  const Options options_;
+  RuntimeDirectory directory_;
+  shm::UniqueFd owner_lock_;
+  const bool adopted_;
+  Core core_;
+  SigbusGuard guard_;
+  std::unique_ptr<SessionManager> sessions_;
+  std::unique_ptr<PoolManager> pools_;
+  std::unique_ptr<ChannelManager> channels_;
+  std::unique_ptr<AttachListener> attach_;
+  std::unique_ptr<GrpcServer> grpc_;
+};
+
+// The whole life of the program after its command line: serves until SIGTERM or SIGINT, or cleans
+// up. Returns the exit code. REQUIRES: no other thread runs yet.
+int RunDaemon(const Options& options);
+
+}  // namespace zerocp

@@ -1,0 +1,233 @@
+#include "server/grpc_server.h"
+
+#include <google/protobuf/descriptor.h>
+#include <google/protobuf/stubs/logging.h>
+#include <grpc/support/log.h>
+#include <grpcpp/ext/proto_server_reflection_plugin.h>
+#include <grpcpp/grpcpp.h>
+#include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
+#include <grpcpp/support/server_interceptor.h>
+#include <spdlog/spdlog.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "grpc/health/v1/health.pb.h"
+#include "server/admin_service.h"
+#include "server/grpc_listener.h"
+#include "server/observer_service.h"
+#include "server/session_service.h"
+
+namespace zerocp {
+namespace {
+
+constexpr int kMaxReceiveBytes = 1 << 20;
+constexpr int kMaxMetadataBytes = 8 << 10;
+constexpr int kMaxStreamsPerConnection = 64;
+constexpr int kHandshakeTimeoutMs = 10'000;
+constexpr size_t kMaxServerBytes = size_t{64} << 20;
+// Each open reflection stream holds a thread.
+constexpr int kMaxServerThreads = 32;
+
+// Ends the process if its owner does not get done in time.
+class Watchdog {
+ public:
+  explicit Watchdog(std::chrono::milliseconds patience)
+      : thread_([this, end = std::chrono::steady_clock::now() + patience] { Run(end); }) {}
+  ~Watchdog() {
+    {
+      MutexLock lock(mutex_);
+      done_ = true;
+      changed_.notify_one();
+    }
+    thread_.join();
+  }
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+ private:
+  void Run(std::chrono::steady_clock::time_point end) {
+    MutexLock lock(mutex_);
+    while (!done_) {
+      if (changed_.wait_until(mutex_, end) != std::cv_status::timeout || done_) continue;
+      spdlog::critical("a gRPC call does not end: the process ends without it");
+      spdlog::shutdown();
+      _exit(1);
+    }
+  }
+
+  Mutex mutex_;
+  ConditionVariable changed_;
+  bool done_ ZEROCP_GUARDED_BY(mutex_) = false;
+  std::thread thread_;
+};
+
+// gRPC calls a peer's misbehaviour an error; for the daemon it is not.
+void LogFromGrpc(gpr_log_func_args* args) {
+  const auto level = args->severity == GPR_LOG_SEVERITY_ERROR  ? spdlog::level::warn
+                     : args->severity == GPR_LOG_SEVERITY_INFO ? spdlog::level::debug
+                                                               : spdlog::level::trace;
+  spdlog::log(level, "grpc: {}", args->message);
+}
+
+// gRPC 1.51 answers a request that it cannot decode with an empty UNIMPLEMENTED. No method of ours
+// does, so that is what it means; the caller gets an error like any other.
+class UndecodableRequest : public grpc::experimental::Interceptor {
+ public:
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(
+            grpc::experimental::InterceptionHookPoints::PRE_SEND_STATUS)) {
+      const grpc::Status status = methods->GetSendStatus();
+      if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED &&
+          status.error_message().empty()) {
+        methods->ModifySendStatus(ToGrpc(InvalidArgument(
+            {{"request",
+              "cannot be decoded: it is no message of this method, or a string in it is not "
+              "UTF-8"}})));
+      }
+    }
+    methods->Proceed();
+  }
+};
+
+class UndecodableRequestFactory : public grpc::experimental::ServerInterceptorFactoryInterface {
+ public:
+  // `services`: full names of those whose methods are meant; a call of any other method, or of one
+  // that does not exist, is left as it is.
+  explicit UndecodableRequestFactory(std::set<std::string> services)
+      : services_(std::move(services)) {}
+
+  grpc::experimental::Interceptor* CreateServerInterceptor(
+      grpc::experimental::ServerRpcInfo* info) override {
+    std::string name = info->method();  // "/zerocp.v1.AdminService/CreatePool"
+    std::replace(name.begin(), name.end(), '/', '.');
+    const auto* method =
+        name.empty()
+            ? nullptr
+            : google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name.substr(1));
+    const bool ours = method != nullptr && services_.count(method->service()->full_name()) != 0;
+    return ours ? new UndecodableRequest : nullptr;  // gRPC deletes it
+  }
+
+ private:
+  const std::set<std::string> services_;
+};
+
+// What Protobuf says of a request that cannot be decoded; the caller is told.
+void LogFromProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
+  spdlog::debug("protobuf: {}", message);
+}
+
+// What gRPC and Protobuf have once per process.
+void SetUpGrpc() {
+  static const bool once = [] {
+    gpr_set_log_function(LogFromGrpc);
+    google::protobuf::SetLogHandler(LogFromProtobuf);
+    grpc::EnableDefaultHealthCheckService(true);
+    grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+    // Links the descriptor, without which reflection lists the service and cannot describe it.
+    grpc::health::v1::HealthCheckRequest::descriptor();
+    return true;
+  }();
+  (void)once;
+}
+
+}  // namespace
+
+// One grpc::Server with its accept loop. Members are destroyed in reverse order: the loop first.
+struct Endpoint {
+  std::unique_ptr<grpc::Server> server;
+  std::unique_ptr<GrpcListener> listener;
+};
+
+struct GrpcServer::Parts {
+  explicit Parts(const Options& options)
+      : context{options.core,     options.pools, options.channels,
+                options.sessions, long_worker,   short_worker} {}
+
+  bool Serve(const std::string& name, shm::UniqueFd listening,
+             const std::vector<std::pair<grpc::Service*, const char*>>& services);
+
+  Worker long_worker;
+  Worker short_worker;
+  const ServiceContext context;
+  AdminService admin_service{context};
+  ObserverService observer_service{context};
+  SessionService session_service{context};
+  std::vector<Endpoint> endpoints;
+};
+
+bool GrpcServer::Parts::Serve(const std::string& name, shm::UniqueFd listening,
+                              const std::vector<std::pair<grpc::Service*, const char*>>& services) {
+  grpc::ServerBuilder builder;
+  builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
+  builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  grpc::ResourceQuota quota("zerocp-" + name);
+  builder.SetResourceQuota(quota.Resize(kMaxServerBytes).SetMaxThreads(kMaxServerThreads));
+  std::set<std::string> names;
+  for (const auto& service : services) names.insert(service.second);
+  std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(std::make_unique<UndecodableRequestFactory>(names));
+  builder.experimental().SetInterceptorCreators(std::move(interceptors));
+  for (const auto& service : services) builder.RegisterService(service.first);
+  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
+      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+      grpc::InsecureServerCredentials());  // the socket's mode decides who gets here
+
+  Endpoint endpoint;
+  endpoint.server = builder.BuildAndStart();
+  if (endpoint.server == nullptr) return false;
+  for (const auto& service : services) {
+    endpoint.server->GetHealthCheckService()->SetServingStatus(service.second, true);
+  }
+  endpoint.listener =
+      std::make_unique<GrpcListener>(name + " socket", std::move(listening), std::move(acceptor));
+  endpoints.push_back(std::move(endpoint));
+  return true;
+}
+
+absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Options options) {
+  SetUpGrpc();
+  auto parts = std::make_unique<Parts>(options);
+  const std::pair<grpc::Service*, const char*> admin{&parts->admin_service,
+                                                     v1::AdminService::service_full_name()};
+  const std::pair<grpc::Service*, const char*> observer{&parts->observer_service,
+                                                        v1::ObserverService::service_full_name()};
+  const std::pair<grpc::Service*, const char*> session{&parts->session_service,
+                                                       v1::SessionService::service_full_name()};
+  std::unique_ptr<GrpcServer> server(new GrpcServer(std::move(parts)));
+  if (!server->parts_->Serve("admin", std::move(options.admin_listener),
+                             {admin, observer, session}) ||
+      !server->parts_->Serve("client", std::move(options.client_listener), {observer, session})) {
+    return MakeError(Reason::kInternal, "gRPC cannot start a server; its log lines say why");
+  }
+  return server;
+}
+
+GrpcServer::GrpcServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+
+GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
+
+void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
+  Watchdog watchdog(grace + kShutdownPatience);
+  const auto deadline = std::chrono::system_clock::now() + grace;
+  for (Endpoint& endpoint : parts_->endpoints) {
+    endpoint.server->GetHealthCheckService()->Shutdown();
+    endpoint.listener->Stop();
+  }
+  // From here on every call is answered by its worker: gRPC waits for each without limit.
+  parts_->short_worker.Stop();
+  parts_->long_worker.Stop();
+  for (Endpoint& endpoint : parts_->endpoints) endpoint.server->Shutdown(deadline);
+  parts_->endpoints.clear();
+}
+
+}  // namespace zerocp

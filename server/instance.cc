@@ -1,0 +1,200 @@
+#include "server/instance.h"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <fstream>
+#include <optional>
+#include <sstream>
+#include <thread>
+
+#include "shm/segment.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::LockIdentity;
+using shm::MemPoolManager;
+using shm::Result;
+using shm::Segment;
+using shm::Status;
+using shm::UniqueFd;
+using CreateOptions = MemPoolManager::CreateOptions;
+
+// Creation takes milliseconds; one that is not finished after this was cut short.
+constexpr std::chrono::milliseconds kCreationTime{1000};
+
+std::string ManagementPath(const CreateOptions& o) {
+  return o.segment_dir + "/" + MemPoolManager::ManagementName(o.instance);
+}
+std::string ChunkPath(const CreateOptions& o) {
+  return o.segment_dir + "/" + MemPoolManager::ChunkName(o.instance);
+}
+
+// Process that holds the flock on a file, as the kernel lists it: "3: FLOCK ADVISORY WRITE 77
+// 00:1a:5 0 EOF". A holder in another pid namespace is not listed.
+std::optional<pid_t> ListedHolder(uint64_t device, uint64_t inode) {
+  char wanted[64];
+  std::snprintf(wanted, sizeof(wanted), "%02x:%02x:%llu", major(device), minor(device),
+                static_cast<unsigned long long>(inode));
+  std::ifstream locks("/proc/locks");
+  std::string line;
+  while (std::getline(locks, line)) {
+    std::istringstream fields(line);
+    std::string number, kind, advisory, access, file;
+    pid_t pid = 0;
+    if (fields >> number >> kind >> advisory >> access >> pid >> file && kind == "FLOCK" &&
+        file == wanted)
+      return pid;
+  }
+  return std::nullopt;
+}
+
+bool IsHeld(const LockIdentity& lock) {
+  if (ListedHolder(lock.device, lock.inode)) return true;
+  UniqueFd fd(open(lock.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat info {};
+  if (!fd || fstat(fd.get(), &info) != 0 || info.st_dev != lock.device || info.st_ino != lock.inode)
+    return false;
+  return flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
+}
+
+Status OwnedByAnother(const CreateOptions& options, const LockIdentity* lock) {
+  std::string who = "another running zerocpd";
+  if (lock != nullptr) {
+    if (std::optional<pid_t> pid = ListedHolder(lock->device, lock->inode))
+      who += ", process " + std::to_string(*pid);
+    who += " (its lock is " + lock->path + ")";
+  }
+  return Status(Code::kAlreadyExists, ManagementPath(options) + " belongs to " + who +
+                                          ": stop that one, or choose another --instance");
+}
+
+Status WithAdvice(const Status& status, const std::string& advice) {
+  return Status(status.code(), status.message() + ": " + advice);
+}
+
+// The lock on the management segment itself (N1). kAlreadyExists; kNotFound: it has just been
+// removed.
+Result<UniqueFd> LockSegment(const CreateOptions& options, const LockIdentity* named) {
+  const std::string path = ManagementPath(options);
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  struct stat held {
+  }, there{};
+  if (!fd || fstat(fd.get(), &held) != 0)
+    return Status::FromErrno(Code::kNotFound, "cannot open " + path, errno);
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return OwnedByAnother(options, named);
+  if (lstat(path.c_str(), &there) != 0 || there.st_dev != held.st_dev ||
+      there.st_ino != held.st_ino) {
+    return Status(Code::kNotFound, path + " was replaced by another process");
+  }
+  return fd;
+}
+
+// True if the segments were never completed: no magic, and no chunk memory. Nobody can be attached.
+bool IsUnfinished(const CreateOptions& options) {
+  UniqueFd fd(
+      open(ManagementPath(options).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  uint64_t magic = 0;
+  if (!fd || pread(fd.get(), &magic, sizeof(magic), 0) < 0 || magic != 0) return false;
+  struct stat chunk {};
+  return lstat(ChunkPath(options).c_str(), &chunk) != 0 || chunk.st_size == 0;
+}
+
+// Unlinks a segment if it is a private file of this user; true if it was there.
+Result<bool> RemoveSegment(const CreateOptions& options, const std::string& name) {
+  Result<Segment> segment = Segment::Open(options.segment_dir, name);
+  if (segment.code() == Code::kNotFound) return false;
+  if (!segment.ok()) return segment.status();
+  if (Status status = segment->Unlink(); !status.ok()) return status;
+  return true;
+}
+
+Status RemoveBoth(const CreateOptions& options) {
+  Result<bool> management =
+      RemoveSegment(options, MemPoolManager::ManagementName(options.instance));
+  if (!management.ok()) return management.status();
+  return RemoveSegment(options, MemPoolManager::ChunkName(options.instance)).status();
+}
+
+Result<Instance> CreateInstance(const CreateOptions& options) {
+  struct stat info {};
+  if (lstat(ChunkPath(options).c_str(), &info) == 0) {
+    // What an interrupted removal leaves, or somebody else's: only the operator knows.
+    return Status(Code::kDenied,
+                  ChunkPath(options) + " is there without " + ManagementPath(options) +
+                      ": zerocpd --cleanup with the same options removes it if it is a private "
+                      "file of this user; or choose another --instance");
+  }
+  Result<std::unique_ptr<MemPoolManager>> created = MemPoolManager::Create(options);
+  if (!created.ok()) return created.status();
+  Result<UniqueFd> lock = LockSegment(options, nullptr);
+  if (!lock.ok()) return lock.status();
+  return Instance{std::move(*created), std::move(*lock), false};
+}
+
+Result<Instance> AdoptInstance(const CreateOptions& options, const LockIdentity& named) {
+  const bool ours = named.device == options.lock.device && named.inode == options.lock.inode;
+  if (!ours && IsHeld(named)) return OwnedByAnother(options, &named);
+  Result<UniqueFd> lock = LockSegment(options, &named);
+  if (!lock.ok()) return lock.status();
+  Result<std::unique_ptr<MemPoolManager>> adopted = MemPoolManager::Adopt(options);
+  if (!adopted.ok()) {
+    return WithAdvice(adopted.status(),
+                      "zerocpd --cleanup with the same options removes the segments and what is in "
+                      "them; another --instance leaves them alone");
+  }
+  return Instance{std::move(*adopted), std::move(*lock), true};
+}
+
+}  // namespace
+
+Result<Instance> OpenInstance(const CreateOptions& options) {
+  const auto give_up = std::chrono::steady_clock::now() + kCreationTime;
+  for (;;) {
+    Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
+    if (named.ok()) return AdoptInstance(options, *named);
+    if (named.code() == Code::kNotFound) return CreateInstance(options);
+    if (named.code() == Code::kDenied) return named.status();
+    if (named.code() != Code::kDamaged || !IsUnfinished(options)) {
+      return WithAdvice(named.status(), "zerocpd --cleanup with the same options removes it");
+    }
+    if (std::chrono::steady_clock::now() >= give_up) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // somebody may be at it
+  }
+  Result<UniqueFd> lock = LockSegment(options, nullptr);
+  if (!lock.ok()) return lock.status();
+  if (Status status = RemoveBoth(options); !status.ok()) return status;
+  return CreateInstance(options);
+}
+
+Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options) {
+  std::vector<std::string> lines;
+  Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
+  if (named.code() == Code::kDenied) return named.status();
+  const bool ours =
+      named.ok() && named->device == options.lock.device && named->inode == options.lock.inode;
+  if (named.ok() && !ours && IsHeld(*named)) return OwnedByAnother(options, &*named);
+  UniqueFd segment_lock;
+  if (named.code() != Code::kNotFound) {
+    Result<UniqueFd> lock = LockSegment(options, named.ok() ? &*named : nullptr);
+    if (!lock.ok()) return lock.status();
+    segment_lock = std::move(*lock);
+  }
+  for (const std::string& name : {MemPoolManager::ManagementName(options.instance),
+                                  MemPoolManager::ChunkName(options.instance)}) {
+    Result<bool> removed = RemoveSegment(options, name);
+    if (!removed.ok()) return removed.status();
+    if (*removed) lines.push_back("removed " + options.segment_dir + "/" + name);
+  }
+  return lines;
+}
+
+}  // namespace zerocp

@@ -1,0 +1,153 @@
+#include "server/observer_service.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "server/build_info.h"
+#include "server/convert.h"
+
+namespace zerocp {
+namespace {
+
+constexpr char kChannelList[] = "channels";
+constexpr char kSessionList[] = "sessions";
+
+// What a client may rely on beyond the API itself.
+constexpr const char* kFeatures[] = {"waiting-channels"};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerContext* call,
+                                                         const v1::GetServerInfoRequest*,
+                                                         v1::GetServerInfoResponse* response) {
+  const shm::MemPoolManager& manager = *context_.core.manager;
+  const shm::MemPoolManager::CreateOptions& options = manager.options();
+  response->set_version(kVersion);
+  response->set_git_commit(kGitCommit);
+  response->set_instance_id(UuidText(manager.instance_uuid()));
+  *response->mutable_start_time() = ToProto(context_.core.start_time);
+  response->set_layout_version(static_cast<int32_t>(shm::kLayoutVersion));
+  for (const char* feature : kFeatures) response->add_features(feature);
+  response->set_pid(getpid());
+  response->set_grpc_version(grpc::Version());
+  response->set_instance_name(options.instance);
+  response->set_segment_dir(options.segment_dir);
+  response->set_management_reserved_bytes(static_cast<int64_t>(options.management_reserved_bytes));
+  response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
+  response->set_max_session_count(
+      static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* ObserverService::GetPool(grpc::CallbackServerContext* call,
+                                                   const v1::GetPoolRequest* request,
+                                                   v1::GetPoolResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto name = ToName("pools", "name", request->name());
+    if (!name.ok()) return name.status();
+    const auto pool = context_.pools.Get(*name);
+    if (!pool.ok()) return pool.status();
+    *response->mutable_pool() = ToProto(*pool);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ObserverService::ListPools(grpc::CallbackServerContext* call,
+                                                     const v1::ListPoolsRequest*,
+                                                     v1::ListPoolsResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this] {
+    for (const PoolInfo& pool : context_.pools.List()) *response->add_pools() = ToProto(pool);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ObserverService::ListSessions(grpc::CallbackServerContext* call,
+                                                        const v1::ListSessionsRequest* request,
+                                                        v1::ListSessionsResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto page = ToPage(kSessionList, request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    std::vector<SessionInfo> sessions = context_.sessions.List();
+    std::sort(sessions.begin(), sessions.end(), [](const SessionInfo& a, const SessionInfo& b) {
+      return SessionKey(a) < SessionKey(b);
+    });
+    std::string last;
+    for (const SessionInfo& session : sessions) {
+      const std::string key = SessionKey(session);
+      if (key <= page->after) continue;
+      if (static_cast<size_t>(response->sessions_size()) == page->size) {
+        response->set_next_page_token(PageToken(kSessionList, last));
+        break;
+      }
+      *response->add_sessions() = ToProto(session);
+      last = key;
+    }
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ObserverService::GetChannel(grpc::CallbackServerContext* call,
+                                                      const v1::GetChannelRequest* request,
+                                                      v1::GetChannelResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto name = ToName("channels", "name", request->name());
+    if (!name.ok()) return name.status();
+    const auto channel = context_.channels.Get(*name);
+    if (!channel.ok()) return channel.status();
+    *response->mutable_channel() = ToProto(*channel);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ObserverService::ListChannels(grpc::CallbackServerContext* call,
+                                                        const v1::ListChannelsRequest* request,
+                                                        v1::ListChannelsResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto page = ToPage(kChannelList, request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    std::vector<ChannelInfo> channels = context_.channels.List(page->after, page->size + 1);
+    if (channels.size() > page->size) {
+      channels.pop_back();
+      response->set_next_page_token(PageToken(kChannelList, channels.back().spec.name));
+    }
+    for (const ChannelInfo& channel : channels) *response->add_channels() = ToProto(channel);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,
+                                                    const v1::GetStatsRequest* request,
+                                                    v1::GetStatsResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto names = ToPoolNames(*request);
+    if (!names.ok()) return names.status();
+    const auto pools = context_.pools.Stats(*names);
+    if (!pools.ok()) return pools.status();
+    const std::vector<SessionInfo> sessions = context_.sessions.List();
+    const MemoryUse memory = context_.pools.Memory();
+
+    v1::Stats& stats = *response->mutable_stats();
+    *stats.mutable_read_time() = ToProto(std::chrono::system_clock::now());
+    *stats.mutable_start_time() = ToProto(context_.core.start_time);
+    for (const PoolStats& pool : *pools) *stats.add_pools() = ToProto(pool);
+    *stats.add_segments() =
+        ToProto(v1::Segment::KIND_MANAGEMENT, memory.management, memory.available_bytes);
+    *stats.add_segments() = ToProto(v1::Segment::KIND_CHUNK, memory.chunk, memory.available_bytes);
+    stats.set_attached_session_count(static_cast<int32_t>(
+        std::count_if(sessions.begin(), sessions.end(),
+                      [](const SessionInfo& s) { return s.phase == SessionPhase::kAttached; })));
+    stats.set_recovered_session_count(
+        static_cast<int64_t>(context_.sessions.recovered_session_count()));
+    for (const ChannelStats& channel : context_.channels.Stats()) {
+      *stats.add_channels() = ToProto(channel, sessions);
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace zerocp

@@ -1,0 +1,323 @@
+#include "server/options.h"
+
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <charconv>
+#include <map>
+
+#include "server/build_info.h"
+#include "shm/mem_pool_allocator.h"
+#include "shm/runtime_dir.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::Result;
+using shm::Status;
+
+constexpr uint64_t kKiB = 1024;
+constexpr uint64_t kMiB = 1024 * kKiB;
+constexpr uint64_t kGiB = 1024 * kMiB;
+constexpr uint64_t kTiB = 1024 * kGiB;
+constexpr uint64_t kMaxReservedBytes = 32 * kTiB;  // both ranges fit into a 47-bit address space
+
+constexpr char kFooter[] = R"(Examples:
+  zerocpd                                      an instance of this user, with default pools
+  zerocpd --pool video=1MiBx64 --channel camera=video,queue=8
+  zerocpd --runtime-dir /tmp/try --pool small=4KiBx1000
+  zerocpd --cleanup --runtime-dir /tmp/try     remove what a killed daemon left
+
+Runtime directory: /run/zerocp when run as root or as that directory's owner, else
+$XDG_RUNTIME_DIR/zerocp, else /tmp/zerocp-<uid>. Clients look there too.
+
+Exit codes: 0 stopped in order, 1 failed, 2 bad command line, 3 another daemon runs there or owns
+the segments.)";
+
+Status Invalid(std::string message) { return Status(Code::kInvalid, std::move(message)); }
+
+bool ParseNumber(std::string_view text, uint64_t* value) {
+  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
+  return error == std::errc() && end == text.data() + text.size() && !text.empty();
+}
+
+std::string Describe(const std::vector<shm::Violation>& violations) {
+  std::string text;
+  for (const shm::Violation& violation : violations) {
+    text += (text.empty() ? "" : "; ") + violation.field + " " + violation.description;
+  }
+  return text;
+}
+
+// Root, or whoever owns the directory, runs the system service; everybody else an instance of their
+// own.
+std::string DefaultRuntimeDir() {
+  struct stat info {};
+  std::string system = shm::SystemRuntimeDir();
+  if (geteuid() == 0) return system;
+  if (lstat(system.c_str(), &info) == 0 && S_ISDIR(info.st_mode) && info.st_uid == geteuid())
+    return system;
+  return shm::UserRuntimeDir();
+}
+
+// The texts of the options that are more than CLI11 can check.
+struct RawOptions {
+  std::vector<std::string> pools;
+  std::vector<std::string> channels;
+  std::string reserve;
+};
+
+void Declare(CLI::App& app, Options& options, RawOptions& raw) {
+  app.set_version_flag("--version", std::string("zerocpd ") + kVersion);
+  app.footer(kFooter);
+  app.add_option("--runtime-dir", options.runtime_dir,
+                 "directory of sockets, lock and session table")
+      ->type_name("DIR");
+  app.add_option("--instance", options.instance,
+                 "name in the segments' names; by default from the runtime directory")
+      ->type_name("NAME");
+  app.add_option("--segment-dir", options.segment_dir, "tmpfs for the segments (default /dev/shm)")
+      ->type_name("DIR");
+  app.add_flag(
+      "--system", options.system_service,
+      "modes and groups of a system service; implied by the runtime directory /run/zerocp");
+  app.add_option("--socket-group", options.socket_group,
+                 "system service: group of client.sock and attach.sock (default zerocp)")
+      ->type_name("GROUP");
+  app.add_option("--admin-group", options.admin_group,
+                 "system service: group of admin.sock (default zerocp-admin)")
+      ->type_name("GROUP");
+  app.add_option("--pool", raw.pools, "a pool to create, as video=1MiBx64; repeatable")
+      ->type_name("NAME=SIZExCOUNT")
+      ->allow_extra_args(false);
+  app.add_option("--channel", raw.channels,
+                 "a channel to create, as camera=video,queue=8; repeatable")
+      ->type_name("NAME=POOL[,queue=N]")
+      ->allow_extra_args(false);
+  app.add_option("--reserve", raw.reserve,
+                 "address range for chunks (default 1TiB); memory is only taken by pools")
+      ->type_name("BYTES");
+  app.add_option("--max-sessions", options.max_session_count,
+                 "processes attached at once (default 4096, at most 16381)")
+      ->type_name("N")
+      ->check(CLI::Range(1u, shm::kMaxSessionCapacity));
+  app.add_option(
+         "--on-stop", options.on_stop,
+         "what becomes of the segments: auto (unlinked if nobody is attached), keep, unlink")
+      ->type_name("HOW")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, OnStop>{{"auto", OnStop::kAuto},
+                                                                {"keep", OnStop::kKeep},
+                                                                {"unlink", OnStop::kUnlink}})
+              .description(""));
+  app.add_option("--log-level", options.log_level, "trace, debug, info (default), warning, error")
+      ->type_name("LEVEL")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, spdlog::level::level_enum>{
+                                              {"trace", spdlog::level::trace},
+                                              {"debug", spdlog::level::debug},
+                                              {"info", spdlog::level::info},
+                                              {"warning", spdlog::level::warn},
+                                              {"error", spdlog::level::err}})
+                      .description(""));
+  app.add_option(
+         "--death-watch", options.death_watch,
+         "how deaths are noticed: auto, pidfd-open, hangup; the latter two only test fall-backs")
+      ->type_name("HOW")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, DeathWatchMode>{
+                                              {"auto", DeathWatchMode::kAuto},
+                                              {"pidfd-open", DeathWatchMode::kPidfdOpen},
+                                              {"hangup", DeathWatchMode::kHangup}})
+                      .description(""));
+  app.add_flag("--cleanup", options.cleanup,
+               "remove the segments of an instance whose daemon is gone, and exit");
+}
+
+Status ParsePoolsAndChannels(const RawOptions& raw, Options& options) {
+  shm::MemPoolConfig config;
+  for (const std::string& text : raw.pools) {
+    Result<shm::PoolSpec> pool = ParsePool(text);
+    if (!pool.ok()) return Invalid("--pool " + text + ": " + pool.status().message());
+    if (Status status = config.Add(*pool); !status.ok()) {
+      return Invalid("--pool " + text + ": " + status.message());
+    }
+    options.pools.push_back(*pool);
+  }
+  for (const std::string& text : raw.channels) {
+    Result<shm::ChannelSpec> channel = ParseChannel(text);
+    if (!channel.ok()) return Invalid("--channel " + text + ": " + channel.status().message());
+    for (const shm::ChannelSpec& other : options.channels) {
+      if (other.name == channel->name)
+        return Invalid("--channel " + text + ": " + other.name + " is there already");
+    }
+    options.channels.push_back(*channel);
+  }
+  return Status();
+}
+
+Status Check(const CLI::App& app, const RawOptions& raw, Options& options) {
+  options.socket_group_named = app.count("--socket-group") != 0;
+  options.admin_group_named = app.count("--admin-group") != 0;
+  if (options.runtime_dir.empty()) {
+    if (app.count("--runtime-dir") != 0) return Invalid("--runtime-dir: a directory is missing");
+    options.runtime_dir = options.system_service ? shm::SystemRuntimeDir() : DefaultRuntimeDir();
+  }
+  if (options.runtime_dir == shm::SystemRuntimeDir()) options.system_service = true;
+  if (!options.system_service && (options.socket_group_named || options.admin_group_named)) {
+    return Invalid(
+        "--socket-group and --admin-group go with --system: the runtime directory of a user's "
+        "instance is closed to everybody else");
+  }
+  if (options.segment_dir.empty() || options.segment_dir.front() != '/') {
+    return Invalid("--segment-dir " + options.segment_dir +
+                   ": an absolute path is needed, as /dev/shm");
+  }
+  if (options.instance && !options.instance->empty() && !shm::IsValidName(*options.instance)) {
+    return Invalid(
+        "--instance " + *options.instance +
+        ": a name has at most 63 of a-z, 0-9 and -, starts with a letter and does not end with -");
+  }
+  if (!raw.reserve.empty()) {
+    Result<uint64_t> bytes = ParseBytes(raw.reserve);
+    if (!bytes.ok()) return Invalid("--reserve: " + bytes.status().message());
+    if (*bytes < 64 * kMiB || *bytes > kMaxReservedBytes) {
+      return Invalid("--reserve " + raw.reserve + ": from 64MiB to 32TiB are possible");
+    }
+    options.chunk_reserved_bytes = *bytes;
+  }
+  return ParsePoolsAndChannels(raw, options);
+}
+
+}  // namespace
+
+uint64_t Options::management_reserved_bytes() const {
+  return std::max(kGiB, chunk_reserved_bytes / 16);
+}
+
+ParsedOptions ParseOptions(int argc, const char* const* argv) {
+  CLI::App app("zerocpd owns the shared-memory pools of an instance of zerocp.", "zerocpd");
+  Options options;
+  RawOptions raw;
+  Declare(app, options, raw);
+  ParsedOptions parsed;
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::CallForHelp&) {
+    parsed.output = app.help();
+    return parsed;
+  } catch (const CLI::CallForVersion& version) {
+    parsed.output = std::string(version.what()) + "\n";
+    return parsed;
+  } catch (const CLI::ParseError& error) {
+    parsed.output =
+        "zerocpd: " + std::string(error.what()) + "\nzerocpd --help lists what is possible.\n";
+    parsed.exit_code = kExitUsage;
+    return parsed;
+  }
+  if (Status status = Check(app, raw, options); !status.ok()) {
+    parsed.output = "zerocpd: " + status.message() + "\n";
+    parsed.exit_code = kExitUsage;
+    return parsed;
+  }
+  parsed.options = std::move(options);
+  return parsed;
+}
+
+Result<uint64_t> ParseBytes(std::string_view text) {
+  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
+  const std::string_view suffix = text.substr(digits);
+  uint64_t value = 0;
+  static const std::map<std::string_view, uint64_t> kUnits{
+      {"", 1},     {"K", kKiB},   {"KiB", kKiB}, {"M", kMiB},  {"MiB", kMiB},
+      {"G", kGiB}, {"GiB", kGiB}, {"T", kTiB},   {"TiB", kTiB}};
+  const auto unit = kUnits.find(suffix);
+  if (!ParseNumber(text.substr(0, digits), &value) || unit == kUnits.end() ||
+      value > UINT64_MAX / unit->second) {
+    return Invalid("\"" + std::string(text) +
+                   "\" is not a size: bytes, or a number with K, M, G or T (KiB, MiB, GiB, TiB)");
+  }
+  return value * unit->second;
+}
+
+Result<shm::PoolSpec> ParsePool(std::string_view text) {
+  const size_t equals = text.find('=');
+  const size_t times = text.rfind('x');
+  if (equals == std::string_view::npos || times == std::string_view::npos || times < equals) {
+    return Invalid("NAME=SIZExCOUNT is needed, as video=1MiBx64");
+  }
+  shm::PoolSpec pool;
+  pool.name = text.substr(0, equals);
+  Result<uint64_t> size = ParseBytes(text.substr(equals + 1, times - equals - 1));
+  if (!size.ok()) return size.status();
+  uint64_t count = 0;
+  if (!ParseNumber(text.substr(times + 1), &count) || count == 0 ||
+      count > shm::kMaxChunksPerPool) {
+    return Invalid("the number of chunks is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
+  }
+  pool.chunk_size_bytes = *size;
+  pool.chunk_count = static_cast<uint32_t>(count);
+  if (auto violations = shm::Validate(pool); !violations.empty())
+    return Invalid(Describe(violations));
+  return pool;
+}
+
+Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
+  const size_t equals = text.find('=');
+  if (equals == std::string_view::npos)
+    return Invalid("NAME=POOL[,queue=N] is needed, as camera=video,queue=8");
+  shm::ChannelSpec channel;
+  channel.name = text.substr(0, equals);
+  std::string_view rest = text.substr(equals + 1);
+  const size_t comma = std::min(rest.find(','), rest.size());
+  channel.pool = rest.substr(0, comma);
+  rest.remove_prefix(comma);
+  constexpr std::string_view kQueue = ",queue=";
+  if (!rest.empty()) {
+    uint64_t capacity = 0;
+    if (rest.substr(0, kQueue.size()) != kQueue ||
+        !ParseNumber(rest.substr(kQueue.size()), &capacity) || capacity == 0 ||
+        capacity > shm::kMaxQueueCapacity) {
+      return Invalid("after the pool only ,queue=N is possible, N from 1 to " +
+                     std::to_string(shm::kMaxQueueCapacity));
+    }
+    channel.queue_capacity = static_cast<uint32_t>(capacity);
+  }
+  if (auto violations = shm::Validate(channel); !violations.empty())
+    return Invalid(Describe(violations));
+  return channel;
+}
+
+DefaultSetup MakeDefaultSetup(uint64_t available_bytes, uint32_t session_capacity) {
+  const uint64_t budget = std::min(available_bytes / 4, 256 * kMiB);
+  const std::pair<const char*, uint64_t> kinds[] = {
+      {"small", 4 * kKiB}, {"medium", 64 * kKiB}, {"large", kMiB}};
+  const uint64_t tables = shm::MemPoolAllocator::SizesFor({}, session_capacity).total_bytes();
+  DefaultSetup setup;
+  // A third of the budget each; less of everything until headers and records fit too.
+  for (uint64_t share = budget / 3; share >= 4 * kKiB; share -= share / 10) {
+    setup = {};
+    shm::MemPoolConfig config;
+    for (const auto& [name, size] : kinds) {
+      const uint64_t count = share / size;
+      if (count == 0) continue;
+      shm::PoolSpec pool;
+      pool.name = name;
+      pool.chunk_size_bytes = size;
+      pool.chunk_count = static_cast<uint32_t>(count);
+      setup.pools.push_back(pool);
+      (void)config.Add(pool);
+    }
+    setup.bytes = shm::MemPoolAllocator::SizesFor(config, session_capacity).total_bytes() - tables;
+    if (setup.bytes > budget) continue;
+    shm::ChannelSpec channel;
+    channel.name = "default";
+    channel.pool = setup.pools.back().name;
+    setup.channels.push_back(channel);
+    return setup;
+  }
+  return {};
+}
+
+}  // namespace zerocp

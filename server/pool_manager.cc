@@ -1,0 +1,236 @@
+#include "server/pool_manager.h"
+
+#include <spdlog/spdlog.h>
+#include <sys/stat.h>
+
+#include <cstring>
+
+#include "server/error.h"
+
+namespace zerocp {
+namespace {
+
+using Clock = std::chrono::system_clock;
+
+bool Agrees(uint64_t wanted, uint64_t actual) { return wanted == 0 || wanted == actual; }
+
+// What an existing pool has in common with a wanted one that may differ, for the error.
+std::string Difference(const shm::PoolSpec& wanted, const shm::PoolSpec& actual) {
+  const shm::PoolSpec full = shm::WithDefaults(wanted);
+  const struct {
+    const char* field;
+    bool agrees;
+    uint64_t wanted, actual;
+  } fields[] = {
+      {"chunk_size_bytes", wanted.chunk_size_bytes == actual.chunk_size_bytes,
+       wanted.chunk_size_bytes, actual.chunk_size_bytes},
+      {"chunk_alignment_bytes", Agrees(wanted.chunk_alignment_bytes, actual.chunk_alignment_bytes),
+       wanted.chunk_alignment_bytes, actual.chunk_alignment_bytes},
+      {"chunk_count", wanted.chunk_count <= actual.chunk_count, wanted.chunk_count,
+       actual.chunk_count},
+      {"max_chunk_count", Agrees(wanted.max_chunk_count, actual.max_chunk_count),
+       wanted.max_chunk_count, actual.max_chunk_count},
+      {"max_holders_per_chunk", wanted.max_holders == 0 || full.max_holders == actual.max_holders,
+       full.max_holders, actual.max_holders},
+  };
+  std::string text;
+  for (const auto& f : fields) {
+    if (!f.agrees)
+      text += fmt::format("{}{} {}, not {}", text.empty() ? "" : ", ", f.field, f.actual, f.wanted);
+  }
+  return text;
+}
+
+absl::Status AddressRangeFull(const shm::PoolSpec& spec, shm::MemPoolManager& manager) {
+  constexpr uint64_t kUnlimited = uint64_t{1} << 60;
+  shm::MemPoolAllocator scratch(kUnlimited, kUnlimited, manager.session_capacity());
+  const uint64_t needed =
+      shm::MemPoolAllocator::CommittedSizes(*scratch.Plan(spec), spec.max_chunk_count)
+          .total_bytes();
+  const uint64_t available = manager.allocator().management_extents().free_bytes() +
+                             manager.allocator().chunk_extents().free_bytes();
+  return MakeError(
+      Reason::kSegmentFull,
+      fmt::format("pool \"{}\" needs {} bytes of address space for its max_chunk_count of {}, "
+                  "{} are free; ask for fewer, or start the daemon with a larger --reserve",
+                  spec.name, needed, spec.max_chunk_count, available),
+      {{"resource", PoolResource(spec.name)},
+       {"requestedBytes", std::to_string(needed)},
+       {"availableBytes", std::to_string(available)},
+       {"limitedBy", "address range"}});
+}
+
+SegmentUse Use(const shm::Segment& segment, std::string name) {
+  struct stat info {};
+  const bool known = fstat(segment.fd(), &info) == 0;
+  return {std::move(name), known ? static_cast<uint64_t>(info.st_blocks) * 512 : 0};
+}
+
+}  // namespace
+
+std::string PoolResource(std::string_view name) { return "pools/" + std::string(name); }
+
+std::string UuidText(const std::array<uint8_t, 16>& uuid) {
+  std::string text;
+  for (size_t i = 0; i < uuid.size(); ++i) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) text += '-';
+    text += fmt::format("{:02x}", uuid[i]);
+  }
+  return text;
+}
+
+PoolManager::PoolManager(Core& core) : core_(core) {
+  for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
+    const shm::PoolView* view = core_.manager->pool(index);
+    if (view == nullptr) continue;
+    const std::string name(view->shared->name, strnlen(view->shared->name, shm::kNameBytes));
+    if (!shm::IsValidName(name) || !entries_.emplace(name, Learn(index)).second) {
+      spdlog::error("pool {} of the adopted segments has no usable name and is not shown", index);
+    }
+  }
+}
+
+PoolManager::Entry PoolManager::Learn(uint32_t index) const {
+  const shm::MemPool& entry = core_.manager->pool_entry(index);
+  std::array<uint8_t, 16> uid;
+  std::memcpy(uid.data(), entry.uid, uid.size());
+  const auto since_epoch = std::chrono::nanoseconds(entry.create_time_ns);
+  return {index, UuidText(uid),
+          Clock::time_point(std::chrono::duration_cast<Clock::duration>(since_epoch))};
+}
+
+std::optional<PoolManager::Entry> PoolManager::Find(std::string_view name) {
+  MutexLock lock(mutex_);
+  auto found = entries_.find(name);
+  return found == entries_.end() ? std::nullopt : std::optional<Entry>(found->second);
+}
+
+PoolInfo PoolManager::Describe(const std::string& name, const Entry& entry) const {
+  const shm::PoolView& view = *core_.manager->pool(entry.index);
+  PoolInfo info;
+  info.spec = {name,
+               view.chunk_size_bytes,
+               view.alignment_bytes,
+               view.live_chunk_count(),
+               view.max_chunk_count,
+               view.slot_count};
+  info.uid = entry.uid;
+  info.create_time = entry.create_time;
+  return info;
+}
+
+absl::StatusOr<CreatedPool> PoolManager::Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
+                                                  CreateMode mode) const {
+  const std::string difference = Difference(wanted, pool.spec);
+  if (mode.allow_existing && difference.empty()) return CreatedPool{pool, false};
+  return MakeError(Reason::kPoolAlreadyExists,
+                   fmt::format("pool \"{}\" exists already{}; choose another name{}", wanted.name,
+                               difference.empty() ? "" : " with " + difference,
+                               difference.empty() ? " or set allow_existing" : ""),
+                   {{"resource", PoolResource(wanted.name)}});
+}
+
+// Bytes of real memory that the pool needs, if the address ranges and the memory are there.
+absl::StatusOr<uint64_t> PoolManager::CheckSpace(const shm::PoolSpec& spec) {
+  shm::MemPoolAllocator& allocator = core_.manager->allocator();
+  const shm::Result<shm::PoolGeometry> plan = allocator.Plan(spec);
+  if (!plan.ok()) return AddressRangeFull(spec, *core_.manager);
+  allocator.Forget(*plan);
+  const uint64_t needed =
+      shm::MemPoolAllocator::CommittedSizes(*plan, spec.chunk_count).total_bytes();
+  const shm::MemoryBudget budget = shm::AvailableMemory(core_.manager->options().segment_dir);
+  if (needed > budget.available_bytes) {
+    return OutOfMemory(PoolResource(spec.name), needed, budget);
+  }
+  return needed;
+}
+
+absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, CreateMode mode) {
+  if (auto violations = shm::Validate(wanted); !violations.empty())
+    return InvalidArgument(violations);
+  MutexLock create_lock(create_mutex_);
+  if (auto entry = Find(wanted.name)) return Existing(wanted, Describe(wanted.name, *entry), mode);
+  if (List().size() >= shm::kMaxPools) {
+    return MakeError(
+        Reason::kPoolLimit,
+        fmt::format("there are {} pools already, and an instance holds no more; use one of "
+                    "them, or start another instance",
+                    shm::kMaxPools),
+        {{"resource", "pools"}, {"limit", std::to_string(shm::kMaxPools)}});
+  }
+  const shm::PoolSpec spec = shm::WithDefaults(wanted);
+  const absl::StatusOr<uint64_t> needed = CheckSpace(spec);
+  if (!needed.ok()) return needed.status();
+  if (mode.validate_only) return CreatedPool{{spec, "", std::nullopt}, false};
+
+  const auto start = std::chrono::steady_clock::now();
+  const shm::Result<uint32_t> index = core_.manager->CreatePool(spec);
+  if (index.code() == shm::Code::kNoMemory) {  // somebody else took it meanwhile
+    spdlog::warn("pool {} was not created: {}", spec.name, index.status().message());
+    return OutOfMemory(PoolResource(spec.name), *needed,
+                       shm::AvailableMemory(core_.manager->options().segment_dir));
+  }
+  if (!index.ok()) return FromShm(index.status(), Resource::kPool, PoolResource(spec.name));
+  const Entry entry = Learn(*index);
+  {
+    MutexLock lock(mutex_);
+    entries_.emplace(spec.name, entry);
+  }
+  const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
+  spdlog::info(
+      "pool {} created: {} chunks of {} bytes, {} bytes of memory, room for {} chunks, in {:.1f} "
+      "ms",
+      spec.name, spec.chunk_count, spec.chunk_size_bytes, *needed, spec.max_chunk_count,
+      took.count());
+  return CreatedPool{Describe(spec.name, entry), true};
+}
+
+absl::StatusOr<PoolInfo> PoolManager::Get(std::string_view name) {
+  if (auto entry = Find(name)) return Describe(std::string(name), *entry);
+  return MakeError(Reason::kPoolNotFound,
+                   fmt::format("there is no pool \"{}\"; ListPools shows those that are", name),
+                   {{"resource", PoolResource(name)}});
+}
+
+std::vector<PoolInfo> PoolManager::List() {
+  MutexLock lock(mutex_);
+  std::vector<PoolInfo> pools;
+  for (const auto& [name, entry] : entries_) pools.push_back(Describe(name, entry));
+  return pools;
+}
+
+absl::StatusOr<std::vector<PoolStats>> PoolManager::Stats(const std::vector<std::string>& names) {
+  std::map<std::string, uint32_t> wanted;
+  for (const std::string& name : names) {
+    if (auto pool = Get(name); !pool.ok()) return pool.status();
+    wanted.emplace(name, Find(name)->index);
+  }
+  if (names.empty()) {
+    MutexLock lock(mutex_);
+    for (const auto& [name, entry] : entries_) wanted.emplace(name, entry.index);
+  }
+  std::vector<PoolStats> stats;
+  stats.reserve(wanted.size());
+  for (const auto& [name, index] : wanted) {
+    stats.push_back({name, shm::Count(*core_.manager->pool(index))});
+  }
+  return stats;
+}
+
+std::string PoolManager::NameOf(uint32_t index) {
+  MutexLock lock(mutex_);
+  for (const auto& [name, entry] : entries_) {
+    if (entry.index == index) return name;
+  }
+  return {};
+}
+
+MemoryUse PoolManager::Memory() const {
+  const shm::MemPoolManager& manager = *core_.manager;
+  const shm::MemPoolManager::CreateOptions& options = manager.options();
+  return {Use(manager.management_segment(), shm::MemPoolManager::ManagementName(options.instance)),
+          Use(manager.chunk_segment(), shm::MemPoolManager::ChunkName(options.instance)),
+          shm::AvailableMemory(options.segment_dir).available_bytes};
+}
+
+}  // namespace zerocp

@@ -1,0 +1,104 @@
+// Pools: policy over shm::MemPoolManager.
+//
+// What a client could have overwritten is not believed: names, uids and times are read once, at
+// adoption or creation, and kept here.
+//
+// Threads. All functions from any thread. Create takes seconds for a large pool and is serial;
+// nothing else waits for it.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "server/core.h"
+#include "shm/audit.h"
+#include "shm/mem_pool_config.h"
+#include "shm/segment.h"
+
+namespace zerocp {
+
+// How a resource is created.
+struct CreateMode {
+  bool validate_only = false;   // check everything, change nothing
+  bool allow_existing = false;  // one that is there already and agrees is as good
+};
+
+struct PoolInfo {
+  shm::PoolSpec spec;  // every field as it is in force
+  std::string uid;     // empty in a preview
+  std::optional<std::chrono::system_clock::time_point> create_time;  // unset in a preview
+};
+
+struct CreatedPool {
+  PoolInfo pool;
+  bool created = false;  // false: it existed, or was only validated
+};
+
+struct PoolStats {
+  std::string name;
+  shm::PoolCounts counts;
+};
+
+struct SegmentUse {
+  std::string name;
+  uint64_t used_bytes = 0;  // real memory
+};
+
+struct MemoryUse {
+  SegmentUse management;
+  SegmentUse chunk;
+  uint64_t available_bytes = 0;  // what both may still get
+};
+
+// "pools/video".
+std::string PoolResource(std::string_view name);
+// "1f0c8a52-....": a UUID as text.
+std::string UuidText(const std::array<uint8_t, 16>& uuid);
+
+class PoolManager {
+ public:
+  // Finds the pools that are there. REQUIRES: `core` outlives this.
+  explicit PoolManager(Core& core);
+
+  // FIELD_INVALID, POOL_ALREADY_EXISTS, POOL_LIMIT, SEGMENT_FULL, SHM_FILESYSTEM_FULL,
+  // MEMORY_LIMIT.
+  absl::StatusOr<CreatedPool> Create(const shm::PoolSpec& wanted, CreateMode mode = {});
+  // POOL_NOT_FOUND.
+  absl::StatusOr<PoolInfo> Get(std::string_view name);
+  // In name order.
+  std::vector<PoolInfo> List();
+  // Of the pools named, of all if none is, in name order. POOL_NOT_FOUND. Reads every record.
+  absl::StatusOr<std::vector<PoolStats>> Stats(const std::vector<std::string>& names = {});
+  // Name of the pool with this index in the pool table; empty if there is none.
+  std::string NameOf(uint32_t index);
+  MemoryUse Memory() const;
+
+ private:
+  struct Entry {
+    uint32_t index = 0;
+    std::string uid;
+    std::chrono::system_clock::time_point create_time;
+  };
+
+  std::optional<Entry> Find(std::string_view name);
+  Entry Learn(uint32_t index) const;
+  PoolInfo Describe(const std::string& name, const Entry& entry) const;
+  absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
+                                       CreateMode mode) const;
+  absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
+
+  Core& core_;
+  Mutex create_mutex_;  // one Create at a time; taken before mutex_
+  Mutex mutex_;
+  std::map<std::string, Entry, std::less<>> entries_ ZEROCP_GUARDED_BY(mutex_);
+};
+
+}  // namespace zerocp

@@ -1,0 +1,416 @@
+#include "server/session_manager.h"
+
+#include <openssl/crypto.h>
+#include <openssl/sha.h>
+#include <spdlog/spdlog.h>
+#include <sys/random.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <stdexcept>
+
+#include "server/error.h"
+#include "shm/audit.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::Result;
+using shm::SessionState;
+using shm::Status;
+using std::chrono::steady_clock;
+using std::chrono::system_clock;
+
+constexpr uint32_t kFileVersion = 1;
+constexpr size_t kMaxPending = 1024;
+constexpr std::chrono::seconds kRemembered{60};  // how long the log can still name a dead token
+
+// REQUIRES: size <= 256, where the kernel always answers in full.
+void FillRandom(void* bytes, size_t size) {
+  if (getrandom(bytes, size, 0) != static_cast<ssize_t>(size))
+    throw std::runtime_error("getrandom failed");
+}
+
+std::array<uint8_t, 32> HashOf(const Token& token) {
+  std::array<uint8_t, 32> hash;
+  static_assert(SHA256_DIGEST_LENGTH == 32);
+  SHA256(token.data(), token.size(), hash.data());
+  return hash;
+}
+
+int64_t ToNs(system_clock::time_point time) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
+}
+system_clock::time_point FromNs(int64_t ns) {
+  return system_clock::time_point(
+      std::chrono::duration_cast<system_clock::duration>(std::chrono::nanoseconds(ns)));
+}
+
+template <size_t N>
+void Copy(char (&to)[N], std::string_view from) {
+  std::memset(to, 0, N);
+  from.copy(to, N - 1);
+}
+template <size_t N>
+std::string Text(const char (&from)[N]) {
+  return std::string(from, strnlen(from, N));
+}
+
+// The mirror's and the file's labels go to the log and to operators.
+std::string Printable(const std::string& text) { return IsValidLabel(text) ? text : std::string(); }
+
+}  // namespace
+
+bool IsValidLabel(std::string_view label) {
+  return label.size() < shm::kNameBytes &&
+         std::all_of(label.begin(), label.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
+}
+
+SessionManager::SessionManager(Core& core, shm::UniqueFd file, Options options)
+    : core_(core), options_(std::move(options)), file_(std::move(file)) {}
+
+void SessionManager::ReadTable(std::map<uint16_t, Record>* records) {
+  for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
+    Record record{};
+    const off_t offset = static_cast<off_t>(id * sizeof(Record));
+    if (pread(file_.get(), &record, sizeof(record), offset) != static_cast<ssize_t>(sizeof(record)))
+      break;
+    if (record.state != static_cast<uint32_t>(SessionState::kFree)) {
+      (*records)[static_cast<uint16_t>(id)] = record;
+    }
+  }
+}
+
+void SessionManager::ReadMirror(std::map<uint16_t, Record>* records) {
+  for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
+    const shm::SessionEntry& entry = core_.manager->session_entry(static_cast<uint16_t>(id));
+    const uint32_t state = entry.state.load(std::memory_order_acquire);
+    if (state == static_cast<uint32_t>(SessionState::kFree)) continue;
+    Record& record = (*records)[static_cast<uint16_t>(id)];
+    record = {};
+    record.pid = std::max(entry.pid, 0);
+    record.uid = entry.uid;
+    record.start_time = entry.start_time;
+    record.create_time_ns = record.attach_time_ns = ToNs(system_clock::now());
+    Copy(record.name, NewName());
+    Copy(record.client_name, Printable(Text(entry.name)));
+  }
+}
+
+Result<size_t> SessionManager::Restore() {
+  MutexLock lock(mutex_);
+  Header header{};
+  const auto uuid = core_.manager->instance_uuid();
+  const bool ours =
+      pread(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header)) &&
+      header.magic == kFileMagic && header.version == kFileVersion &&
+      header.record_bytes == sizeof(Record) &&
+      std::memcmp(header.instance_uuid, uuid.data(), uuid.size()) == 0;
+  std::map<uint16_t, Record> records;
+  if (ours) {
+    ReadTable(&records);
+  } else {
+    ReadMirror(&records);
+    if (!records.empty()) {
+      spdlog::warn(
+          "the session table is not of this instance: {} sessions are taken from the management "
+          "segment",
+          records.size());
+    }
+    header = Header{kFileMagic, kFileVersion, sizeof(Record), {}, {}};
+    std::copy(uuid.begin(), uuid.end(), header.instance_uuid);
+    if (ftruncate(file_.get(), 0) != 0 ||
+        pwrite(file_.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
+      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+    }
+  }
+  shm::SessionSet nobody;
+  for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
+    const auto found = records.find(static_cast<uint16_t>(id));
+    if (found == records.end()) {
+      nobody.set(id);
+      continue;
+    }
+    found->second.state = static_cast<uint32_t>(SessionState::kOrphaned);
+    if (!WriteRecord(found->first, found->second)) {
+      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+    }
+    WriteMirror(found->first, found->second);
+  }
+  sessions_ = std::move(records);
+  MutexLock core_lock(core_.mutex);
+  core_.attached.reset();
+  for (const auto& [id, record] : sessions_) core_.attached.set(id);
+  (void)core_.recovery.FinishClaims();
+  (void)core_.recovery.Recover(nobody, /*orderly=*/false);
+  for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
+    if (nobody.test(id)) SetMirrorState(static_cast<uint16_t>(id), SessionState::kFree);
+  }
+  return sessions_.size();
+}
+
+bool SessionManager::WriteRecord(uint16_t id, const Record& record) {
+  const off_t offset = static_cast<off_t>(id * sizeof(Record));
+  return pwrite(file_.get(), &record, sizeof(record), offset) ==
+         static_cast<ssize_t>(sizeof(record));
+}
+
+void SessionManager::WriteMirror(uint16_t id, const Record& record) {
+  shm::SessionEntry& entry = core_.manager->session_entry(id);
+  entry.incarnation += 1;
+  entry.pid = record.pid;
+  entry.uid = record.uid;
+  entry.start_time = record.start_time;
+  std::memcpy(entry.name, record.client_name, sizeof(entry.name));
+  entry.state.store(record.state, std::memory_order_release);
+}
+
+void SessionManager::SetMirrorState(uint16_t id, SessionState state) {
+  core_.manager->session_entry(id).state.store(static_cast<uint32_t>(state),
+                                               std::memory_order_release);
+}
+
+// Round robin: the id of a process that just died is the last to be used again. 0: all are taken.
+uint16_t SessionManager::FreeId() {
+  const uint32_t capacity = core_.manager->session_capacity();
+  for (uint32_t tries = shm::kFirstSession; tries < capacity; ++tries) {
+    const uint16_t id = next_id_;
+    next_id_ = id + 1u < capacity ? static_cast<uint16_t>(id + 1) : shm::kFirstSession;
+    if (sessions_.count(id) == 0) return id;
+  }
+  return 0;
+}
+
+size_t SessionManager::capacity() const {
+  return core_.manager->session_capacity() - shm::kFirstSession;
+}
+
+std::string SessionManager::FullText() const {
+  return "all " + std::to_string(capacity()) +
+         " sessions are in use; zerocpd --max-sessions sets how many there are";
+}
+
+std::string SessionManager::NewName() {
+  uint64_t bits = 0;
+  FillRandom(&bits, 6);
+  char text[24];
+  std::snprintf(text, sizeof(text), "sessions/%012llx", static_cast<unsigned long long>(bits));
+  return text;
+}
+
+void SessionManager::ForgetOldPending() {
+  const auto now = options_.now();
+  pending_.remove_if([&](const Pending& p) { return now >= p.expire_time + kRemembered; });
+  while (pending_.size() > 2 * kMaxPending) pending_.pop_front();
+}
+
+absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,
+                                                      int32_t layout_version,
+                                                      std::optional<uid_t> peer_uid) {
+  if (!IsValidLabel(client_name)) {
+    return InvalidArgument({{"client_name", "must be at most 63 printable ASCII characters"}});
+  }
+  if (layout_version != static_cast<int32_t>(shm::kLayoutVersion)) {
+    const std::string server = std::to_string(shm::kLayoutVersion);
+    const std::string client = std::to_string(layout_version);
+    return MakeError(Reason::kLayoutVersionMismatch,
+                     "this daemon has shared-memory layout version " + server +
+                         ", the client has " + client +
+                         ": use a client library of the daemon's release",
+                     {{"server", server}, {"client", client}});
+  }
+  MutexLock lock(mutex_);
+  ForgetOldPending();
+  const auto now = options_.now();
+  const auto waiting = std::count_if(pending_.begin(), pending_.end(), [&](const Pending& p) {
+    return !p.used && now < p.expire_time;
+  });
+  if (static_cast<size_t>(waiting) >= kMaxPending) {
+    return MakeError(Reason::kSessionLimit, std::to_string(waiting) +
+                                                " tokens wait to be redeemed; each lives for " +
+                                                std::to_string(kTokenTtl.count()) + " s");
+  }
+  if (sessions_.size() >= capacity()) return MakeError(Reason::kSessionLimit, FullText());
+  CreatedSession created;
+  FillRandom(created.token.data(), created.token.size());
+  created.session.name = NewName();
+  created.session.client_name = client_name;
+  created.session.create_time = system_clock::now();
+  created.token_expire_time = created.session.create_time + kTokenTtl;
+  pending_.push_back({HashOf(created.token), created.session.name, client_name, peer_uid,
+                      created.session.create_time, now + kTokenTtl});
+  spdlog::info("session {} \"{}\" created, waits for its process", created.session.name,
+               client_name);
+  return created;
+}
+
+// Every token is compared, whichever it is, so that time tells nothing.
+Status SessionManager::Redeem(const Token& token, const Peer& peer, Pending* redeemed) {
+  const auto hash = HashOf(token);
+  Pending* found = nullptr;
+  for (Pending& pending : pending_) {
+    if (CRYPTO_memcmp(pending.token_hash.data(), hash.data(), hash.size()) == 0) found = &pending;
+  }
+  if (found == nullptr) return Status(Code::kDenied, "unknown token");
+  if (found->used)
+    return Status(Code::kDenied, "the token of " + found->name + " was used already");
+  if (options_.now() >= found->expire_time) {
+    return Status(Code::kDenied, "the token of " + found->name + " has expired");
+  }
+  if (found->peer_uid && *found->peer_uid != peer.uid) {
+    return Status(Code::kDenied, "the token of " + found->name + " is for uid " +
+                                     std::to_string(*found->peer_uid));
+  }
+  *redeemed = *found;
+  found->used = true;
+  return Status();
+}
+
+Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_view client_name,
+                                               const Token* token) {
+  MutexLock lock(mutex_);
+  if (!options_.any_user && peer.uid != options_.own_uid && peer.uid != 0) {
+    return Status(Code::kDenied,
+                  "uid " + std::to_string(peer.uid) + " is not this instance's user");
+  }
+  Pending pending;
+  pending.name = NewName();
+  pending.create_time = system_clock::now();
+  if (token != nullptr) {
+    if (Status status = Redeem(*token, peer, &pending); !status.ok()) return status;
+  }
+  const uint16_t id = FreeId();
+  if (id == 0) {
+    return Status(Code::kLimit, FullText());
+  }
+  Record record{};
+  record.state = static_cast<uint32_t>(SessionState::kAttached);
+  record.pid = peer.process.pid;
+  record.uid = peer.uid;
+  record.start_time = peer.process.start_time;
+  record.create_time_ns = ToNs(pending.create_time);
+  record.attach_time_ns = ToNs(system_clock::now());
+  Copy(record.name, pending.name);
+  Copy(record.client_name,
+       pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
+  if (!WriteRecord(id, record)) {
+    return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+  }
+  WriteMirror(id, record);
+  sessions_[id] = record;
+  MutexLock core_lock(core_.mutex);
+  core_.attached.set(id);
+  return AttachedSession{id, pending.name};
+}
+
+void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
+  const auto begin = steady_clock::now();
+  shm::RecoveryReport report;
+  {
+    MutexLock core_lock(core_.mutex);
+    report = core_.recovery.Recover(gone, orderly);
+    core_.attached &= ~gone;
+  }
+  const auto time =
+      std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begin);
+  std::string who;
+  for (auto next = sessions_.begin(); next != sessions_.end();) {
+    const auto session = next++;
+    const auto& [id, record] = *session;
+    if (!gone.test(id)) continue;
+    who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
+                       Text(record.name), Text(record.client_name), id, record.pid, record.uid);
+    SetMirrorState(id, SessionState::kFree);
+    if (!WriteRecord(id, Record{}))
+      spdlog::error("cannot clear session id {} in the session table", id);
+    sessions_.erase(session);
+  }
+  spdlog::info("{}: {}; {} chunks freed, {} messages delivered, {} drained, {} us",
+               orderly ? "detached" : "died", who, report.freed_chunk_count, report.delivered_count,
+               report.drained_count, time.count());
+}
+
+void SessionManager::Detach(uint16_t id) {
+  MutexLock lock(mutex_);
+  if (sessions_.count(id) == 0) return;
+  Recover(shm::SessionSet().set(id), /*orderly=*/true);
+}
+
+void SessionManager::Died(const shm::SessionSet& dead) {
+  MutexLock lock(mutex_);
+  shm::SessionSet known;
+  for (const auto& [id, record] : sessions_) {
+    if (!dead.test(id)) continue;
+    known.set(id);
+    SetMirrorState(id, SessionState::kDead);
+  }
+  recovered_count_ += known.count();
+  if (known.any()) Recover(known, /*orderly=*/false);
+}
+
+void SessionManager::Orphan(uint16_t id) {
+  MutexLock lock(mutex_);
+  const auto found = sessions_.find(id);
+  if (found == sessions_.end()) return;
+  Record& record = found->second;
+  record.state = static_cast<uint32_t>(SessionState::kOrphaned);
+  if (!WriteRecord(id, record))
+    spdlog::error("cannot write session id {} to the session table", id);
+  SetMirrorState(id, SessionState::kOrphaned);
+  spdlog::warn(
+      "orphaned: {} \"{}\" id={} pid={} uid={}: its connection ended and its process may live; "
+      "what it "
+      "holds stays until the kernel proves its death",
+      Text(record.name), Text(record.client_name), id, record.pid, record.uid);
+}
+
+std::map<uint16_t, ProcessIdentity> SessionManager::Living() {
+  MutexLock lock(mutex_);
+  std::map<uint16_t, ProcessIdentity> living;
+  for (const auto& [id, record] : sessions_) living[id] = {record.pid, record.start_time};
+  return living;
+}
+
+std::vector<SessionInfo> SessionManager::List() {
+  std::vector<SessionInfo> list;
+  {
+    MutexLock lock(mutex_);
+    for (const auto& [id, record] : sessions_) {
+      SessionInfo info;
+      info.id = id;
+      info.name = Text(record.name);
+      info.client_name = Text(record.client_name);
+      info.phase = record.state == static_cast<uint32_t>(SessionState::kOrphaned)
+                       ? SessionPhase::kOrphaned
+                       : SessionPhase::kAttached;
+      info.pid = record.pid;
+      info.uid = record.uid;
+      info.create_time = FromNs(record.create_time_ns);
+      info.attach_time = FromNs(record.attach_time_ns);
+      list.push_back(info);
+    }
+    for (const Pending& pending : pending_) {
+      if (pending.used || options_.now() >= pending.expire_time) continue;
+      SessionInfo info;
+      info.name = pending.name;
+      info.client_name = pending.client_name;
+      info.create_time = pending.create_time;
+      list.push_back(info);
+    }
+  }
+  // Counting reads every record of every pool: not under the lock.
+  for (SessionInfo& info : list) {
+    if (info.id != 0) info.held_chunk_count = shm::HeldCount(*core_.manager, info.id);
+  }
+  std::stable_sort(list.begin(), list.end(), [](const SessionInfo& a, const SessionInfo& b) {
+    return a.create_time < b.create_time;
+  });
+  return list;
+}
+
+}  // namespace zerocp

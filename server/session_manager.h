@@ -1,0 +1,186 @@
+// Sessions: tokens, attach, detach, death.
+//
+// The authoritative table is private, in memory and in <runtime dir>/sessions (0600, one fixed
+// record per session id, written before a reply gives the id away); the entries in the management
+// segment are a mirror. A token is 32 random bytes, single use, kTokenTtl; only its SHA-256 is
+// kept, and compared in constant time. A session id is given out again only after its recovery.
+//
+// Threads. All functions from any thread.
+#pragma once
+
+#include <sys/types.h>
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <list>
+#include <map>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "server/core.h"
+#include "server/death_watch.h"
+#include "shm/unique_fd.h"
+
+namespace zerocp {
+
+inline constexpr std::chrono::seconds kTokenTtl{10};
+using Token = std::array<uint8_t, 32>;
+
+enum class SessionPhase { kPending, kAttached, kDead, kOrphaned };
+
+struct SessionInfo {
+  uint16_t id = 0;   // 0 while pending
+  std::string name;  // resource name, "sessions/..."
+  std::string client_name;
+  SessionPhase phase = SessionPhase::kPending;
+  pid_t pid = 0;             // 0: unknown
+  std::optional<uid_t> uid;  // unset until attached
+  uint64_t held_chunk_count = 0;
+  std::chrono::system_clock::time_point create_time;
+  std::optional<std::chrono::system_clock::time_point> attach_time;
+};
+
+struct CreatedSession {
+  SessionInfo session;
+  Token token;
+  std::chrono::system_clock::time_point token_expire_time;
+};
+
+// The interface that the gRPC services use. Errors are made by server/error.h.
+class SessionDirectory {
+ public:
+  virtual ~SessionDirectory() = default;
+  // FAILED_PRECONDITION (layout version), INVALID_ARGUMENT (name), RESOURCE_EXHAUSTED.
+  virtual absl::StatusOr<CreatedSession> Create(const std::string& client_name,
+                                                int32_t layout_version,
+                                                std::optional<uid_t> peer_uid) = 0;
+  // In creation order.
+  virtual std::vector<SessionInfo> List() = 0;
+  // Sessions recovered after the death of their process, since the daemon's start.
+  virtual uint64_t recovered_session_count() = 0;
+  virtual std::string attach_socket() const = 0;
+};
+
+// The process at the other end of an attach connection, as the kernel told it.
+struct Peer {
+  ProcessIdentity process;
+  uid_t uid = 0;
+};
+
+struct AttachedSession {
+  uint16_t id = 0;
+  std::string name;  // resource name
+};
+
+// True for a label that a client may give itself: at most 63 printable ASCII characters.
+bool IsValidLabel(std::string_view label);
+
+class SessionManager final : public SessionDirectory {
+ public:
+  struct Options {
+    std::string attach_socket;
+    // Any user whom the sockets' modes let in may attach; else only `own_uid` and root.
+    bool any_user = false;
+    uid_t own_uid = 0;
+    std::function<std::chrono::steady_clock::time_point()> now = std::chrono::steady_clock::now;
+  };
+
+  // `file`: the session table, opened for reading and writing. REQUIRES: `core` outlives this.
+  SessionManager(Core& core, shm::UniqueFd file, Options options);
+
+  // First thing: takes over the sessions of the daemon before, all of them kOrphaned, and recovers
+  // what nobody in the table owns. Where the table is of another instance or gone, the mirror in
+  // the management segment is believed instead. Returns how many were taken over; kUnavailable: the
+  // table cannot be written.
+  shm::Result<size_t> Restore();
+
+  // A session in kPending, to be redeemed with its token. With `peer_uid` only that user can.
+  absl::StatusOr<CreatedSession> Create(const std::string& client_name, int32_t layout_version,
+                                        std::optional<uid_t> peer_uid) override;
+  // Gives `peer` a session id; with `token` it redeems that one, else the kernel's word for the
+  // peer is enough. kDenied: the message is for the log, never for the peer. kLimit, kUnavailable.
+  // REQUIRES: IsValidLabel(client_name).
+  shm::Result<AttachedSession> Attach(const Peer& peer, std::string_view client_name,
+                                      const Token* token);
+  // The process says that it no longer touches the segments.
+  void Detach(uint16_t id);
+  // The connection is gone, the process may live.
+  void Orphan(uint16_t id);
+  // None of `dead` can store to the segments any more: recovers all they had, in one sweep.
+  void Died(const shm::SessionSet& dead);
+  // Who owns chunks now: attached or orphaned.
+  std::map<uint16_t, ProcessIdentity> Living();
+
+  // In creation order; pending ones too.
+  std::vector<SessionInfo> List() override;
+  uint64_t recovered_session_count() override {
+    MutexLock lock(mutex_);
+    return recovered_count_;
+  }
+  std::string attach_socket() const override { return options_.attach_socket; }
+
+ private:
+  // A line of the session table in the file; all-zero: free. Fixed, little endian.
+  struct Record {
+    uint32_t state;  // shm::SessionState
+    int32_t pid;
+    uint32_t uid;
+    uint32_t reserved0;
+    uint64_t start_time;
+    int64_t create_time_ns;  // CLOCK_REALTIME
+    int64_t attach_time_ns;
+    char name[24];  // resource name
+    char client_name[shm::kNameBytes];
+  };
+  static_assert(sizeof(Record) == 128);
+  struct Header {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t record_bytes;
+    uint8_t instance_uuid[16];
+    uint8_t reserved[96];
+  };
+  static_assert(sizeof(Header) == sizeof(Record));
+  static constexpr uint64_t kFileMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
+
+  struct Pending {
+    std::array<uint8_t, 32> token_hash;
+    std::string name;
+    std::string client_name;
+    std::optional<uid_t> peer_uid;
+    std::chrono::system_clock::time_point create_time;
+    std::chrono::steady_clock::time_point expire_time;
+    bool used = false;
+  };
+
+  void ReadTable(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
+  void ReadMirror(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
+  bool WriteRecord(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
+  void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
+  void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
+  uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
+  static std::string NewName();
+  size_t capacity() const;
+  std::string FullText() const;
+  void ForgetOldPending() ZEROCP_REQUIRES(mutex_);
+  shm::Status Redeem(const Token& token, const Peer& peer, Pending* redeemed)
+      ZEROCP_REQUIRES(mutex_);
+  void Recover(const shm::SessionSet& gone, bool orderly) ZEROCP_REQUIRES(mutex_);
+
+  Core& core_;
+  const Options options_;
+  Mutex mutex_;  // before Core::mutex
+  shm::UniqueFd file_ ZEROCP_GUARDED_BY(mutex_);
+  std::map<uint16_t, Record> sessions_ ZEROCP_GUARDED_BY(mutex_);
+  // Unused tokens, and for a minute used and expired ones, so that the log can tell them apart.
+  std::list<Pending> pending_ ZEROCP_GUARDED_BY(mutex_);
+  uint64_t recovered_count_ ZEROCP_GUARDED_BY(mutex_) = 0;
+  uint16_t next_id_ ZEROCP_GUARDED_BY(mutex_) = shm::kFirstSession;
+};
+
+}  // namespace zerocp

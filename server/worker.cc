@@ -1,0 +1,48 @@
+#include "server/worker.h"
+
+#include <utility>
+
+namespace zerocp {
+
+Worker::Worker() : thread_([this] { Run(); }) {}
+
+Worker::~Worker() { Stop(); }
+
+void Worker::Post(Job job) {
+  {
+    MutexLock lock(mutex_);
+    if (!stopped_) {
+      jobs_.push_back(std::move(job));
+      changed_.notify_one();
+      return;
+    }
+  }
+  job(false);
+}
+
+void Worker::Stop() {
+  {
+    MutexLock lock(mutex_);
+    stopped_ = true;
+    changed_.notify_one();
+  }
+  if (thread_.joinable()) thread_.join();
+}
+
+void Worker::Run() {
+  for (;;) {
+    mutex_.lock();
+    while (jobs_.empty() && !stopped_) changed_.wait(mutex_);
+    if (jobs_.empty()) {
+      mutex_.unlock();
+      return;
+    }
+    Job job = std::move(jobs_.front());
+    jobs_.pop_front();
+    const bool run = !stopped_;
+    mutex_.unlock();
+    job(run);
+  }
+}
+
+}  // namespace zerocp

@@ -1,0 +1,146 @@
+#include "server/grpc_error.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+
+#include "google/rpc/error_details.pb.h"
+#include "google/rpc/status.pb.h"
+#include "server/error.h"
+
+namespace zerocp {
+namespace {
+
+using google::rpc::Status;
+
+Status Details(const grpc::Status& status) {
+  Status details;
+  EXPECT_TRUE(details.ParseFromString(status.error_details()));
+  EXPECT_EQ(details.code(), static_cast<int>(status.error_code()));
+  EXPECT_EQ(details.message(), status.error_message());
+  return details;
+}
+
+// The detail of type T; fails the test if it is not there exactly once.
+template <class T>
+T Only(const Status& status) {
+  T message;
+  int count = 0;
+  for (const auto& detail : status.details()) {
+    if (!detail.Is<T>()) continue;
+    EXPECT_TRUE(detail.UnpackTo(&message));
+    EXPECT_TRUE(message.GetReflection()->GetUnknownFields(message).empty());
+    ++count;
+  }
+  EXPECT_EQ(count, 1) << T::descriptor()->full_name();
+  return message;
+}
+
+TEST(GrpcError, OkIsOk) { EXPECT_TRUE(ToGrpc(absl::OkStatus()).ok()); }
+
+TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
+  const struct {
+    Reason reason;
+    grpc::StatusCode code;
+    const char* detail;
+    bool retry;
+  } rows[] = {
+      {Reason::kPoolNotFound, grpc::NOT_FOUND, "ResourceInfo", false},
+      {Reason::kChannelNotFound, grpc::NOT_FOUND, "ResourceInfo", false},
+      {Reason::kPoolAlreadyExists, grpc::ALREADY_EXISTS, "ResourceInfo", false},
+      {Reason::kChannelAlreadyExists, grpc::ALREADY_EXISTS, "ResourceInfo", false},
+      {Reason::kPoolLimit, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
+      {Reason::kChannelLimit, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
+      {Reason::kSessionLimit, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", true},
+      {Reason::kSegmentFull, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
+      {Reason::kShmFilesystemFull, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
+      {Reason::kMemoryLimit, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
+      {Reason::kLayoutVersionMismatch, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
+      {Reason::kServerDraining, grpc::UNAVAILABLE, "", true},
+      {Reason::kSegmentCorrupt, grpc::DATA_LOSS, "", false},
+  };
+  for (const auto& row : rows) {
+    SCOPED_TRACE(ReasonName(row.reason));
+    const grpc::Status status =
+        ToGrpc(MakeError(row.reason, "what happened", {{"resource", "pools/a"}, {"n", "7"}}));
+    EXPECT_EQ(status.error_code(), row.code);
+    EXPECT_EQ(status.error_message(), "what happened");
+    const Status details = Details(status);
+    const auto info = Only<google::rpc::ErrorInfo>(details);
+    EXPECT_EQ(info.reason(), ReasonName(row.reason));
+    EXPECT_EQ(info.domain(), "zerocp");
+    EXPECT_EQ(info.metadata().at("n"), "7");
+    const std::string detail = row.detail;
+    if (detail == "ResourceInfo") {
+      const auto resource = Only<google::rpc::ResourceInfo>(details);
+      EXPECT_EQ(resource.resource_name(), "pools/a");
+      EXPECT_EQ(resource.resource_type().find("zerocp.v1."), 0u);
+      EXPECT_EQ(resource.description(), "what happened");
+    } else if (detail == "QuotaFailure") {
+      const auto quota = Only<google::rpc::QuotaFailure>(details);
+      ASSERT_EQ(quota.violations_size(), 1);
+      EXPECT_EQ(quota.violations(0).subject(), "pools/a");
+      EXPECT_EQ(quota.violations(0).description(), "what happened");
+    } else if (detail == "PreconditionFailure") {
+      const auto failure = Only<google::rpc::PreconditionFailure>(details);
+      ASSERT_EQ(failure.violations_size(), 1);
+      EXPECT_EQ(failure.violations(0).type(), "LAYOUT_VERSION");
+      EXPECT_EQ(failure.violations(0).subject(), "pools/a");
+    }
+    if (row.retry) {
+      EXPECT_EQ(Only<google::rpc::RetryInfo>(details).retry_delay().seconds(), 1);
+    }
+    EXPECT_EQ(details.details_size(), 1 + (detail.empty() ? 0 : 1) + (row.retry ? 1 : 0));
+  }
+}
+
+TEST(GrpcError, InvalidArgumentListsEveryViolation) {
+  for (Reason reason : {Reason::kFieldInvalid, Reason::kPageTokenInvalid}) {
+    const grpc::Status status =
+        ToGrpc(InvalidArgument({{"a", "is wrong"}, {"b", "too"}}, "pool.", reason));
+    EXPECT_EQ(status.error_code(), grpc::INVALID_ARGUMENT);
+    const Status details = Details(status);
+    EXPECT_EQ(Only<google::rpc::ErrorInfo>(details).reason(), ReasonName(reason));
+    const auto bad = Only<google::rpc::BadRequest>(details);
+    ASSERT_EQ(bad.field_violations_size(), 2);
+    EXPECT_EQ(bad.field_violations(0).field(), "pool.a");
+    EXPECT_EQ(bad.field_violations(0).description(), "is wrong");
+    EXPECT_EQ(bad.field_violations(1).field(), "pool.b");
+  }
+}
+
+TEST(GrpcError, LongFieldsAreEncodedAsProtobufDoes) {
+  const std::string value(300, 'v');  // its length takes two bytes
+  const Status details = Details(ToGrpc(MakeError(Reason::kSegmentCorrupt, "x", {{"key", value}})));
+  EXPECT_EQ(Only<google::rpc::ErrorInfo>(details).metadata().at("key"), value);
+}
+
+TEST(GrpcError, ABugIsConcealedAndGetsANumber) {
+  for (const absl::Status& bug :
+       {MakeError(Reason::kInternal, "the secret"), absl::UnknownError("the secret"),
+        absl::InternalError("the secret"), absl::NotFoundError("the secret")}) {
+    const grpc::Status status = ToGrpc(bug);
+    EXPECT_EQ(status.error_code(), grpc::INTERNAL);
+    EXPECT_EQ(status.error_message().find("the secret"), std::string::npos);
+    const Status details = Details(status);
+    EXPECT_EQ(Only<google::rpc::ErrorInfo>(details).reason(), "INTERNAL");
+    const std::string id = Only<google::rpc::RequestInfo>(details).request_id();
+    EXPECT_EQ(id.size(), 16u);
+    EXPECT_NE(status.error_message().find(id), std::string::npos);
+  }
+}
+
+TEST(GrpcError, TheWorstErrorFitsIntoHeaders) {
+  std::vector<shm::Violation> violations(100, {std::string(100, 'f'), std::string(300, 'd')});
+  for (const absl::Status& worst : {InvalidArgument(violations, "pool."),
+                                    MakeError(Reason::kSegmentFull, std::string(5000, 'm'),
+                                              {{"resource", std::string(1500, 'r')}})}) {
+    const grpc::Status status = ToGrpc(worst);
+    EXPECT_LE(status.error_message().size(), kMaxMessageBytes);
+    EXPECT_LE(status.error_details().size(), kMaxStatusBytes);
+    Only<google::rpc::ErrorInfo>(Details(status));
+  }
+}
+
+}  // namespace
+}  // namespace zerocp

@@ -1,0 +1,187 @@
+#include "server/instance.h"
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+
+#include "server/runtime_directory.h"
+#include "tests/unit/server/test_instance.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::MemPoolManager;
+
+class InstanceTest : public ::testing::Test {
+ protected:
+  InstanceTest() {
+    auto directory = RuntimeDirectory::Open(runtime_ + "/a", RuntimeDirectory::Kind::kUser);
+    EXPECT_TRUE(directory.ok());
+    directory_ = std::make_unique<RuntimeDirectory>(std::move(*directory));
+    options_.segment_dir = segments_;
+    options_.instance = "test";
+    options_.management_reserved_bytes = uint64_t{64} << 20;
+    options_.chunk_reserved_bytes = uint64_t{64} << 20;
+    options_.session_capacity = 16;
+    options_.lock = directory_->lock();
+  }
+  ~InstanceTest() override {
+    std::filesystem::remove_all(runtime_);
+    std::filesystem::remove_all(segments_);
+  }
+
+  std::string Management() const { return segments_ + "/zerocp_test_memory_management"; }
+  std::string Chunk() const { return segments_ + "/zerocp_test_memory_chunk"; }
+  void Overwrite(uint64_t offset, const void* bytes, size_t size) const {
+    const int fd = open(Management().c_str(), O_RDWR | O_CLOEXEC);
+    EXPECT_EQ(pwrite(fd, bytes, size, static_cast<off_t>(offset)), static_cast<ssize_t>(size));
+    close(fd);
+  }
+
+  const std::string runtime_ = NewDirectory("/tmp");
+  const std::string segments_ = NewDirectory("/dev/shm");
+  std::unique_ptr<RuntimeDirectory> directory_;
+  MemPoolManager::CreateOptions options_;
+};
+
+TEST_F(InstanceTest, SegmentsAreCreatedThenAdopted) {
+  std::array<uint8_t, 16> uuid;
+  {
+    const auto created = OpenInstance(options_);
+    ASSERT_TRUE(created.ok()) << created.status().message();
+    EXPECT_FALSE(created->adopted);
+    uuid = created->manager->instance_uuid();
+  }
+  const auto adopted = OpenInstance(options_);
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  EXPECT_TRUE(adopted->adopted);
+  EXPECT_EQ(adopted->manager->instance_uuid(), uuid);
+}
+
+TEST_F(InstanceTest, ALivingDaemonsSegmentsAreNeitherAdoptedNorCleanedUp) {
+  const auto first = OpenInstance(options_);
+  ASSERT_TRUE(first.ok());
+  auto other = RuntimeDirectory::Open(runtime_ + "/b", RuntimeDirectory::Kind::kUser);
+  MemPoolManager::CreateOptions options = options_;
+  options.lock = other->lock();
+  const auto second = OpenInstance(options);
+  EXPECT_EQ(second.code(), Code::kAlreadyExists);
+  EXPECT_NE(second.status().message().find("process " + std::to_string(getpid())),
+            std::string::npos)
+      << second.status().message();
+  EXPECT_EQ(CleanUpInstance(options).code(), Code::kAlreadyExists);
+  EXPECT_TRUE(std::filesystem::exists(Management()));
+}
+
+TEST_F(InstanceTest, TheOwnersLockOnTheSegmentCountsWhereItsLockFileCannotBeSeen) {
+  const auto first = OpenInstance(options_);
+  ASSERT_TRUE(first.ok());
+  // As from another container: the super block names a lock that does not exist here.
+  const uint64_t nowhere[2] = {0, 0};
+  Overwrite(offsetof(shm::SuperBlock, lock_device), nowhere, sizeof(nowhere));
+  EXPECT_EQ(OpenInstance(options_).code(), Code::kAlreadyExists);
+  EXPECT_EQ(CleanUpInstance(options_).code(), Code::kAlreadyExists);
+}
+
+TEST_F(InstanceTest, SegmentsOfAnotherLockThatNobodyHoldsAreAdopted) {
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  directory_.reset();
+  auto other = RuntimeDirectory::Open(runtime_ + "/b", RuntimeDirectory::Kind::kUser);
+  options_.lock = other->lock();
+  const auto adopted = OpenInstance(options_);
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  const auto named = MemPoolManager::ReadLock(segments_, "test");
+  EXPECT_EQ(named->inode, other->lock().inode);
+}
+
+TEST_F(InstanceTest, WhateverSquatsOnANameIsReportedAndLeftAlone) {
+  struct Squatter {
+    const char* what;
+    std::function<void(const std::string&)> make;
+  };
+  const Squatter kTable[] = {
+      {"a file of mode 0644",
+       [](const std::string& path) {
+         std::ofstream(path) << "mine";
+         chmod(path.c_str(), 0644);
+       }},
+      {"a private file of something else",
+       [](const std::string& path) {
+         std::ofstream(path) << std::string(8192, 'x');
+         chmod(path.c_str(), 0600);
+       }},
+      {"a directory", [](const std::string& path) { mkdir(path.c_str(), 0700); }},
+      {"a symbolic link",
+       [](const std::string& path) { (void)!symlink("/etc/passwd", path.c_str()); }},
+      {"a fifo", [](const std::string& path) { mkfifo(path.c_str(), 0600); }},
+  };
+  for (const std::string& path : {Management(), Chunk()}) {
+    for (const Squatter& squatter : kTable) {
+      squatter.make(path);
+      const auto opened = OpenInstance(options_);
+      EXPECT_FALSE(opened.ok()) << squatter.what;
+      EXPECT_NE(opened.code(), Code::kAlreadyExists) << squatter.what;
+      EXPECT_NE(opened.status().message().find(path), std::string::npos)
+          << opened.status().message();
+      EXPECT_TRUE(std::filesystem::is_symlink(path) || std::filesystem::exists(path));
+      EXPECT_EQ(std::distance(std::filesystem::directory_iterator(segments_), {}), 1);
+      std::filesystem::remove_all(path);
+    }
+  }
+}
+
+TEST_F(InstanceTest, SomebodyElsesSegmentIsLeftAlone) {
+  if (geteuid() != 0) return;  // only root can give a file away
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  ASSERT_EQ(chown(Management().c_str(), 65534, 65534), 0);
+  EXPECT_EQ(OpenInstance(options_).code(), Code::kDenied);
+  EXPECT_EQ(CleanUpInstance(options_).code(), Code::kDenied);
+  EXPECT_TRUE(std::filesystem::exists(Management()) && std::filesystem::exists(Chunk()));
+}
+
+TEST_F(InstanceTest, AnotherLayoutIsRefusedByNameOfBothVersions) {
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  const uint32_t version = 99;
+  Overwrite(offsetof(shm::SuperBlock, layout_version), &version, sizeof(version));
+  const auto refused = OpenInstance(options_);
+  EXPECT_EQ(refused.code(), Code::kVersionMismatch);
+  for (const std::string& wanted :
+       {std::string("99"), std::to_string(shm::kLayoutVersion), std::string("--cleanup")}) {
+    EXPECT_NE(refused.status().message().find(wanted), std::string::npos)
+        << refused.status().message();
+  }
+  EXPECT_TRUE(CleanUpInstance(options_).ok());
+  EXPECT_TRUE(std::filesystem::is_empty(segments_));
+}
+
+TEST_F(InstanceTest, ACreationThatWasCutShortIsBegunAnew) {
+  std::ofstream(Management()).flush();
+  std::ofstream(Chunk()).flush();
+  ASSERT_EQ(chmod(Management().c_str(), 0600), 0);
+  ASSERT_EQ(chmod(Chunk().c_str(), 0600), 0);
+  const auto created = OpenInstance(options_);
+  ASSERT_TRUE(created.ok()) << created.status().message();
+  EXPECT_FALSE(created->adopted);
+}
+
+TEST_F(InstanceTest, CleanupSaysWhatItDid) {
+  const auto nothing = CleanUpInstance(options_);
+  ASSERT_TRUE(nothing.ok());
+  EXPECT_TRUE(nothing->empty());
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  const auto lines = CleanUpInstance(options_);
+  ASSERT_TRUE(lines.ok()) << lines.status().message();
+  EXPECT_EQ(lines->size(), 2u);
+  EXPECT_NE(lines->front().find(Management()), std::string::npos);
+  EXPECT_TRUE(std::filesystem::is_empty(segments_));
+}
+
+}  // namespace
+}  // namespace zerocp

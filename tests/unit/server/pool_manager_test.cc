@@ -1,0 +1,193 @@
+#include "server/pool_manager.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "server/error.h"
+#include "tests/unit/server/test_instance.h"
+
+namespace zerocp {
+namespace {
+
+TEST(PoolManager, CreatedPoolHasItsDefaultsAndIsFound) {
+  TestInstance instance;
+  const auto created = instance.pools.Create(Spec("video", 5000, 10));
+  ASSERT_TRUE(created.ok()) << created.status();
+  EXPECT_TRUE(created->created);
+  const PoolInfo& pool = created->pool;
+  EXPECT_EQ(pool.spec.name, "video");
+  EXPECT_EQ(pool.spec.chunk_size_bytes, 5000u);
+  EXPECT_EQ(pool.spec.chunk_alignment_bytes, 4096u);
+  EXPECT_EQ(pool.spec.chunk_count, 10u);
+  EXPECT_EQ(pool.spec.max_chunk_count, 40u);
+  EXPECT_EQ(pool.spec.max_holders, 24u);
+  EXPECT_EQ(pool.uid.size(), 36u);
+  EXPECT_TRUE(pool.create_time.has_value());
+
+  const auto found = instance.pools.Get("video");
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(found->uid, pool.uid);
+  EXPECT_EQ(ReasonOf(instance.pools.Get("audio").status()), "POOL_NOT_FOUND");
+}
+
+TEST(PoolManager, InvalidSpecIsRefusedWithEveryViolation) {
+  TestInstance instance;
+  const auto result = instance.pools.Create(Spec("Bad", 1, 0));
+  EXPECT_EQ(ReasonOf(result.status()), "FIELD_INVALID");
+  const std::string text(result.status().message());
+  for (const char* field : {"name", "chunk_size_bytes", "chunk_count"}) {
+    EXPECT_NE(text.find(field), std::string::npos) << text;
+  }
+}
+
+TEST(PoolManager, ValidateOnlyAnswersLikeTheRealCallAndChangesNothing) {
+  TestInstance instance;
+  const auto preview = instance.pools.Create(Spec("video", 4096, 8), {.validate_only = true});
+  ASSERT_TRUE(preview.ok()) << preview.status();
+  EXPECT_FALSE(preview->created);
+  EXPECT_EQ(preview->pool.spec.max_chunk_count, 32u);
+  EXPECT_TRUE(preview->pool.uid.empty());
+  EXPECT_FALSE(preview->pool.create_time.has_value());
+  EXPECT_TRUE(instance.pools.List().empty());
+
+  ASSERT_TRUE(instance.pools.Create(Spec("video", 4096, 8)).ok());
+  const auto again = instance.pools.Create(Spec("video", 4096, 8), {.validate_only = true});
+  EXPECT_EQ(ReasonOf(again.status()), "POOL_ALREADY_EXISTS");
+}
+
+TEST(PoolManager, AllowExistingTakesAPoolThatAgreesAndIsLargeEnough) {
+  TestInstance instance;
+  const auto first = instance.pools.Create(Spec("video", 4096, 100));
+  ASSERT_TRUE(first.ok());
+  const CreateMode allow{.allow_existing = true};
+  for (uint32_t count : {100u, 1u}) {
+    const auto again = instance.pools.Create(Spec("video", 4096, count), allow);
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_FALSE(again->created);
+    EXPECT_EQ(again->pool.uid, first->pool.uid);
+    EXPECT_EQ(again->pool.spec.chunk_count, 100u);
+  }
+  shm::PoolSpec holders = Spec("video", 4096, 100);
+  holders.max_holders = 13;  // rounded up to the 24 that a record of 64 bytes holds
+  EXPECT_TRUE(instance.pools.Create(holders, allow).ok());
+
+  std::vector<std::pair<std::string, shm::PoolSpec>> others;
+  others.emplace_back("chunk_size_bytes 4096, not 8192", Spec("video", 8192, 100));
+  others.emplace_back("chunk_count 100, not 101", Spec("video", 4096, 101));
+  others.emplace_back("chunk_alignment_bytes 4096, not 64", Spec("video", 4096, 100));
+  others.back().second.chunk_alignment_bytes = 64;
+  others.emplace_back("max_chunk_count 400, not 500", Spec("video", 4096, 100));
+  others.back().second.max_chunk_count = 500;
+  others.emplace_back("max_holders_per_chunk 24, not 56", Spec("video", 4096, 100));
+  others.back().second.max_holders = 25;
+  for (const auto& [difference, spec] : others) {
+    const auto result = instance.pools.Create(spec, allow);
+    EXPECT_EQ(ReasonOf(result.status()), "POOL_ALREADY_EXISTS");
+    EXPECT_NE(std::string(result.status().message()).find(difference), std::string::npos)
+        << result.status();
+  }
+}
+
+TEST(PoolManager, TheSeventeenthPoolIsRefused) {
+  TestInstance instance;
+  for (uint32_t i = 0; i < shm::kMaxPools; ++i) {
+    ASSERT_TRUE(instance.pools.Create(Spec("p" + std::to_string(i), 64, 1)).ok());
+  }
+  EXPECT_EQ(ReasonOf(instance.pools.Create(Spec("more", 64, 1)).status()), "POOL_LIMIT");
+  EXPECT_EQ(ReasonOf(instance.pools.Create(Spec("more", 64, 1), {.validate_only = true}).status()),
+            "POOL_LIMIT");
+  const auto pools = instance.pools.List();
+  ASSERT_EQ(pools.size(), shm::kMaxPools);
+  for (size_t i = 1; i < pools.size(); ++i) EXPECT_LT(pools[i - 1].spec.name, pools[i].spec.name);
+}
+
+TEST(PoolManager, UsedUpAddressRangeIsAnErrorWithNumbers) {
+  TestInstance instance({.management_reserved_bytes = 64 << 20, .chunk_reserved_bytes = 1 << 20});
+  for (bool validate_only : {true, false}) {
+    const auto result =
+        instance.pools.Create(Spec("video", 65536, 8), {.validate_only = validate_only});
+    EXPECT_EQ(ReasonOf(result.status()), "SEGMENT_FULL");
+    EXPECT_NE(std::string(result.status().message()).find("--reserve"), std::string::npos);
+  }
+  shm::PoolSpec fits = Spec("video", 65536, 8);
+  fits.max_chunk_count = 8;
+  EXPECT_TRUE(instance.pools.Create(fits).ok());
+}
+
+TEST(PoolManager, MemoryThatIsNotThereIsRefusedBeforeAnyIsTaken) {
+  TestInstance instance({.chunk_reserved_bytes = uint64_t{1} << 40});
+  const MemoryUse before = instance.pools.Memory();
+  shm::PoolSpec huge = Spec("huge", uint64_t{1} << 32, 255);  // nearly 1 TiB
+  huge.max_chunk_count = huge.chunk_count;
+  for (bool validate_only : {true, false}) {
+    const auto result = instance.pools.Create(huge, {.validate_only = validate_only});
+    EXPECT_EQ(result.status().code(), absl::StatusCode::kResourceExhausted);
+    const std::string reason = ReasonOf(result.status()).value_or("");
+    EXPECT_TRUE(reason == "MEMORY_LIMIT" || reason == "SHM_FILESYSTEM_FULL") << reason;
+    EXPECT_NE(std::string(result.status().message()).find("needs 10952"), std::string::npos)
+        << result.status();
+  }
+  EXPECT_EQ(instance.pools.Memory().chunk.used_bytes, before.chunk.used_bytes);
+  EXPECT_TRUE(instance.pools.List().empty());
+}
+
+TEST(PoolManager, StatsCountEveryChunkAndKnowTheirPools) {
+  TestInstance instance;
+  ASSERT_TRUE(instance.pools.Create(Spec("b", 64, 7)).ok());
+  ASSERT_TRUE(instance.pools.Create(Spec("a", 64, 9)).ok());
+  const auto all = instance.pools.Stats();
+  ASSERT_TRUE(all.ok());
+  ASSERT_EQ(all->size(), 2u);
+  EXPECT_EQ((*all)[0].name, "a");
+  EXPECT_EQ((*all)[0].counts.chunk_count, 9u);
+  EXPECT_EQ((*all)[0].counts.free_count, 9u);
+  EXPECT_EQ((*all)[1].name, "b");
+  const auto one = instance.pools.Stats({"b", "b"});
+  ASSERT_TRUE(one.ok());
+  EXPECT_EQ(one->size(), 1u);
+  EXPECT_EQ(ReasonOf(instance.pools.Stats({"b", "c"}).status()), "POOL_NOT_FOUND");
+}
+
+TEST(PoolManager, MemoryInUseGrowsByThePool) {
+  TestInstance instance;
+  const MemoryUse before = instance.pools.Memory();
+  EXPECT_EQ(before.management.name, "zerocp_test_memory_management");
+  EXPECT_EQ(before.chunk.name, "zerocp_test_memory_chunk");
+  ASSERT_TRUE(instance.pools.Create(Spec("a", 65536, 16)).ok());
+  EXPECT_GE(instance.pools.Memory().chunk.used_bytes, before.chunk.used_bytes + 16 * 65536);
+  EXPECT_GT(instance.pools.Memory().management.used_bytes, before.management.used_bytes);
+}
+
+TEST(PoolManager, PoolsAreFoundAgainByTheNextManager) {
+  TestInstance instance;
+  const auto created = instance.pools.Create(Spec("video", 4096, 8));
+  ASSERT_TRUE(created.ok());
+  PoolManager next(instance.core);
+  const auto found = next.Get("video");
+  ASSERT_TRUE(found.ok());
+  EXPECT_EQ(found->uid, created->pool.uid);
+  EXPECT_EQ(found->create_time, created->pool.create_time);
+}
+
+TEST(PoolManager, ConcurrentCreatesOfOneNameMakeOnePool) {
+  TestInstance instance;
+  std::atomic<int> created{0};
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&] {
+      const auto result = instance.pools.Create(Spec("video", 4096, 64), {.allow_existing = true});
+      ASSERT_TRUE(result.ok()) << result.status();
+      created += result->created;
+      EXPECT_EQ(instance.pools.List().size(), 1u);
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(created, 1);
+}
+
+}  // namespace
+}  // namespace zerocp

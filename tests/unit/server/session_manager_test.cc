@@ -1,0 +1,230 @@
+#include "server/session_manager.h"
+
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+
+#include <set>
+#include <string>
+
+#include "server/error.h"
+#include "shm/session.h"
+#include "tests/unit/server/session_fixture.h"
+
+namespace zerocp {
+namespace {
+
+using shm::Code;
+using shm::SessionState;
+
+constexpr int32_t kLayout = static_cast<int32_t>(shm::kLayoutVersion);
+constexpr uid_t kForeign = 4711;
+
+class SessionManagerTest : public SessionFixture {
+ protected:
+  uint16_t AttachSelf() {
+    const auto attached = sessions_->Attach(Self(), "test", nullptr);
+    EXPECT_TRUE(attached.ok()) << attached.status().message();
+    return attached.ok() ? attached->id : uint16_t{0};
+  }
+};
+
+TEST_F(SessionManagerTest, AnAttachedSessionIsInTheTableTheMirrorAndTheFile) {
+  const auto attached = sessions_->Attach(Self(), "camera", nullptr);
+  ASSERT_TRUE(attached.ok());
+  EXPECT_TRUE(IsAttached(attached->id));
+  EXPECT_EQ(Mirror(attached->id).state.load(), static_cast<uint32_t>(SessionState::kAttached));
+  EXPECT_EQ(Mirror(attached->id).pid, getpid());
+  EXPECT_STREQ(Mirror(attached->id).name, "camera");
+  const auto list = sessions_->List();
+  ASSERT_EQ(list.size(), 1u);
+  EXPECT_EQ(list[0].id, attached->id);
+  EXPECT_EQ(list[0].name, attached->name);
+  EXPECT_EQ(list[0].client_name, "camera");
+  EXPECT_EQ(list[0].phase, SessionPhase::kAttached);
+  EXPECT_EQ(list[0].uid, geteuid());
+  struct stat info {};
+  ASSERT_EQ(stat((base_ + "/sessions").c_str(), &info), 0);
+  EXPECT_GE(info.st_size, (attached->id + 1) * 128);
+  sessions_->Detach(attached->id);
+  EXPECT_FALSE(IsAttached(attached->id));
+  EXPECT_TRUE(sessions_->List().empty());
+  EXPECT_EQ(Mirror(attached->id).state.load(), static_cast<uint32_t>(SessionState::kFree));
+}
+
+TEST_F(SessionManagerTest, ATokenIsGoodOnce) {
+  const auto created = sessions_->Create("camera", kLayout, std::nullopt);
+  ASSERT_TRUE(created.ok()) << created.status();
+  ASSERT_EQ(sessions_->List().size(), 1u);
+  EXPECT_EQ(sessions_->List()[0].phase, SessionPhase::kPending);
+  const auto attached = sessions_->Attach(Self(), "", &created->token);
+  ASSERT_TRUE(attached.ok()) << attached.status().message();
+  EXPECT_EQ(attached->name, created->session.name);
+  ASSERT_EQ(sessions_->List().size(), 1u);
+  EXPECT_EQ(sessions_->List()[0].client_name, "camera");
+  const auto again = sessions_->Attach(Self(), "", &created->token);
+  EXPECT_EQ(again.code(), Code::kDenied);
+  EXPECT_NE(again.status().message().find("used"), std::string::npos);
+}
+
+TEST_F(SessionManagerTest, WrongExpiredAndForeignTokensAreDeniedEachWithItsReason) {
+  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  const auto for_foreign = sessions_->Create("b", kLayout, kForeign);
+  ASSERT_TRUE(created.ok() && for_foreign.ok());
+  Token wrong = created->token;
+  wrong[31] ^= 1;
+  EXPECT_NE(sessions_->Attach(Self(), "", &wrong).status().message().find("unknown"),
+            std::string::npos);
+  EXPECT_NE(sessions_->Attach(Self(), "", &for_foreign->token).status().message().find("4711"),
+            std::string::npos);
+  now_ms_ += 10'000;
+  EXPECT_NE(sessions_->Attach(Self(), "", &created->token).status().message().find("expired"),
+            std::string::npos);
+  EXPECT_TRUE(sessions_->List().empty());
+  now_ms_ += 60'000;
+  ASSERT_TRUE(sessions_->Create("c", kLayout, std::nullopt).ok());  // forgets the old ones
+  EXPECT_NE(sessions_->Attach(Self(), "", &created->token).status().message().find("unknown"),
+            std::string::npos);
+}
+
+TEST_F(SessionManagerTest, ATokenIsGoodUntilJustBeforeItsTime) {
+  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  now_ms_ += 9'999;
+  EXPECT_TRUE(sessions_->Attach(Self(), "", &created->token).ok());
+}
+
+TEST_F(SessionManagerTest, OnlyTheInstancesUserAndRootMayAttach) {
+  Peer foreign = Self();
+  foreign.uid = kForeign;
+  EXPECT_EQ(sessions_->Attach(foreign, "", nullptr).code(), Code::kDenied);
+  // Not even with a token, which stays good.
+  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  EXPECT_EQ(sessions_->Attach(foreign, "", &created->token).code(), Code::kDenied);
+  EXPECT_TRUE(sessions_->Attach(Self(), "", &created->token).ok());
+  Peer root = Self();
+  root.uid = 0;
+  EXPECT_TRUE(sessions_->Attach(root, "", nullptr).ok());
+}
+
+class SystemSessionManagerTest : public SessionFixture {
+ protected:
+  SystemSessionManagerTest() : SessionFixture(/*any_user=*/true) {}
+};
+
+TEST_F(SystemSessionManagerTest, ASystemServiceTakesWhomItsSocketLetsIn) {
+  Peer foreign = Self();
+  foreign.uid = kForeign;
+  EXPECT_TRUE(sessions_->Attach(foreign, "", nullptr).ok());
+  const auto created = sessions_->Create("a", kLayout, kForeign);
+  EXPECT_TRUE(sessions_->Attach(foreign, "", &created->token).ok());
+}
+
+TEST_F(SessionManagerTest, CreateRefusesOtherLayoutsAndUnprintableNames) {
+  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout + 1, std::nullopt).status()),
+            "LAYOUT_VERSION_MISMATCH");
+  EXPECT_EQ(ReasonOf(sessions_->Create("a\n", kLayout, std::nullopt).status()), "FIELD_INVALID");
+  EXPECT_EQ(ReasonOf(sessions_->Create(std::string(64, 'a'), kLayout, std::nullopt).status()),
+            "FIELD_INVALID");
+  EXPECT_TRUE(sessions_->Create(std::string(63, 'a'), kLayout, std::nullopt).ok());
+}
+
+TEST_F(SessionManagerTest, TokensThatWaitAreBoundedAndExpire) {
+  size_t created = 0;
+  while (sessions_->Create("a", kLayout, std::nullopt).ok()) ++created;
+  EXPECT_EQ(created, 1024u);
+  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout, std::nullopt).status()), "SESSION_LIMIT");
+  now_ms_ += 10'000;
+  EXPECT_TRUE(sessions_->Create("a", kLayout, std::nullopt).ok());
+}
+
+TEST_F(SessionManagerTest, IdsGoRoundRobinUntilAllAreTaken) {
+  const uint32_t capacity = instance_.core.manager->session_capacity() - shm::kFirstSession;
+  const uint16_t first = AttachSelf();
+  EXPECT_EQ(first, shm::kFirstSession);
+  sessions_->Detach(first);
+  std::set<uint16_t> ids;
+  for (uint32_t i = 0; i < capacity; ++i) ids.insert(AttachSelf());
+  EXPECT_EQ(ids.size(), capacity);
+  EXPECT_EQ(*ids.begin(), shm::kFirstSession);
+  EXPECT_EQ(sessions_->Attach(Self(), "", nullptr).code(), Code::kLimit);
+  sessions_->Detach(77);
+  EXPECT_EQ(AttachSelf(), 77);
+}
+
+TEST_F(SessionManagerTest, WhatADeadSessionOwnedIsFreeBeforeItsIdIsUsedAgain) {
+  ASSERT_TRUE(instance_.pools.Create(Spec("p", 4096, 64)).ok());
+  const uint16_t id = AttachSelf();
+  const uint16_t other = AttachSelf();
+  // A client that dies: its Session object is never closed. The manager is borrowed.
+  std::shared_ptr<shm::MemPoolManager> manager(instance_.core.manager.get(), [](auto*) {});
+  auto* client = new shm::Session(manager, id);
+  shm::ChunkRef ref;
+  ASSERT_EQ(client->Loan(*manager->FindPool("p"), shm::Deadline::Now(), &ref), Code::kOk);
+  EXPECT_GE(shm::HeldCount(*manager, id), 1u);
+  sessions_->Died(shm::SessionSet().set(id).set(other).set(99));
+  EXPECT_EQ(shm::Count(*manager->FindPool("p")).free_count, 64u);
+  EXPECT_FALSE(IsAttached(id));
+  EXPECT_EQ(sessions_->recovered_session_count(), 2u);
+  EXPECT_TRUE(sessions_->List().empty());
+  EXPECT_TRUE(log_.Has("died: "));
+  client->Close();
+  delete client;
+}
+
+TEST_F(SessionManagerTest, TheNextDaemonFindsTheSessionsOrphanedAndRecoversStrangers) {
+  ASSERT_TRUE(instance_.pools.Create(Spec("p", 4096, 64)).ok());
+  const uint16_t id = AttachSelf();
+  const std::string name = sessions_->List()[0].name;
+  // A session the table does not know owns a chunk, as if a daemon's file had been lost in part.
+  std::shared_ptr<shm::MemPoolManager> manager(instance_.core.manager.get(), [](auto*) {});
+  auto* stranger = new shm::Session(manager, 200);
+  shm::ChunkRef ref;
+  ASSERT_EQ(stranger->Loan(*manager->FindPool("p"), shm::Deadline::Now(), &ref), Code::kOk);
+
+  sessions_ = Open();
+  const auto restored = sessions_->Restore();
+  ASSERT_TRUE(restored.ok());
+  EXPECT_EQ(*restored, 1u);
+  ASSERT_EQ(sessions_->List().size(), 1u);
+  EXPECT_EQ(sessions_->List()[0].phase, SessionPhase::kOrphaned);
+  EXPECT_EQ(sessions_->List()[0].name, name);
+  EXPECT_EQ(sessions_->Living().at(id).pid, getpid());
+  EXPECT_EQ(sessions_->Living().at(id).start_time, StartTimeOf(getpid()));
+  EXPECT_TRUE(IsAttached(id));
+  EXPECT_EQ(shm::Count(*manager->FindPool("p")).free_count, 64u);
+  stranger->Close();
+  delete stranger;
+}
+
+TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
+  const uint16_t id = AttachSelf();
+  ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
+  sessions_ = Open();
+  const auto restored = sessions_->Restore();
+  ASSERT_TRUE(restored.ok());
+  EXPECT_EQ(*restored, 1u);
+  EXPECT_EQ(sessions_->Living().at(id).pid, getpid());
+}
+
+TEST_F(SessionManagerTest, ATableOfAnotherInstanceIsNotBelieved) {
+  (void)AttachSelf();
+  const int fd = open((base_ + "/sessions").c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(pwrite(fd, "another instance", 16, 16), 16);  // the uuid
+  close(fd);
+  Mirror(shm::kFirstSession).state.store(0);
+  sessions_ = Open();
+  const auto restored = sessions_->Restore();
+  ASSERT_TRUE(restored.ok());
+  EXPECT_EQ(*restored, 0u);
+}
+
+TEST_F(SessionManagerTest, ATokenNeverReachesTheLog) {
+  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  (void)sessions_->Attach(Self(), "", &created->token);
+  std::string hex;
+  for (size_t i = 0; i < 4; ++i) hex += fmt::format("{:02x}", created->token[i]);
+  EXPECT_FALSE(log_.Has(hex));
+  EXPECT_FALSE(log_.Has(std::string(created->token.begin(), created->token.begin() + 4)));
+}
+
+}  // namespace
+}  // namespace zerocp

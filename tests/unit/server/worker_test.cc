@@ -1,0 +1,56 @@
+#include "server/worker.h"
+
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <future>
+#include <memory>
+#include <thread>
+#include <vector>
+
+namespace zerocp {
+namespace {
+
+TEST(Worker, RunsJobsInOrder) {
+  Worker worker;
+  std::vector<int> order;
+  std::promise<void> done;
+  for (int i = 0; i < 100; ++i)
+    worker.Post([&, i](bool run) {
+      if (run) order.push_back(i);
+    });
+  worker.Post([&](bool) { done.set_value(); });
+  done.get_future().wait();
+  ASSERT_EQ(order.size(), 100u);
+  for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
+}
+
+TEST(Worker, StopLetsTheRunningJobEndAndRefusesTheRest) {
+  Worker worker;
+  std::promise<void> started, go_on;
+  bool first_ran = false;
+  std::promise<bool> second_ran;
+  worker.Post([&](bool run) {
+    started.set_value();
+    go_on.get_future().wait();
+    first_ran = run;
+  });
+  worker.Post([&](bool run) { second_ran.set_value(run); });
+  started.get_future().wait();
+  std::thread stopper([&] { worker.Stop(); });
+  // A job that is posted after the stop is refused at once, in the poster's thread.
+  const auto self = std::this_thread::get_id();
+  for (bool stopped = false; !stopped; std::this_thread::yield()) {
+    auto answered = std::make_shared<std::atomic<bool>>(false);
+    worker.Post(
+        [self, answered](bool run) { *answered = !run && std::this_thread::get_id() == self; });
+    stopped = *answered;
+  }
+  go_on.set_value();
+  stopper.join();
+  EXPECT_TRUE(first_ran);
+  EXPECT_FALSE(second_ran.get_future().get());
+}
+
+}  // namespace
+}  // namespace zerocp
