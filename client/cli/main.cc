@@ -1,0 +1,152 @@
+// The command `zerocp`: reads the command line and calls one subcommand.
+#include <CLI/CLI.hpp>
+#include <functional>
+#include <string>
+
+#include "client/cli/daemon_command.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/recv.h"
+#include "client/cli/send.h"
+
+namespace zerocp::cli {
+namespace {
+
+constexpr char kAbout[] =
+    "zerocp: send and receive through shared memory, and look at the daemon zerocpd.\n\n"
+    "The daemon is looked for in --runtime-dir, else in $ZEROCP_RUNTIME_DIR, else in /run/zerocp,\n"
+    "$XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>.";
+
+constexpr char kFooter[] =
+    "Examples:\n"
+    "  zerocp recv frames -o copy.bin &     # receive the channel 'frames' into a file\n"
+    "  zerocp send frames video.bin         # and send a file into it\n"
+    "  zerocp stats                         # pools, channels, who is behind\n\n"
+    "Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon answers, 128+n ended by signal n.";
+
+constexpr char kSendFooter[] =
+    "Each read goes straight into a chunk and becomes a message; of a file every chunk but the "
+    "last is\n"
+    "full. On SIGINT and SIGTERM the channel is left in order: receivers see the end of the "
+    "stream.\n\n"
+    "Examples:\n"
+    "  zerocp send frames video.bin\n"
+    "  tar c /srv | zerocp send backup --timeout 60\n"
+    "  tail -f log | zerocp send log --no-wait";
+
+constexpr char kRecvFooter[] =
+    "Ends when the last publisher has closed and everything was received. Exit status 1 if a "
+    "publisher\n"
+    "died instead: what came is then not the whole stream.\n\n"
+    "Examples:\n"
+    "  zerocp recv frames -o copy.bin\n"
+    "  zerocp recv backup | tar x\n"
+    "  zerocp recv frames --sha256 --verify-in-place   # digest of the bytes where they lie\n"
+    "  zerocp recv frames --count 1 --timeout 5 > first.bin";
+
+void AddRuntimeDir(CLI::App* command, std::string* runtime_dir) {
+  command->add_option("--runtime-dir", *runtime_dir, "The daemon's runtime directory")
+      ->type_name("DIR");
+}
+
+void AddTimeout(CLI::App* command, std::optional<double>* seconds, const char* what) {
+  command->add_option("--timeout", *seconds, what)
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("SECONDS");
+}
+
+void AddSend(CLI::App& app, SendOptions* options, std::function<int()>* chosen) {
+  CLI::App* command = app.add_subcommand("send", "Send a file or standard input into a channel");
+  command->footer(kSendFooter);
+  command->add_option("CHANNEL", options->channel, "The channel's name")->required();
+  command->add_option("FILE", options->file, "What to send; - or nothing: standard input");
+  command->add_flag("--no-wait", options->no_wait,
+                    "Send at once, although nobody may be there to receive");
+  AddTimeout(command, &options->timeout_s,
+             "Longest wait for a subscriber, a free chunk or room in a queue (default: for ever)");
+  AddRuntimeDir(command, &options->runtime_dir);
+  command->callback([=] { *chosen = [=] { return Send(*options); }; });
+}
+
+void AddRecv(CLI::App& app, RecvOptions* options, std::function<int()>* chosen) {
+  CLI::App* command =
+      app.add_subcommand("recv", "Receive a channel into a file or standard output");
+  command->footer(kRecvFooter);
+  command->add_option("CHANNEL", options->channel, "The channel's name")->required();
+  command
+      ->add_option(
+          "-o,--output", options->output,
+          "Where the bytes go; - or nothing: standard output; with --sha256 nothing: nowhere")
+      ->type_name("FILE");
+  command->add_flag("--sha256", options->sha256, "Print the SHA-256 of all bytes at the end");
+  command->add_flag("--verify-in-place", options->verify_in_place,
+                    "Check against /proc/self/maps that all bytes lie in the chunk segment");
+  command->add_option("--count", options->count, "End after so many messages")
+      ->check(CLI::PositiveNumber)
+      ->type_name("N");
+  AddTimeout(command, &options->timeout_s, "Longest wait for a message (default: for ever)");
+  AddRuntimeDir(command, &options->runtime_dir);
+  command->callback([=] { *chosen = [=] { return Recv(*options); }; });
+}
+
+struct DaemonSubcommand {
+  const char* name;
+  const char* what;
+  int (*run)(const DaemonOptions&);
+};
+
+constexpr DaemonSubcommand kDaemonSubcommands[] = {
+    {"pools", "List the pools", Pools},
+    {"channels", "List the channels", Channels},
+    {"sessions", "List the attached processes", Sessions},
+    {"stats", "Show chunks by state, channels and how far each subscriber is behind", Stats},
+    {"info", "Show the daemon's version and instance", Info},
+    {"audit", "Check every chunk and queue; exit status 1 if an invariant does not hold", Audit},
+};
+
+void AddDaemonSubcommand(CLI::App& app, const DaemonSubcommand& subcommand, DaemonOptions* options,
+                         std::function<int()>* chosen) {
+  const std::string name = subcommand.name;
+  CLI::App* command = app.add_subcommand(name, subcommand.what);
+  command->footer("Examples:\n  zerocp " + name + "\n  zerocp " + name +
+                  " -o json --runtime-dir /run/zerocp");
+  command
+      ->add_option_function<std::string>(
+          "-o,--output", [=](const std::string& format) { options->json = format == "json"; },
+          "table (default) or json")
+      ->check(CLI::IsMember({"table", "json"}))
+      ->type_name("FORMAT");
+  command
+      ->add_option("--timeout", options->timeout_s,
+                   "Longest wait for the daemon's answer (default: 5)")
+      ->check(CLI::PositiveNumber)
+      ->type_name("SECONDS");
+  AddRuntimeDir(command, &options->runtime_dir);
+  command->callback([=, run = subcommand.run] { *chosen = [=] { return run(*options); }; });
+}
+
+int Main(int argc, char** argv) {
+  CLI::App app(kAbout, "zerocp");
+  app.footer(kFooter);
+  app.set_version_flag("--version", "zerocp " ZEROCP_VERSION);
+  app.require_subcommand(1);
+  std::function<int()> chosen;
+  SendOptions send;
+  RecvOptions recv;
+  DaemonOptions daemon;
+  AddSend(app, &send, &chosen);
+  AddRecv(app, &recv, &chosen);
+  for (const DaemonSubcommand& subcommand : kDaemonSubcommands) {
+    AddDaemonSubcommand(app, subcommand, &daemon, &chosen);
+  }
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? kDone : kUsage;
+  }
+  return chosen();
+}
+
+}  // namespace
+}  // namespace zerocp::cli
+
+int main(int argc, char** argv) { return zerocp::cli::Main(argc, argv); }

@@ -1,0 +1,149 @@
+#include "client/cli/recv.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <cstring>
+#include <utility>
+
+#include "client/cli/exit_code.h"
+#include "client/cli/in_place.h"
+#include "client/cli/stop_signal.h"
+#include "client/cli/stream.h"
+
+namespace zerocp::cli {
+namespace {
+
+constexpr char kCommand[] = "recv";
+
+class Receiver {
+ public:
+  Receiver(const RecvOptions& options, Subscriber subscriber)
+      : options_(options), subscriber_(std::move(subscriber)) {
+    if (options_.sha256) digest_.emplace();
+    if (options_.verify_in_place) segment_.emplace();
+  }
+  ~Receiver() {
+    if (fd_ > STDOUT_FILENO) close(fd_);
+  }
+
+  int Run() {
+    if (!OpenOutput()) return Failed(kCommand, options_.output + ": " + std::strerror(errno));
+    int code = kDone;
+    while (code == kDone && !at_end_ && StopSignal() == 0 &&
+           meter_.chunk_count() != options_.count) {
+      code = ReceiveOne();
+    }
+    if (code == kDone && StopSignal() != 0) code = kSignal + StopSignal();
+    subscriber_.Close();
+    meter_.Report(kCommand);
+    if (code == kDone) code = Finish();
+    return code;
+  }
+
+ private:
+  bool OpenOutput() {
+    if (options_.output.empty() || options_.output == "-") {
+      fd_ = options_.sha256 && options_.output.empty() ? -1 : STDOUT_FILENO;
+      return true;
+    }
+    fd_ = open(options_.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    return fd_ >= 0;
+  }
+
+  // One message. Sets at_end_ at the end of the stream.
+  int ReceiveOne() {
+    const WaitLimit limit(options_.timeout_s);
+    auto sample = subscriber_.Wait(kSlice);
+    while (sample.code() == Code::kTimeout && StopSignal() == 0 && !limit.Passed()) {
+      sample = subscriber_.Wait(kSlice);
+    }
+    switch (sample.code()) {
+      case Code::kOk:
+        return Consume(sample->data());
+      case Code::kEndOfStream:
+        at_end_ = true;
+        return kDone;
+      case Code::kPublisherDied:
+        return Failed(kCommand, "publisher died after " + Received());
+      case Code::kTimeout:
+        if (StopSignal() != 0) return kDone;
+        return Failed(kCommand,
+                      "nothing came in time on '" + options_.channel + "', after " + Received());
+      default:
+        return Failed(kCommand, sample.message() + ", after " + Received());
+    }
+  }
+
+  int Consume(std::span<const std::byte> data) {
+    meter_.Start();
+    if (segment_ && !segment_->Contains(data)) {
+      return Failed(kCommand, "bytes were received outside the chunk segment's mapping: " +
+                                  segment_->Describe());
+    }
+    if (digest_) digest_->Add(data);
+    if (fd_ >= 0 && !Write(data)) {
+      if (StopSignal() != 0) return kDone;
+      return Failed(kCommand, errno == EPIPE
+                                  ? "the reader of the output is gone, after " + Received()
+                                  : std::string("write: ") + std::strerror(errno));
+    }
+    meter_.Add(data.size());
+    return kDone;
+  }
+
+  // All of it; more than one write(2) only if the output takes less.
+  bool Write(std::span<const std::byte> data) const {
+    while (!data.empty()) {
+      const ssize_t count = write(fd_, data.data(), data.size());
+      if (count < 0 && errno == EINTR && StopSignal() == 0) continue;
+      if (count < 0) return false;
+      data = data.subspan(static_cast<size_t>(count));
+    }
+    return true;
+  }
+
+  // What only counts when the whole stream came.
+  int Finish() {
+    if (fd_ > STDOUT_FILENO && close(std::exchange(fd_, -1)) != 0) {
+      return Failed(kCommand, options_.output + ": " + std::strerror(errno));
+    }
+    if (segment_) std::fprintf(stderr, "recv: read in place: %s\n", segment_->Describe().c_str());
+    if (digest_) {
+      std::FILE* out = options_.output == "-" ? stderr : stdout;
+      std::fprintf(out, "%s  %s\n", digest_->Finish().c_str(), options_.channel.c_str());
+      if (std::fflush(out) != 0)
+        return Failed(kCommand, std::string("write: ") + std::strerror(errno));
+    }
+    return kDone;
+  }
+
+  std::string Received() const {
+    return std::to_string(meter_.byte_count()) + " bytes in " +
+           std::to_string(meter_.chunk_count()) + " chunks";
+  }
+
+  const RecvOptions& options_;
+  Subscriber subscriber_;
+  Meter meter_;
+  std::optional<Sha256> digest_;
+  std::optional<ChunkSegmentMapping> segment_;
+  int fd_ = -1;
+  bool at_end_ = false;
+};
+
+}  // namespace
+
+int Recv(const RecvOptions& options) {
+  CatchStopSignals();
+  int code = kDone;
+  auto client = ConnectOrSay(kCommand, options.runtime_dir, &code);
+  if (!client) return code;
+  auto subscriber = client->JoinAsSubscriber(options.channel);
+  if (!subscriber) return Failed(kCommand, subscriber.message());
+  return Receiver(options, std::move(*subscriber)).Run();
+}
+
+}  // namespace zerocp::cli

@@ -1,0 +1,244 @@
+/* zerocp.h - the C interface of libzerocp.so.1: large buffers from process to process without
+ * copies.
+ *
+ * What. A client attaches to the daemon of an instance (zerocpd) and maps its memory. A loan is the
+ * right to write one chunk of it; publishing a loan to a channel turns it into a message, which
+ * every subscriber of the channel takes as a sample, the right to read the same bytes in place.
+ * Loan, publish, take and release make no system call and no copy, take no lock, allocate no
+ * memory, and need no daemon.
+ *
+ * Threads. A zerocp_client may be used by any number of threads at once. A publisher, a subscriber,
+ * a loan and a sample belong to one thread at a time; they may move from thread to thread.
+ *
+ * Lifetime. Loans and samples keep the memory mapped: they stay valid, and can be released, after
+ * their client, publisher and subscriber were closed. The library detaches from the daemon when the
+ * last of all these is gone. What a process still has when it ends, in whatever way, the daemon
+ * takes back.
+ *
+ * fork. The child of a fork does not have the memory. There every call on what the parent made
+ * fails with ZEROCP_UNAVAILABLE, closing and releasing do nothing, and the bytes of its loans and
+ * samples must not be touched. Connect again in the child.
+ *
+ * Errors. Calls that can fail return a zerocp_code, chosen by what the caller should do. For each
+ * code but ZEROCP_TIMEOUT the sentence that goes with it, with names and numbers, is
+ * zerocp_last_error(). Out-parameters are only written on success, unless their function says
+ * otherwise.
+ *
+ * Times are in nanoseconds on the monotonic clock: 0 never waits, ZEROCP_FOREVER always does.
+ * Sizes are in bytes. Strings are UTF-8, end with a NUL, and are copied by the call.
+ *
+ * The library starts no thread, installs no signal handler, and links libc and libstdc++ only.
+ */
+#ifndef ZEROCP_H_
+#define ZEROCP_H_
+
+#include <stddef.h>
+#include <stdint.h>
+
+#if defined(__has_attribute)
+#if __has_attribute(noplt)
+#define ZEROCP_API __attribute__((visibility("default"), noplt))
+#endif
+#endif
+#ifndef ZEROCP_API
+#define ZEROCP_API __attribute__((visibility("default")))
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Codes. */
+
+/* One of the values below. Values are never reused; later versions may add some. */
+typedef int32_t zerocp_code;
+
+enum {
+  ZEROCP_OK = 0,
+  ZEROCP_TIMEOUT = 1,        /* nothing came before the deadline: try again */
+  ZEROCP_END_OF_STREAM = 2,  /* the last publisher closed in order and nothing is left to take */
+  ZEROCP_PUBLISHER_DIED = 3, /* the same, but a publisher died instead of closing */
+  ZEROCP_DETACHED = 4,       /* the channel is closed: leave it */
+  ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other memory: connect again */
+  ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
+  ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
+  ZEROCP_HOLDERS_FULL = 9,   /* the chunk has as many holders as its pool allows */
+  ZEROCP_NOT_FOUND = 10,     /* no channel or pool of that name */
+  ZEROCP_TYPE_MISMATCH = 11, /* the channel carries another message type */
+  ZEROCP_STALE = 12,         /* the handle's chunk was released or used again since */
+  ZEROCP_DENIED = 13,        /* refused: token, user, or file permissions */
+  ZEROCP_INVALID = 14,       /* an argument is wrong; the text says which */
+  ZEROCP_UNAVAILABLE = 15,   /* no daemon, or its connection is lost, or this is a fork's child */
+  ZEROCP_VERSION_MISMATCH =
+      16,              /* daemon and library have other memory layouts; the text names both */
+  ZEROCP_DAMAGED = 17, /* shared memory holds something impossible; the object was given up */
+  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers */
+};
+
+/* "TIMEOUT" for ZEROCP_TIMEOUT and so on; "UNKNOWN" for others. Static storage. */
+ZEROCP_API const char* zerocp_code_name(zerocp_code code);
+
+/* What happened in the last call of this thread that failed with another code than ZEROCP_TIMEOUT:
+ * one sentence for people, never NULL, valid until such a call of this thread. */
+ZEROCP_API const char* zerocp_last_error(void);
+
+/* Version of the library, "MAJOR.MINOR.PATCH". Static storage. */
+ZEROCP_API const char* zerocp_version(void);
+
+#define ZEROCP_FOREVER ((int64_t)-1)
+#define ZEROCP_USER_HEADER_BYTES 64
+#define ZEROCP_TOKEN_BYTES 32
+
+/* Client. */
+
+typedef struct zerocp_client zerocp_client;
+
+/* Set struct_size to sizeof(zerocp_client_options) and the rest to 0 or to what is wanted. */
+typedef struct zerocp_client_options {
+  size_t struct_size;
+  const char* name; /* label that operators see, at most 63 bytes; NULL: the program's name */
+  const char* runtime_dir; /* the daemon's directory; NULL: $ZEROCP_RUNTIME_DIR if it is set, else
+                              the first of /run/zerocp, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>
+                              where a daemon answers */
+} zerocp_client_options;
+
+/* Attaches to a daemon on this machine. `options` may be NULL. Close the client with
+ * zerocp_client_close.
+ * UNAVAILABLE: no daemon answers; the text lists every path tried. VERSION_MISMATCH. DENIED. LIMIT.
+ * INVALID. Blocks for at most 10 s. */
+ZEROCP_API zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client);
+
+/* Attaches with a token that CreateSession gave over gRPC, on the attach socket that it named.
+ * `options->runtime_dir` is not used. DENIED: the token is wrong, used, or older than 10 s.
+ * Others as zerocp_connect. */
+ZEROCP_API zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES],
+                                     const char* socket_path, const zerocp_client_options* options,
+                                     zerocp_client** client);
+
+/* Gives the client up. Publishers, subscribers, loans and samples made with it go on. NULL:
+ * nothing. */
+ZEROCP_API void zerocp_client_close(zerocp_client* client);
+
+/* Loans and samples. */
+
+/* The right to write one chunk. Allocated by the caller, filled in by the call that makes the loan;
+ * copying the structure does not copy the right. The bytes are not cleared. */
+typedef struct zerocp_loan {
+  void* data;        /* aligned as the pool says, at least to 64 bytes */
+  size_t size;       /* bytes that will be published; set it freely up to `capacity` */
+  size_t capacity;   /* bytes asked for */
+  void* user_header; /* ZEROCP_USER_HEADER_BYTES for the caller: shape, time stamp, trace id */
+  uint64_t reserved;
+  void* opaque[2]; /* the library's; opaque[0] is NULL if this is no loan */
+  uint64_t opaque_chunk;
+} zerocp_loan;
+
+/* The right to read one chunk. As zerocp_loan. Other processes may read the same bytes. */
+typedef struct zerocp_sample {
+  const void* data;
+  size_t size;
+  uint64_t sequence; /* the message's number, counted per publisher from 1; 0: not published */
+  const void* user_header; /* ZEROCP_USER_HEADER_BYTES from the publisher */
+  uint64_t reserved;
+  void* opaque[2]; /* the library's; opaque[0] is NULL if this is no sample */
+  uint64_t opaque_chunk;
+} zerocp_sample;
+
+/* Names a shared chunk in any process of the instance. Not a secret; send it by any means. */
+typedef struct zerocp_handle {
+  uint64_t instance;
+  uint64_t chunk;
+} zerocp_handle;
+
+/* Loans a chunk of the pool named `pool`, without a channel.
+ * EXHAUSTED: no chunk came free in time; the text names the largest holders. TOO_LARGE: `bytes` is
+ * more than a chunk has. NOT_FOUND. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
+                                          int64_t timeout_ns, zerocp_loan* loan);
+
+/* Gives a loan back unpublished. Nothing if `loan` is none. */
+ZEROCP_API void zerocp_loan_release(zerocp_loan* loan);
+
+/* Gives the right to write up and keeps the right to read: `loan` is none afterwards, `sample` has
+ * loan->size bytes and can be named by zerocp_sample_handle.
+ * INVALID: not a loan, or loan->size is more than its capacity. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample);
+
+/* The right to read the chunk that `handle` names, while somebody holds it.
+ * STALE: everybody released it, or it belongs to another instance. HOLDERS_FULL. UNAVAILABLE after
+ * fork. */
+ZEROCP_API zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle,
+                                          zerocp_sample* sample);
+
+/* A handle of the sample's chunk, good for as long as somebody holds it: keep the sample until the
+ * receiver has opened it. INVALID: not a sample. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle);
+
+/* Gives a sample back. Nothing if `sample` is none. */
+ZEROCP_API void zerocp_sample_release(zerocp_sample* sample);
+
+/* Channels. */
+
+typedef struct zerocp_publisher zerocp_publisher;
+typedef struct zerocp_subscriber zerocp_subscriber;
+
+/* Set struct_size to sizeof(zerocp_join_options) and the rest to 0 or to what is wanted. */
+typedef struct zerocp_join_options {
+  size_t struct_size;
+  const char* message_type; /* at most 128 bytes; must equal the channel's if both are set */
+} zerocp_join_options;
+
+/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE, INVALID.
+ * A message published after zerocp_join_subscriber returned reaches the subscriber. */
+ZEROCP_API zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
+                                             const zerocp_join_options* options,
+                                             zerocp_publisher** publisher);
+ZEROCP_API zerocp_code zerocp_join_subscriber(zerocp_client* client, const char* channel,
+                                              const zerocp_join_options* options,
+                                              zerocp_subscriber** subscriber);
+
+/* Leaves the channel and frees the object; NULL: nothing. What a publisher sent stays deliverable,
+ * then its subscribers see END_OF_STREAM. What waited for a subscriber is let go; samples it took
+ * stay. */
+ZEROCP_API void zerocp_publisher_close(zerocp_publisher* publisher);
+ZEROCP_API void zerocp_subscriber_close(zerocp_subscriber* subscriber);
+
+/* Largest message the channel carries: the chunk size of its pool. */
+ZEROCP_API size_t zerocp_publisher_max_bytes(const zerocp_publisher* publisher);
+
+/* Loans a chunk of the channel's pool. Errors as zerocp_client_loan. */
+ZEROCP_API zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes,
+                                             int64_t timeout_ns, zerocp_loan* loan);
+
+/* Room for what later versions tell. */
+typedef struct zerocp_published {
+  int32_t delivered; /* subscribers that will see the message */
+  int32_t reserved;
+} zerocp_published;
+
+/* Sends loan->size bytes and the user header to every subscriber, or to nobody. Waits for as long
+ * as a subscriber's queue is full. On success `loan` is none afterwards; `published` may be NULL.
+ * On every error the caller still has the loan and nobody got the message, so that a retry repeats
+ * nothing. TIMEOUT: a queue stayed full. DETACHED. INVALID: not a loan of this publisher's client,
+ * loan->size is more than its capacity, or its pool allows fewer holders than the channel
+ * subscribers. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* loan,
+                                                int64_t timeout_ns, zerocp_published* published);
+
+/* Waits until the channel has at least `count` subscribers; `present` (may be NULL) is how many it
+ * has, also on TIMEOUT. DETACHED. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_t count,
+                                             int64_t timeout_ns, int32_t* present);
+
+/* Takes the next message. TIMEOUT: none came. END_OF_STREAM or PUBLISHER_DIED: every publisher that
+ * was there is gone and nothing is left; said once, then the call waits for the next publisher.
+ * DETACHED. DAMAGED: what a publisher sent is impossible; it is not listened to any more.
+ * UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
+                                              zerocp_sample* sample);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif /* ZEROCP_H_ */

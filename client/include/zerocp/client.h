@@ -1,0 +1,111 @@
+// Attaching to a daemon.
+#pragma once
+
+#include <zerocp.h>
+#include <zerocp/handle.h>
+#include <zerocp/loan.h>
+#include <zerocp/publisher.h>
+#include <zerocp/result.h>
+#include <zerocp/subscriber.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace zerocp {
+
+struct ClientOptions {
+  std::string name = {};  // label that operators see, at most 63 bytes; empty: the program's name
+  std::string runtime_dir = {};  // empty: $ZEROCP_RUNTIME_DIR, else where daemons usually are
+};
+
+struct SubscriberOptions {
+  std::string message_type = {};  // must equal the channel's, if both are set
+};
+
+// An attachment to a daemon on this machine. Move-only; any number of threads may call it at once.
+// The memory stays mapped until this and everything that was made with it is gone.
+class Client {
+ public:
+  Client() = default;
+
+  // kUnavailable: no daemon answers; the message lists every path tried. kVersionMismatch, kDenied,
+  // kLimit, kInvalid. Blocks for at most 10 s.
+  static Result<Client> Connect(const ClientOptions& options = {}) {
+    Result<Client> result;
+    const zerocp_client_options raw = RawOptions(options);
+    zerocp_client* client = nullptr;
+    result.Set(zerocp_connect(&raw, &client));
+    result->raw_.reset(client);
+    return result;
+  }
+  // Redeems a token that CreateSession gave over gRPC, on the socket that it named.
+  // kDenied: the token is wrong, used, or older than 10 s. Others as Connect.
+  static Result<Client> Attach(std::span<const std::uint8_t, ZEROCP_TOKEN_BYTES> token,
+                               const std::string& socket_path, const ClientOptions& options = {}) {
+    Result<Client> result;
+    const zerocp_client_options raw = RawOptions(options);
+    zerocp_client* client = nullptr;
+    result.Set(zerocp_attach(token.data(), socket_path.c_str(), &raw, &client));
+    result->raw_.reset(client);
+    return result;
+  }
+
+  // kNotFound: no such channel. kTypeMismatch, kLimit, kUnavailable, kInvalid. REQUIRES here and
+  // below: not moved from.
+  Result<Publisher> JoinAsPublisher(std::string_view channel, std::string_view message_type = {}) {
+    Result<Publisher> result;
+    const std::string type(message_type);
+    const zerocp_join_options options{sizeof(options), type.c_str()};
+    zerocp_publisher* publisher = nullptr;
+    result.Set(
+        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
+    result->raw_.reset(publisher);
+    return result;
+  }
+  // As JoinAsPublisher. What is published from its return on, the subscriber will see.
+  Result<Subscriber> JoinAsSubscriber(std::string_view channel,
+                                      const SubscriberOptions& wanted = {}) {
+    Result<Subscriber> result;
+    const zerocp_join_options options{sizeof(options), wanted.message_type.c_str()};
+    zerocp_subscriber* subscriber = nullptr;
+    result.Set(
+        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
+    result->raw_.reset(subscriber);
+    return result;
+  }
+  // A chunk of a pool, without a channel. kNotFound, kExhausted, kTooLarge, kUnavailable after
+  // fork.
+  Result<Loan> NewLoan(std::string_view pool, std::size_t bytes,
+                       Deadline wait = std::chrono::nanoseconds{0}) {
+    Result<Loan> result;
+    result.Set(zerocp_client_loan(raw_.get(), std::string(pool).c_str(), bytes,
+                                  internal::TimeoutOf(wait), &result->raw_));
+    return result;
+  }
+  // The chunk that `handle` names. kStale, kHoldersFull, kUnavailable after fork.
+  Result<Sample> Open(const Handle& handle) {
+    Result<Sample> result;
+    result.Set(zerocp_client_open(raw_.get(), {handle.instance, handle.chunk}, &result->raw_));
+    return result;
+  }
+  explicit operator bool() const { return raw_ != nullptr; }
+
+ private:
+  struct Closer {
+    void operator()(zerocp_client* client) const { zerocp_client_close(client); }
+  };
+
+  static zerocp_client_options RawOptions(const ClientOptions& options) {
+    return {sizeof(zerocp_client_options), options.name.empty() ? nullptr : options.name.c_str(),
+            options.runtime_dir.empty() ? nullptr : options.runtime_dir.c_str()};
+  }
+
+  std::unique_ptr<zerocp_client, Closer> raw_;
+};
+
+}  // namespace zerocp

@@ -1,0 +1,62 @@
+// Sending messages into a channel.
+#pragma once
+
+#include <zerocp.h>
+#include <zerocp/loan.h>
+#include <zerocp/result.h>
+
+#include <chrono>
+#include <cstddef>
+#include <memory>
+
+namespace zerocp {
+
+struct Published {
+  int delivered = 0;  // subscribers that will see the message
+};
+
+// One publisher of a channel. Move-only, one thread at a time. Leaves the channel in its
+// destructor, which waits for the daemon's answer.
+class Publisher {
+ public:
+  Publisher() = default;
+
+  // A chunk of the channel's pool. REQUIRES here and below: not closed, not moved from.
+  // kExhausted: none came free in time. kTooLarge. kUnavailable after fork.
+  Result<Loan> NewLoan(std::size_t bytes, Deadline wait = std::chrono::nanoseconds{0}) {
+    Result<Loan> result;
+    result.Set(zerocp_publisher_loan(raw_.get(), bytes, internal::TimeoutOf(wait), &result->raw_));
+    return result;
+  }
+  // Sends the loan to every subscriber; waits while one of them has a full queue. On success `loan`
+  // is empty. Otherwise it stays as it was and nobody got the message: a retry repeats nothing.
+  // kTimeout, kDetached, kInvalid, kUnavailable.
+  Result<Published> Publish(Loan& loan, Deadline wait = std::nullopt) {
+    Result<Published> result;
+    zerocp_published published{};
+    result.Set(
+        zerocp_publisher_publish(raw_.get(), &loan.raw_, internal::TimeoutOf(wait), &published));
+    result->delivered = published.delivered;
+    return result;
+  }
+  // Waits until the channel has at least `count` subscribers; the value is how many it has, also on
+  // kTimeout. kDetached, kUnavailable.
+  Result<int> WaitForSubscribers(int count, Deadline wait = std::nullopt) {
+    Result<int> result;
+    result.Set(zerocp_publisher_wait(raw_.get(), count, internal::TimeoutOf(wait), &*result));
+    return result;
+  }
+  // Largest message the channel carries.
+  std::size_t max_bytes() const { return zerocp_publisher_max_bytes(raw_.get()); }
+  // Leaves the channel. What was sent stays deliverable, then its subscribers see kEndOfStream.
+  void Close() { raw_.reset(); }
+
+ private:
+  friend class Client;
+  struct Closer {
+    void operator()(zerocp_publisher* publisher) const { zerocp_publisher_close(publisher); }
+  };
+  std::unique_ptr<zerocp_publisher, Closer> raw_;
+};
+
+}  // namespace zerocp

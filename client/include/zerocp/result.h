@@ -1,0 +1,86 @@
+// Codes, results and deadlines of the C++ interface.
+#pragma once
+
+#include <zerocp.h>
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <utility>
+
+namespace zerocp {
+
+// What happened, by what the caller should do. zerocp.h says more of each.
+enum class Code : std::int32_t {
+  kOk = ZEROCP_OK,
+  kTimeout = ZEROCP_TIMEOUT,               // nothing came before the deadline: try again
+  kEndOfStream = ZEROCP_END_OF_STREAM,     // the last publisher closed in order; nothing is left
+  kPublisherDied = ZEROCP_PUBLISHER_DIED,  // the same, but a publisher died
+  kDetached = ZEROCP_DETACHED,             // the channel is closed: leave it
+  kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other memory: connect again
+  kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
+  kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes
+  kHoldersFull = ZEROCP_HOLDERS_FULL,    // as many holders as the chunk's pool allows
+  kNotFound = ZEROCP_NOT_FOUND,          // no such channel or pool
+  kTypeMismatch = ZEROCP_TYPE_MISMATCH,  // the channel carries another message type
+  kStale = ZEROCP_STALE,                 // the handle's chunk was released since
+  kDenied = ZEROCP_DENIED,
+  kInvalid = ZEROCP_INVALID,
+  kUnavailable = ZEROCP_UNAVAILABLE,  // no daemon, or this is the child of a fork
+  kVersionMismatch = ZEROCP_VERSION_MISMATCH,
+  kDamaged = ZEROCP_DAMAGED,
+  kLimit = ZEROCP_LIMIT,
+};
+
+// "TIMEOUT" for Code::kTimeout, and so on.
+inline const char* Name(Code code) { return zerocp_code_name(static_cast<zerocp_code>(code)); }
+
+// How long a call may wait: nullopt for ever, 0 not at all.
+using Deadline = std::optional<std::chrono::nanoseconds>;
+
+// A value, or the code and the sentence that explain its absence. Success and kTimeout cost no
+// allocation. T is default-constructible; without success the value is T{}.
+template <class T>
+class [[nodiscard]] Result {
+ public:
+  explicit operator bool() const { return code_ == Code::kOk; }
+  T& operator*() { return value_; }
+  const T& operator*() const { return value_; }
+  T* operator->() { return &value_; }
+  const T* operator->() const { return &value_; }
+  Code code() const { return code_; }
+  // One sentence for people, with names and numbers.
+  std::string message() const { return message_ != nullptr ? *message_ : Name(code_); }
+
+ private:
+  friend class Client;
+  friend class Loan;
+  friend class Publisher;
+  friend class Subscriber;
+  friend class Sample;
+
+  Result() = default;
+  // Ends a call into the library that was to fill in value_. REQUIRES: it returned `code` just now.
+  void Set(zerocp_code code) {
+    code_ = static_cast<Code>(code);
+    if (code != ZEROCP_OK && code != ZEROCP_TIMEOUT) [[unlikely]] {
+      message_ = std::make_unique<std::string>(zerocp_last_error());
+    }
+  }
+
+  T value_{};
+  Code code_ = Code::kOk;
+  std::unique_ptr<std::string> message_;
+};
+
+namespace internal {
+
+inline std::int64_t TimeoutOf(Deadline wait) {
+  if (!wait) return ZEROCP_FOREVER;
+  return wait->count() > 0 ? std::int64_t{wait->count()} : 0;
+}
+
+}  // namespace internal
+}  // namespace zerocp

@@ -1,0 +1,43 @@
+// Taking messages from a channel.
+#pragma once
+
+#include <zerocp.h>
+#include <zerocp/loan.h>
+#include <zerocp/result.h>
+
+#include <memory>
+
+namespace zerocp {
+
+// One subscriber of a channel: it sees every message published after it joined. Move-only, one
+// thread at a time. Leaves the channel in its destructor, which waits for the daemon's answer.
+class Subscriber {
+ public:
+  Subscriber() = default;
+
+  // The next message; in the order of sending for each publisher. Spins briefly, then sleeps.
+  // kTimeout. kEndOfStream, kPublisherDied: every publisher that was there is gone and nothing is
+  // left; said once, then the call waits for the next publisher. kDetached. kDamaged. kUnavailable
+  // after fork. REQUIRES here and below: not closed, not moved from.
+  Result<Sample> Wait(Deadline wait = std::nullopt) { return Take(internal::TimeoutOf(wait)); }
+  // The same without waiting: kTimeout if there is none now.
+  Result<Sample> TryTake() { return Take(0); }
+  // Leaves the channel. What waits in the queue is let go; samples stay.
+  void Close() { raw_.reset(); }
+
+ private:
+  friend class Client;
+  struct Closer {
+    void operator()(zerocp_subscriber* subscriber) const { zerocp_subscriber_close(subscriber); }
+  };
+
+  Result<Sample> Take(std::int64_t timeout_ns) {
+    Result<Sample> result;
+    result.Set(zerocp_subscriber_take(raw_.get(), timeout_ns, &result->raw_));
+    return result;
+  }
+
+  std::unique_ptr<zerocp_subscriber, Closer> raw_;
+};
+
+}  // namespace zerocp

@@ -1,0 +1,476 @@
+// The functions of zerocp.h. The first group is the data plane: one call each, no lock, no
+// allocation.
+#include <cstring>
+#include <memory>
+#include <new>
+#include <string>
+#include <string_view>
+#include <utility>
+
+#include "client/include/zerocp.h"
+#include "client/internal/client_core.h"
+#include "client/internal/last_error.h"
+#include "shm/publisher_port.h"
+#include "shm/subscriber_port.h"
+
+using zerocp::internal::ClientCore;
+using zerocp::internal::Connection;
+using zerocp::internal::Fail;
+using zerocp::shm::AttachOp;
+using zerocp::shm::ChunkRef;
+using zerocp::shm::Code;
+using zerocp::shm::Deadline;
+using zerocp::shm::PoolView;
+
+static_assert(ZEROCP_OK == static_cast<int>(Code::kOk));
+static_assert(ZEROCP_TIMEOUT == static_cast<int>(Code::kTimeout));
+static_assert(ZEROCP_END_OF_STREAM == static_cast<int>(Code::kEndOfStream));
+static_assert(ZEROCP_PUBLISHER_DIED == static_cast<int>(Code::kPublisherDied));
+static_assert(ZEROCP_DETACHED == static_cast<int>(Code::kDetached));
+static_assert(ZEROCP_INSTANCE_LOST == static_cast<int>(Code::kInstanceLost));
+static_assert(ZEROCP_EXHAUSTED == static_cast<int>(Code::kExhausted));
+static_assert(ZEROCP_TOO_LARGE == static_cast<int>(Code::kTooLarge));
+static_assert(ZEROCP_HOLDERS_FULL == static_cast<int>(Code::kHoldersFull));
+static_assert(ZEROCP_NOT_FOUND == static_cast<int>(Code::kNotFound));
+static_assert(ZEROCP_TYPE_MISMATCH == static_cast<int>(Code::kTypeMismatch));
+static_assert(ZEROCP_STALE == static_cast<int>(Code::kStale));
+static_assert(ZEROCP_DENIED == static_cast<int>(Code::kDenied));
+static_assert(ZEROCP_INVALID == static_cast<int>(Code::kInvalid));
+static_assert(ZEROCP_UNAVAILABLE == static_cast<int>(Code::kUnavailable));
+static_assert(ZEROCP_VERSION_MISMATCH == static_cast<int>(Code::kVersionMismatch));
+static_assert(ZEROCP_DAMAGED == static_cast<int>(Code::kDamaged));
+static_assert(ZEROCP_LIMIT == static_cast<int>(Code::kLimit));
+static_assert(ZEROCP_USER_HEADER_BYTES == zerocp::shm::kUserHeaderBytes);
+static_assert(ZEROCP_TOKEN_BYTES == zerocp::shm::kTokenBytes);
+// Part of the ABI, and one cache line each.
+static_assert(sizeof(zerocp_loan) == 64 && sizeof(zerocp_sample) == 64 &&
+              sizeof(zerocp_handle) == 16);
+
+struct zerocp_client {
+  ClientCore* core;
+};
+struct zerocp_publisher {
+  ClientCore* core;
+  std::unique_ptr<zerocp::shm::PublisherPort> port;
+};
+struct zerocp_subscriber {
+  ClientCore* core;
+  std::unique_ptr<zerocp::shm::SubscriberPort> port;
+};
+
+namespace {
+
+Deadline ToDeadline(int64_t timeout_ns) {
+  if (timeout_ns == 0) return Deadline::Now();
+  if (timeout_ns < 0) return Deadline::Never();
+  return Deadline::After(std::chrono::nanoseconds(timeout_ns));
+}
+
+// ---- loans and samples as the caller has them
+// opaque: the core and the pool's view; opaque_chunk: the chunk and the slot.
+
+template <class Right>
+void Keep(ClientCore& core, const ChunkRef& ref, Right* right) {
+  right->reserved = 0;
+  right->opaque[0] = &core;
+  right->opaque[1] = const_cast<PoolView*>(ref.pool);
+  right->opaque_chunk = uint64_t{ref.chunk} | (uint64_t{ref.slot} << 32);
+}
+
+template <class Right>
+ClientCore* CoreOf(const Right& right) {
+  return static_cast<ClientCore*>(right.opaque[0]);
+}
+
+template <class Right>
+ChunkRef RefOf(const Right& right) {
+  return {static_cast<const PoolView*>(right.opaque[1]), static_cast<uint32_t>(right.opaque_chunk),
+          static_cast<uint16_t>(right.opaque_chunk >> 32)};
+}
+
+void FillSample(ClientCore& core, const ChunkRef& ref, zerocp_sample* sample) {
+  const zerocp::shm::ChunkHeader& header = ref.header();
+  // The publisher wrote these two, perhaps wrongly: the size must not reach beyond the chunk.
+  const uint64_t size = header.size_bytes.load(std::memory_order_relaxed);
+  sample->data = ref.data();
+  sample->size = size <= ref.pool->chunk_size_bytes ? size : ref.pool->chunk_size_bytes;
+  sample->sequence = header.sequence.load(std::memory_order_relaxed);
+  sample->user_header = header.user;
+  Keep(core, ref, sample);
+}
+
+template <class Right>
+void Release(Right* right) {
+  ClientCore* core = CoreOf(*right);
+  if (core == nullptr) return;
+  const ChunkRef ref = RefOf(*right);
+  right->opaque[0] = nullptr;
+  if (core->mapped()) [[likely]]
+    core->Release(ref);
+}
+
+// ---- failures: out of line, so that the hot path stays short
+
+[[gnu::cold, gnu::noinline]] zerocp_code FailForked() {
+  return Fail(Code::kUnavailable,
+              "this process is the child of a fork, which does not have the memory of its parent: "
+              "connect again after fork");
+}
+
+[[gnu::cold, gnu::noinline]] zerocp_code FailLoan(ClientCore& core, const PoolView& pool,
+                                                  size_t bytes, Code code) {
+  if (!core.open()) return FailForked();
+  if (bytes > pool.chunk_size_bytes) {
+    const char* name = pool.shared->name;
+    return Fail(Code::kTooLarge, std::to_string(bytes) +
+                                     " bytes were asked for, but the chunks of pool '" +
+                                     std::string(name, strnlen(name, sizeof(pool.shared->name))) +
+                                     "' have " + std::to_string(pool.chunk_size_bytes) + " bytes");
+  }
+  return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);
+}
+
+[[gnu::cold, gnu::noinline]] zerocp_code FailPublish(const zerocp_publisher& publisher,
+                                                     const zerocp_loan& loan) {
+  if (!publisher.core->open()) return FailForked();
+  if (CoreOf(loan) == nullptr)
+    return Fail(Code::kInvalid, "this is not a loan: published or released");
+  if (CoreOf(loan) != publisher.core) {
+    return Fail(Code::kInvalid, "the loan was made with another client than this publisher");
+  }
+  if (loan.size > loan.capacity) {
+    return Fail(Code::kInvalid, "the loan's size was set to " + std::to_string(loan.size) +
+                                    " bytes, it has " + std::to_string(loan.capacity));
+  }
+  return Fail(Code::kInvalid,
+              "the loan's pool allows " + std::to_string(RefOf(loan).pool->grant_slots) +
+                  " subscribers to hold a chunk, the channel may have " +
+                  std::to_string(publisher.port->info().geometry.max_subscriber_count));
+}
+
+void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* loan) {
+  loan->data = ref.data();
+  loan->size = bytes;
+  loan->capacity = bytes;
+  loan->user_header = ref.header().user;
+  Keep(core, ref, loan);
+}
+
+[[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
+                                          int64_t timeout_ns, zerocp_loan* loan) {
+  if (!core.open() || bytes > pool.chunk_size_bytes) {
+    return FailLoan(core, pool, bytes, Code::kOk);
+  }
+  ChunkRef ref;
+  const Code code = core.session().Loan(pool, ToDeadline(timeout_ns), &ref);
+  if (code != Code::kOk) return FailLoan(core, pool, bytes, code);
+  FillLoan(core, ref, bytes, loan);
+  return ZEROCP_OK;
+}
+
+// What needs more than a look into this thread's cache is a tail call, so that the rest needs no
+// stack.
+zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_t timeout_ns,
+                    zerocp_loan* loan) {
+  ChunkRef ref;
+  if (core.open() && bytes <= pool.chunk_size_bytes && core.session().TryLoan(pool, &ref))
+      [[likely]] {
+    FillLoan(core, ref, bytes, loan);
+    return ZEROCP_OK;
+  }
+  return NewLoanSlow(core, pool, bytes, timeout_ns, loan);
+}
+
+}  // namespace
+
+// ---- data plane
+
+zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
+                                  zerocp_loan* loan) {
+  return NewLoan(*publisher->core, publisher->port->pool(), bytes, timeout_ns, loan);
+}
+
+zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* loan,
+                                     int64_t timeout_ns, zerocp_published* published) {
+  ClientCore& core = *publisher->core;
+  const ChunkRef ref = RefOf(*loan);
+  if (CoreOf(*loan) != &core || !core.open() || loan->size > loan->capacity) [[unlikely]] {
+    return FailPublish(*publisher, *loan);
+  }
+  ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
+  int delivered = 0;
+  const Code code = publisher->port->Publish(ref, ToDeadline(timeout_ns), &delivered);
+  if (code != Code::kOk) [[unlikely]] {
+    return code == Code::kInvalid ? FailPublish(*publisher, *loan) : Fail(code);
+  }
+  loan->opaque[0] = nullptr;
+  if (published != nullptr) *published = {delivered, 0};
+  return ZEROCP_OK;
+}
+
+zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
+                                   zerocp_sample* sample) {
+  if (!subscriber->core->open()) [[unlikely]]
+    return FailForked();
+  ChunkRef ref;
+  const Code code = timeout_ns == 0 ? subscriber->port->TryTake(&ref)
+                                    : subscriber->port->Take(ToDeadline(timeout_ns), &ref);
+  if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
+  if (code != Code::kOk) [[unlikely]]
+    return Fail(code);
+  FillSample(*subscriber->core, ref, sample);
+  return ZEROCP_OK;
+}
+
+void zerocp_loan_release(zerocp_loan* loan) { Release(loan); }
+
+void zerocp_sample_release(zerocp_sample* sample) { Release(sample); }
+
+// ---- without a channel
+
+zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
+                               int64_t timeout_ns, zerocp_loan* loan) {
+  if (!client->core->open()) return FailForked();
+  const PoolView* view = client->core->session().manager().FindPool(pool);
+  if (view == nullptr) {
+    return Fail(Code::kNotFound, "there is no pool '" + std::string(pool) +
+                                     "'; `zerocp pools` lists those there are; make one with "
+                                     "`zerocpd --pool NAME=SIZExCOUNT` or the RPC CreatePool");
+  }
+  return NewLoan(*client->core, *view, bytes, timeout_ns, loan);
+}
+
+zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample) {
+  ClientCore* core = CoreOf(*loan);
+  if (core == nullptr) return Fail(Code::kInvalid, "this is not a loan: published or released");
+  if (!core->mapped()) return FailForked();
+  if (loan->size > loan->capacity) {
+    return Fail(Code::kInvalid, "the loan's size was set to " + std::to_string(loan->size) +
+                                    " bytes, it has " + std::to_string(loan->capacity));
+  }
+  ChunkRef ref = RefOf(*loan);
+  ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
+  ref.header().sequence.store(0, std::memory_order_relaxed);
+  core->session().Share(ref);
+  loan->opaque[0] = nullptr;
+  FillSample(*core, ref, sample);
+  return ZEROCP_OK;
+}
+
+zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
+  ClientCore* core = CoreOf(*sample);
+  if (core == nullptr) return Fail(Code::kInvalid, "this is not a sample: it was released");
+  if (!core->mapped()) return FailForked();
+  ChunkRef ref = RefOf(*sample);
+  handle->instance = core->session().manager().instance_id();
+  if (ref.slot == ChunkRef::kExclusive) {
+    handle->chunk = core->session().Share(ref);
+    Keep(*core, ref, sample);
+  } else {
+    handle->chunk = zerocp::shm::Session::HandleOf(ref);
+  }
+  return ZEROCP_OK;
+}
+
+zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zerocp_sample* sample) {
+  ClientCore& core = *client->core;
+  if (!core.open()) return FailForked();
+  if (handle.instance != core.session().manager().instance_id()) {
+    return Fail(Code::kStale, "the handle belongs to another instance than the one at " +
+                                  core.connection().socket_path());
+  }
+  ChunkRef ref;
+  const Code code = core.session().Open(handle.chunk, &ref);
+  if (code != Code::kOk) return Fail(code);
+  FillSample(core, ref, sample);
+  return ZEROCP_OK;
+}
+
+// ---- control
+
+namespace {
+
+// A field of an options structure that a caller built with an older header may not have.
+template <class Options, class Field>
+Field Option(const Options* options, Field Options::*field) {
+  if (options == nullptr) return {};
+  const auto offset =
+      reinterpret_cast<const char*>(&(options->*field)) - reinterpret_cast<const char*>(options);
+  return options->struct_size >= static_cast<size_t>(offset) + sizeof(Field) ? options->*field
+                                                                             : Field{};
+}
+
+std::string_view TextOf(const char* text) { return text == nullptr ? std::string_view() : text; }
+
+zerocp_code Attach(std::unique_ptr<Connection> connection, const char* name,
+                   std::optional<Connection::Token> token, zerocp_client** client) {
+  std::string_view label = TextOf(name);
+  if (name == nullptr) {
+    label = TextOf(program_invocation_short_name).substr(0, zerocp::shm::kNameBytes - 1);
+  }
+  if (label.size() >= zerocp::shm::kNameBytes) {
+    return Fail(Code::kInvalid, "a client's name has at most " +
+                                    std::to_string(zerocp::shm::kNameBytes - 1) +
+                                    " bytes, this has " + std::to_string(label.size()));
+  }
+  auto core = ClientCore::Attach(std::move(connection), label, token);
+  if (!core.ok()) return Fail(core.status());
+  *client = new zerocp_client{*core};
+  return ZEROCP_OK;
+}
+
+// Asks for the join, makes the port. `leave` undoes the join if no port can be made.
+template <class Member, class Port>
+zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_options* options,
+                 AttachOp join, AttachOp leave, Member** member) {
+  ClientCore& core = *client->core;
+  if (!core.open()) return FailForked();
+  auto info = core.connection().Join(join, TextOf(channel),
+                                     TextOf(Option(options, &zerocp_join_options::message_type)));
+  if (!info.ok()) return Fail(info.status());
+  auto port = Port::Create(core.shared_session(), *info);
+  if (!port.ok()) {
+    (void)core.connection().Leave(leave, info->channel, info->index);
+    return Fail(port.status());
+  }
+  core.AddUser();
+  *member = new Member{&core, std::move(*port)};
+  return ZEROCP_OK;
+}
+
+template <class Member>
+void Close(Member* member, AttachOp leave) {
+  if (member == nullptr) return;
+  ClientCore* core = member->core;
+  const auto info = member->port->info();
+  delete member;
+  if (!core->mapped()) return;
+  // If the daemon is gone, its successor takes this member out when the process ends.
+  (void)core->connection().Leave(leave, info.channel, info.index);
+  core->DropUser();
+}
+
+// No exception leaves the library: the only one possible is that memory ran out.
+template <class Call>
+zerocp_code Guarded(Call call) {
+  try {
+    return call();
+  } catch (const std::bad_alloc&) {
+    return Fail(Code::kUnavailable, "out of memory");
+  }
+}
+
+}  // namespace
+
+zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client) {
+  return Guarded([&] {
+    auto connection =
+        Connection::Find(std::string(TextOf(Option(options, &zerocp_client_options::runtime_dir))));
+    if (!connection.ok()) return Fail(connection.status());
+    return Attach(std::move(*connection), Option(options, &zerocp_client_options::name),
+                  std::nullopt, client);
+  });
+}
+
+zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES], const char* socket_path,
+                          const zerocp_client_options* options, zerocp_client** client) {
+  return Guarded([&] {
+    auto connection = Connection::Open(std::string(TextOf(socket_path)));
+    if (!connection.ok()) return Fail(connection.status());
+    return Attach(std::move(*connection), Option(options, &zerocp_client_options::name),
+                  Connection::Token(token, ZEROCP_TOKEN_BYTES), client);
+  });
+}
+
+void zerocp_client_close(zerocp_client* client) {
+  if (client == nullptr) return;
+  client->core->DropUser();
+  delete client;
+}
+
+zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
+                                  const zerocp_join_options* options,
+                                  zerocp_publisher** publisher) {
+  return Guarded([&] {
+    return Join<zerocp_publisher, zerocp::shm::PublisherPort>(
+        client, channel, options, AttachOp::kJoinPublisher, AttachOp::kLeavePublisher, publisher);
+  });
+}
+
+zerocp_code zerocp_join_subscriber(zerocp_client* client, const char* channel,
+                                   const zerocp_join_options* options,
+                                   zerocp_subscriber** subscriber) {
+  return Guarded([&] {
+    return Join<zerocp_subscriber, zerocp::shm::SubscriberPort>(
+        client, channel, options, AttachOp::kJoinSubscriber, AttachOp::kLeaveSubscriber,
+        subscriber);
+  });
+}
+
+void zerocp_publisher_close(zerocp_publisher* publisher) {
+  Close(publisher, AttachOp::kLeavePublisher);
+}
+
+void zerocp_subscriber_close(zerocp_subscriber* subscriber) {
+  Close(subscriber, AttachOp::kLeaveSubscriber);
+}
+
+size_t zerocp_publisher_max_bytes(const zerocp_publisher* publisher) {
+  return publisher->port->pool().chunk_size_bytes;
+}
+
+zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_t count, int64_t timeout_ns,
+                                  int32_t* present) {
+  if (!publisher->core->open()) return FailForked();
+  int found = 0;
+  const Code code = publisher->port->WaitForSubscribers(count, ToDeadline(timeout_ns), &found);
+  if (present != nullptr && (code == Code::kOk || code == Code::kTimeout)) *present = found;
+  return code == Code::kOk ? ZEROCP_OK : Fail(code);
+}
+
+const char* zerocp_last_error(void) { return zerocp::internal::LastError(); }
+
+const char* zerocp_version(void) { return ZEROCP_VERSION; }
+
+const char* zerocp_code_name(zerocp_code code) {
+  switch (code) {
+    case ZEROCP_OK:
+      return "OK";
+    case ZEROCP_TIMEOUT:
+      return "TIMEOUT";
+    case ZEROCP_END_OF_STREAM:
+      return "END_OF_STREAM";
+    case ZEROCP_PUBLISHER_DIED:
+      return "PUBLISHER_DIED";
+    case ZEROCP_DETACHED:
+      return "DETACHED";
+    case ZEROCP_INSTANCE_LOST:
+      return "INSTANCE_LOST";
+    case ZEROCP_EXHAUSTED:
+      return "EXHAUSTED";
+    case ZEROCP_TOO_LARGE:
+      return "TOO_LARGE";
+    case ZEROCP_HOLDERS_FULL:
+      return "HOLDERS_FULL";
+    case ZEROCP_NOT_FOUND:
+      return "NOT_FOUND";
+    case ZEROCP_TYPE_MISMATCH:
+      return "TYPE_MISMATCH";
+    case ZEROCP_STALE:
+      return "STALE";
+    case ZEROCP_DENIED:
+      return "DENIED";
+    case ZEROCP_INVALID:
+      return "INVALID";
+    case ZEROCP_UNAVAILABLE:
+      return "UNAVAILABLE";
+    case ZEROCP_VERSION_MISMATCH:
+      return "VERSION_MISMATCH";
+    case ZEROCP_DAMAGED:
+      return "DAMAGED";
+    case ZEROCP_LIMIT:
+      return "LIMIT";
+    default:
+      return "UNKNOWN";
+  }
+}

@@ -1,0 +1,119 @@
+#include "client/internal/client_core.h"
+
+#include <linux/membarrier.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <utility>
+#include <vector>
+
+#include "client/internal/holders.h"
+
+namespace zerocp::internal {
+
+// All cores of the process; they live for ever (K3).
+class CoreTable {
+ public:
+  static CoreTable& Get() {
+    static auto* table = new CoreTable;  // never destroyed: objects of the user may outlive main
+    return *table;
+  }
+
+  std::mutex& mutex() { return mutex_; }
+
+  // A core for one attachment. REQUIRES: mutex() is held.
+  ClientCore* Take() {
+    for (ClientCore* core : cores_) {
+      if (core->state_.load(std::memory_order_relaxed) == ClientCore::kIdle) return core;
+    }
+    cores_.push_back(new ClientCore);
+    return cores_.back();
+  }
+
+ private:
+  CoreTable() {
+    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
+    pthread_atfork([] { Get().mutex_.lock(); }, [] { Get().mutex_.unlock(); },
+                   [] { Get().InChild(); });
+  }
+
+  // Only what a child of a multi-threaded process may do: no allocation, no lock that is not ours.
+  void InChild() {
+    for (ClientCore* core : cores_) {
+      if (core->state_.load(std::memory_order_relaxed) == ClientCore::kIdle) continue;
+      core->state_.store(ClientCore::kForked, std::memory_order_relaxed);
+      if (core->session_ != nullptr) core->session_->Abandon();
+      if (core->connection_ != nullptr) core->connection_->Abandon();
+    }
+    mutex_.unlock();
+  }
+
+  std::mutex mutex_;
+  std::vector<ClientCore*> cores_;  // under mutex_
+};
+
+shm::Result<ClientCore*> ClientCore::Attach(std::unique_ptr<Connection> connection,
+                                            std::string_view name,
+                                            std::optional<Connection::Token> token) {
+  auto attached = connection->Attach(name, token);
+  if (!attached.ok()) return attached.status();
+  auto session = std::make_shared<shm::Session>(std::move(attached->manager), attached->session);
+  std::lock_guard lock(CoreTable::Get().mutex());
+  ClientCore* core = CoreTable::Get().Take();
+  core->session_ = std::move(session);
+  core->connection_ = std::move(connection);
+  core->user_count_ = 1;
+  core->holders_ = {};
+  core->state_.store(kOpen, std::memory_order_relaxed);
+  return core;
+}
+
+void ClientCore::AddUser() {
+  std::lock_guard lock(CoreTable::Get().mutex());
+  ++user_count_;
+}
+
+void ClientCore::DropUser() {
+  {
+    std::lock_guard lock(CoreTable::Get().mutex());
+    if (!mapped() || --user_count_ > 0) return;
+    state_.store(kClosing, std::memory_order_relaxed);
+  }
+  syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);  // see Letting go
+  Retire();
+}
+
+void ClientCore::ReleaseSlow(shm::ChunkRef ref) {
+  session_->Release(ref);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // as in Release
+  if (!open()) Retire();
+}
+
+void ClientCore::Retire() {
+  std::shared_ptr<shm::Session> session;
+  std::unique_ptr<Connection> connection;
+  {
+    std::lock_guard lock(CoreTable::Get().mutex());
+    if (state_.load(std::memory_order_relaxed) != kClosing || session_->held() != 0) return;
+    session = std::move(session_);
+    connection = std::move(connection_);
+    state_.store(kIdle, std::memory_order_relaxed);
+  }
+  session->Close();
+  session.reset();  // the last reference: unmaps
+  // If the daemon is gone, its successor finds this session when the process ends.
+  (void)connection->Detach();
+}
+
+std::string ClientCore::DescribeExhausted(const shm::PoolView& pool) {
+  const auto now = std::chrono::steady_clock::now();
+  std::lock_guard lock(holders_mutex_);
+  std::optional<Holders>& known = holders_[pool.index];
+  if (!known || now - known->time > kHoldersAge) {
+    known = {now, DescribeHolders(session_->manager(), pool)};
+  }
+  return known->text;
+}
+
+}  // namespace zerocp::internal

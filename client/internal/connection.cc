@@ -1,0 +1,208 @@
+#include "client/internal/connection.h"
+
+#include <sys/socket.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "shm/runtime_dir.h"
+
+namespace zerocp::internal {
+namespace {
+
+using shm::AttachOp;
+using shm::AttachReply;
+using shm::AttachRequest;
+using shm::Code;
+using shm::Result;
+using shm::Status;
+using shm::UniqueFd;
+
+AttachRequest NewRequest(AttachOp op) {
+  AttachRequest request{};
+  request.magic = shm::kAttachMagic;
+  request.version = shm::kAttachVersion;
+  request.op = static_cast<uint32_t>(op);
+  return request;
+}
+
+// REQUIRES: `text` fits.
+template <size_t n>
+void Copy(char (&field)[n], std::string_view text) {
+  text.copy(field, text.size());
+}
+
+// Moves the first two descriptors of a control message to `descriptors`, closes all others.
+void TakeDescriptors(msghdr& message, UniqueFd (*descriptors)[2]) {
+  size_t count = 0;
+  for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
+       part = CMSG_NXTHDR(&message, part)) {
+    if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
+    const size_t bytes = part->cmsg_len - CMSG_LEN(0);
+    for (size_t at = 0; at + sizeof(int) <= bytes; at += sizeof(int), ++count) {
+      int fd;
+      std::memcpy(&fd, CMSG_DATA(part) + at, sizeof(fd));
+      UniqueFd owned(fd);
+      if (descriptors != nullptr && count < 2) (*descriptors)[count] = std::move(owned);
+    }
+  }
+}
+
+std::string MessageOf(const AttachReply& reply) {
+  return std::string(reply.message, strnlen(reply.message, sizeof(reply.message)));
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Connection>> Connection::Open(const std::string& socket_path) {
+  return FromSocket(ConnectToDaemon(socket_path, SOCK_SEQPACKET));
+}
+
+Result<std::unique_ptr<Connection>> Connection::Find(const std::string& runtime_dir) {
+  return FromSocket(FindDaemon(runtime_dir, shm::kAttachSocket, SOCK_SEQPACKET));
+}
+
+Result<std::unique_ptr<Connection>> Connection::FromSocket(Result<DaemonSocket> socket) {
+  if (!socket.ok()) return socket.status();
+  const timeval timeout{.tv_sec = kReplyTimeout.count(), .tv_usec = 0};
+  for (int option : {SO_SNDTIMEO, SO_RCVTIMEO}) {
+    if (setsockopt(socket->fd.get(), SOL_SOCKET, option, &timeout, sizeof(timeout)) != 0) {
+      return Status::FromErrno(Code::kUnavailable, "cannot limit the time of " + socket->path,
+                               errno);
+    }
+  }
+  return std::unique_ptr<Connection>(new Connection(std::move(*socket)));
+}
+
+Result<Connection::Attached> Connection::Attach(std::string_view name, std::optional<Token> token) {
+  AttachRequest request = NewRequest(AttachOp::kAttach);
+  request.layout_version = shm::kLayoutVersion;
+  request.limits_hash = shm::LimitsHash();
+  Copy(request.name, name);
+  if (token) {
+    request.has_token = 1;
+    std::memcpy(request.token, token->data(), token->size());
+  }
+  AttachReply reply;
+  UniqueFd descriptors[2];
+  Status status = Call(request, &reply, &descriptors);
+  explicit_bzero(request.token, sizeof(request.token));
+  if (!status.ok()) {
+    if (status.code() != Code::kVersionMismatch) return status;
+    return Status(Code::kVersionMismatch,
+                  "the daemon at " + socket_path_ + " uses memory layout " +
+                      std::to_string(reply.layout_version) + ", this libzerocp layout " +
+                      std::to_string(shm::kLayoutVersion) + ": use the same release of both (" +
+                      status.message() + ")");
+  }
+  if (!descriptors[1]) return Lost("it sent no memory");
+  auto manager = shm::MemPoolManager::Attach(std::move(descriptors[0]), std::move(descriptors[1]));
+  if (!manager.ok()) return manager.status();
+  if (reply.session < shm::kFirstSession || reply.session >= (*manager)->session_capacity()) {
+    return Lost("it sent session number " + std::to_string(reply.session) + " of " +
+                std::to_string((*manager)->session_capacity()));
+  }
+  return Attached{static_cast<uint16_t>(reply.session), std::move(*manager)};
+}
+
+Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
+                                       std::string_view message_type) {
+  if (channel.empty() || channel.size() >= shm::kNameBytes) {
+    return Status(Code::kInvalid, "a channel's name has 1 to " +
+                                      std::to_string(shm::kNameBytes - 1) +
+                                      " characters, this has " + std::to_string(channel.size()));
+  }
+  if (message_type.size() > shm::kMessageTypeBytes) {
+    return Status(Code::kInvalid, "a message type has at most " +
+                                      std::to_string(shm::kMessageTypeBytes) + " bytes, this has " +
+                                      std::to_string(message_type.size()));
+  }
+  AttachRequest request = NewRequest(op);
+  Copy(request.name, channel);
+  Copy(request.message_type, message_type);
+  AttachReply reply;
+  if (Status status = Call(request, &reply); !status.ok()) {
+    if (status.code() != Code::kNotFound) return status;
+    return Status(Code::kNotFound,
+                  "the daemon at " + socket_path_ + " has no channel '" + std::string(channel) +
+                      "'; `zerocp channels` lists those it has; make one with `zerocpd --channel " +
+                      std::string(channel) + "=POOL` or the RPC CreateChannel");
+  }
+  return shm::ReadJoinInfo(reply);
+}
+
+Status Connection::Leave(AttachOp op, uint32_t channel, uint32_t index) {
+  AttachRequest request = NewRequest(op);
+  request.channel = channel;
+  request.index = index;
+  AttachReply reply;
+  return Call(request, &reply);
+}
+
+Status Connection::Detach() {
+  AttachReply reply;
+  return Call(NewRequest(AttachOp::kDetach), &reply);
+}
+
+Status Connection::Call(const AttachRequest& request, AttachReply* reply,
+                        UniqueFd (*descriptors)[2]) {
+  std::memset(reply, 0, sizeof(*reply));
+  std::lock_guard lock(mutex_);
+  if (broken_) return Lost("it was lost in an earlier call");
+  Status status = Send(request);
+  if (status.ok()) status = Receive(reply, descriptors);
+  if (status.ok() && (reply->magic != shm::kAttachMagic || reply->version != shm::kAttachVersion ||
+                      reply->op != request.op)) {
+    status = Lost("it does not speak version " + std::to_string(shm::kAttachVersion) +
+                  " of the attach protocol");
+  }
+  if (!status.ok()) {
+    broken_ = true;
+    return status;
+  }
+  if (reply->code == static_cast<int32_t>(Code::kOk)) return Status();
+  return Status(static_cast<Code>(reply->code), MessageOf(*reply));
+}
+
+Status Connection::Send(const AttachRequest& request) {
+  ssize_t sent;
+  do {
+    sent = send(socket_.get(), &request, sizeof(request), MSG_NOSIGNAL);
+  } while (sent < 0 && errno == EINTR);
+  if (sent == static_cast<ssize_t>(sizeof(request))) return Status();
+  return Lost(sent < 0 ? std::strerror(errno) : "it took only a part of a packet");
+}
+
+Status Connection::Receive(AttachReply* reply, UniqueFd (*descriptors)[2]) {
+  iovec bytes{.iov_base = reply, .iov_len = sizeof(*reply)};
+  alignas(cmsghdr) char control[CMSG_SPACE(2 * sizeof(int))];
+  msghdr message{};
+  message.msg_iov = &bytes;
+  message.msg_iovlen = 1;
+  message.msg_control = control;
+  message.msg_controllen = sizeof(control);
+  ssize_t received;
+  do {
+    received = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
+  } while (received < 0 && errno == EINTR);
+  if (received < 0) {
+    if (errno != EAGAIN) return Lost(std::strerror(errno));
+    return Lost("it did not answer within " + std::to_string(kReplyTimeout.count()) + " s");
+  }
+  TakeDescriptors(message, descriptors);
+  if (received == 0) return Lost("it hung up");
+  if (received != static_cast<ssize_t>(sizeof(*reply)) || (message.msg_flags & MSG_TRUNC) != 0) {
+    const char* more = (message.msg_flags & MSG_TRUNC) != 0 ? "more than " : "";
+    return Lost(std::string("it sent a packet of ") + more + std::to_string(received) +
+                " bytes, a reply has " + std::to_string(sizeof(*reply)));
+  }
+  return Status();
+}
+
+Status Connection::Lost(const std::string& why) const {
+  return Status(Code::kUnavailable,
+                "lost the daemon at " + socket_path_ + ": " + why + "; connect again");
+}
+
+}  // namespace zerocp::internal
