@@ -1,0 +1,319 @@
+// Killed after every machine instruction: a child is single-stepped through one operation of the
+// data plane; after each instruction both segments are copied, and what a kill at this point would
+// leave is recovered, audited and used again on the copy.
+//
+// A kill takes the whole process, so what it leaves is exactly a prefix of its instructions'
+// effects.
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/ptrace.h>
+#include <sys/wait.h>
+
+#include <functional>
+
+#include "shm/free_list.h"
+#include "tests/unit/shm/instance_fixture.h"
+
+namespace zerocp::shm {
+namespace {
+
+class StepTest : public InstanceFixture {
+ protected:
+  // What the child does between its stops, on a mapping of its own.
+  using Operation = std::function<void(const std::shared_ptr<Session>& session)>;
+  // Looks at the copy after recovery of the victim alone.
+  using Check = std::function<void(MemPoolManager& manager, ChannelRegistry& registry)>;
+
+  void SetUp() override {
+    AddPool("pool", 64, 64);
+    AddChannel("feed", "pool", 4);
+    victim_id_ = next_id_++;
+    attached_.set(victim_id_);
+    peer_ = Attach();
+    // No cache, so that each operation goes its whole way.
+    pool().shared->cache_cap.store(0);
+  }
+  const PoolView& pool() { return *manager_->FindPool("pool"); }
+  JoinInfo VictimPublishes() { return *registry_->JoinAsPublisher("feed", "", victim_id_); }
+  JoinInfo VictimSubscribes() { return *registry_->JoinAsSubscriber("feed", "", victim_id_); }
+  // A chunk that the victim's child may use as its own from the start.
+  uint32_t VictimLoans() {
+    uint32_t chunk = 0;
+    while (!TakeFree(pool().record(chunk), Kind::kLoaned, victim_id_)) ++chunk;
+    SetPhase(pool().record(chunk), ChunkPhase::kLoaned);
+    return chunk;
+  }
+
+  // Steps through `operation`; at every instruction, `check` on a recovered copy. Returns the
+  // number of instructions.
+  int StepThrough(const Operation& operation, const Check& check) {
+    const pid_t child = fork();  // no gRPC, no other thread in this program
+    if (child == 0) RunVictim(operation);
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSTOPPED(status));
+    int steps = 0;
+    std::string before;
+    for (;; ++steps) {
+      // Only instructions that change a segment make a new state.
+      std::string now = Snapshot();
+      if (now != before) {
+        before = std::move(now);
+        CheckCopy(before, check);
+        if (HasFailure()) {
+          ADD_FAILURE() << "after instruction " << steps;
+          break;
+        }
+      }
+      if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) break;
+      waitpid(child, &status, 0);
+      if (!WIFSTOPPED(status)) {
+        ADD_FAILURE() << "the victim ended by itself at instruction " << steps << ", status "
+                      << status;
+        return steps;
+      }
+      if (WSTOPSIG(status) == SIGSTOP) break;
+    }
+    kill(child, SIGKILL);
+    waitpid(child, &status, 0);
+    return steps;
+  }
+
+ private:
+  [[noreturn]] void RunVictim(const Operation& operation) {
+    auto manager = MemPoolManager::Attach(
+        UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
+        UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
+    if (!manager.ok()) _exit(2);
+    auto session = std::make_shared<Session>(std::move(*manager), victim_id_);
+    session->FlushThisThread();  // the thread's cache exists already
+    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    raise(SIGSTOP);
+    operation(session);
+    raise(SIGSTOP);
+    _exit(0);
+  }
+
+  // The bytes of both segments in use.
+  std::string Snapshot() {
+    const auto used = [](const Segment& segment) {
+      return std::string(reinterpret_cast<const char*>(segment.data()), segment.file_bytes());
+    };
+    management_bytes_ = manager_->management_segment().file_bytes();
+    return used(manager_->management_segment()) + used(manager_->chunk_segment());
+  }
+
+  void CheckCopy(const std::string& snapshot, const Check& check) {
+    const std::string dir = dir_ + "/copy";
+    std::filesystem::create_directory(dir);
+    WriteFile(dir + "/" + MemPoolManager::ManagementName("copy"),
+              snapshot.substr(0, management_bytes_));
+    WriteFile(dir + "/" + MemPoolManager::ChunkName("copy"), snapshot.substr(management_bytes_));
+    MemPoolManager::CreateOptions options;
+    options.segment_dir = dir;
+    options.instance = "copy";
+    auto adopted = MemPoolManager::Adopt(options);
+    ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+    std::shared_ptr<MemPoolManager> manager = std::move(*adopted);
+    ChannelRegistry registry(*manager);
+    ASSERT_TRUE(registry.Adopt().ok());
+    Recovery recovery(*manager, registry);
+    recovery.FinishClaims();
+    SessionSet gone;
+    gone.set(victim_id_);
+    gone.set(departed_id_);
+    gone.reset(0);
+    recovery.Recover(gone, false);
+    const SessionSet left = attached_ & ~gone;
+    ExpectAudit(*manager, registry, left);
+    check(*manager, registry);
+    ExpectAudit(*manager, registry, left);
+    UseAgain(manager, registry);
+    // Everybody goes: everything is free, and can be found.
+    gone.set();
+    gone.reset(0);
+    recovery.Recover(gone, true);
+    const PoolView& copy = *manager->FindPool("pool");
+    EXPECT_EQ(Count(copy).free_count, 64u);
+    for (uint32_t chunk = 0; chunk < 64; ++chunk) EXPECT_TRUE(FreeList::IsSet(copy.hints, chunk));
+    EXPECT_TRUE(manager->Destroy().ok());
+    std::filesystem::remove_all(dir);
+  }
+
+  static void WriteFile(const std::string& path, const std::string& bytes) {
+    const UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+    ASSERT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
+  }
+
+  static void ExpectAudit(MemPoolManager& manager, ChannelRegistry& registry,
+                          const SessionSet& attached) {
+    const AuditReport report = Audit(manager, registry, attached);
+    EXPECT_EQ(report.violation_count, 0u) << First(report);
+  }
+
+  // Two newcomers exchange messages over the channel, whatever happened to it.
+  void UseAgain(const std::shared_ptr<MemPoolManager>& manager, ChannelRegistry& registry) {
+    auto sender = std::make_shared<Session>(manager, 200);
+    auto taker = std::make_shared<Session>(manager, 201);
+    auto in =
+        std::move(*SubscriberPort::Create(taker, *registry.JoinAsSubscriber("feed", "", 201)));
+    auto out =
+        std::move(*PublisherPort::Create(sender, *registry.JoinAsPublisher("feed", "", 200)));
+    for (uint64_t i = 0; i < 3; ++i) {
+      if (Send(*sender, *out, i) != Code::kOk)
+        break;  // a living subscriber that does not take may fill up
+      ExpectTakes(*taker, *in, i);
+    }
+  }
+
+ protected:
+  uint16_t victim_id_ = 0;
+  uint16_t departed_id_ = 0;  // a second one that is gone; 0: none
+  std::shared_ptr<Session> peer_;
+  uint64_t management_bytes_ = 0;
+};
+
+// Nothing is in use that the test does not know of.
+void ExpectInUse(MemPoolManager& manager, uint64_t count) {
+  const PoolCounts counts = Count(*manager.FindPool("pool"));
+  EXPECT_EQ(counts.writing_count + counts.shared_count, count);
+}
+
+TEST_F(StepTest, LoanAndRelease) {
+  const int steps = StepThrough(
+      [](const auto& session) {
+        const PoolView& pool = *session->manager().FindPool("pool");
+        ChunkRef chunk;
+        if (session->Loan(pool, Deadline::Now(), &chunk) != Code::kOk || !session->Release(chunk))
+          _exit(3);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+  EXPECT_GT(steps, 100);
+}
+
+TEST_F(StepTest, ShareOpenAndRelease) {
+  const int steps = StepThrough(
+      [](const auto& session) {
+        const PoolView& pool = *session->manager().FindPool("pool");
+        ChunkRef chunk, opened;
+        if (session->Loan(pool, Deadline::Now(), &chunk) != Code::kOk) _exit(3);
+        const uint64_t handle = session->Share(chunk);
+        if (session->Open(handle, &opened) != Code::kOk) _exit(4);
+        if (!session->Release(chunk) || !session->Release(opened)) _exit(5);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+  EXPECT_GT(steps, 200);
+}
+
+TEST_F(StepTest, OpenAndReleaseOfAPeersChunk) {
+  ChunkRef chunk;
+  ASSERT_EQ(peer_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
+  const uint64_t handle = peer_->Share(chunk);
+  StepThrough(
+      [handle](const auto& session) {
+        ChunkRef opened;
+        if (session->Open(handle, &opened) != Code::kOk || !session->Release(opened)) _exit(3);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });
+}
+
+TEST_F(StepTest, PublishToOne) {
+  const JoinInfo info = VictimPublishes();
+  auto subscriber = Subscribe(peer_, "feed");
+  const uint16_t peer = peer_->id();
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 0; i < 2; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        // Each message that was sent is there, whole and in order; then the end.
+        auto session = std::make_shared<Session>(
+            std::shared_ptr<MemPoolManager>(&manager, [](auto*) {}), peer);
+        auto port = std::move(*SubscriberPort::Create(session, subscriber->info()));
+        const uint64_t sent =
+            registry.QueuedCount(*registry.Find("feed"), subscriber->info().index);
+        ExpectInUse(manager, sent);
+        for (uint64_t i = 0; i < sent; ++i) ExpectTakes(*session, *port, i);
+        ChunkRef chunk;
+        EXPECT_EQ(port->TryTake(&chunk), Code::kPublisherDied);
+      });
+}
+
+TEST_F(StepTest, PublishToSeveral) {
+  const JoinInfo info = VictimPublishes();
+  auto first = Subscribe(peer_, "feed");
+  auto second = Subscribe(peer_, "feed");
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        if (Send(*session, *port, 7) != Code::kOk) _exit(3);
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        const uint64_t one = registry.QueuedCount(*registry.Find("feed"), first->info().index);
+        const uint64_t two = registry.QueuedCount(*registry.Find("feed"), second->info().index);
+        EXPECT_EQ(one, two);  // all or nobody
+        ExpectInUse(manager, one);
+      });
+}
+
+// The publisher takes back what a subscriber that died left, while the daemon recovers that death.
+TEST_F(StepTest, TakeBackFromASubscriberThatDied) {
+  const JoinInfo info = VictimPublishes();
+  auto departed = Attach();
+  departed_id_ = departed->id();
+  auto dying = Subscribe(departed, "feed");
+  auto survivor = Subscribe(peer_, "feed");
+  StepThrough(
+      [info, k = dying->info().index](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 0; i < 2; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+        // As the daemon does first.
+        std::byte* region = session->manager().ManagementAt(info.geometry.region_offset,
+                                                            info.geometry.region_bytes());
+        const ChannelView channel = ChannelView::At(region, info.geometry);
+        const uint32_t epoch = SubscriberEpoch(channel.subscribers[k].epoch.load());
+        channel.subscribers[k].epoch.store(EncodeSubscriber(epoch, false));
+        channel.header->subscriber_stamp.fetch_add(1);
+        if (Send(*session, *port, 2) != Code::kOk) _exit(4);
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        ExpectInUse(manager, registry.QueuedCount(*registry.Find("feed"), survivor->info().index));
+      });
+}
+
+TEST_F(StepTest, TakeAMessageThatWasMoved) {
+  auto publisher = Publish(peer_, "feed");
+  const JoinInfo info = VictimSubscribes();
+  for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*SubscriberPort::Create(session, info));
+        for (int i = 0; i < 2; ++i) {
+          ChunkRef chunk;
+          if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+        }
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+}
+
+TEST_F(StepTest, TakeAMessageThatIsShared) {
+  auto publisher = Publish(peer_, "feed");
+  const JoinInfo info = VictimSubscribes();
+  auto other = Subscribe(peer_, "feed");
+  ASSERT_EQ(Send(*peer_, *publisher, 0), Code::kOk);
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*SubscriberPort::Create(session, info));
+        ChunkRef chunk;
+        if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });  // the other's
+}
+
+}  // namespace
+}  // namespace zerocp::shm

@@ -1,0 +1,56 @@
+#!/usr/bin/env bash
+# Every command in the documents works: the ```sh blocks of each are run in order, in one shell, and the
+# C++ of the README compiles.
+set -euo pipefail
+cd "$ZEROCP_SOURCE_DIR"
+export PATH=$ZEROCP_BIN_DIR:${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}:$PATH
+work=$(mktemp -d /tmp/zerocp-documents.XXXXXX)
+daemon=''
+clean_up() {
+  [[ -z $daemon ]] || kill "$daemon" 2>/dev/null || true
+  wait || true
+  rm -rf "$work"
+}
+trap clean_up EXIT
+
+# blocks LANGUAGE FILE: the contents of its fenced blocks.
+blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
+
+run() { # FILE
+  blocks sh "$1" >"$work/commands"
+  [[ -s $work/commands ]] || { echo "$1 has no sh blocks"; exit 1; }
+  echo "== $1: $(grep -c . "$work/commands") lines"
+  TMPDIR=$work bash -euo pipefail "$work/commands" </dev/null >"$work/output" 2>&1 || {
+    cat "$work/output"
+    echo "documents_test: a command of $1 fails (above)"
+    exit 1
+  }
+}
+
+run README.md
+
+: >"$work/log"
+zerocpd --runtime-dir "$work/run" --on-stop=unlink >"$work/log" 2>&1 &
+daemon=$!
+until grep -q ready: "$work/log"; do
+  kill -0 "$daemon" || { cat "$work/log"; exit 1; }
+  sleep 0.01
+done
+ADMIN=$work/run/admin.sock GRPCURL=grpcurl run proto/README.md
+
+blocks cpp README.md >"$work/cpp"
+{
+  grep '^#include' "$work/cpp"
+  echo '#include <cstddef>'
+  echo '#include <span>'
+  echo 'void Fill(std::span<std::byte>); void Show(std::span<const std::byte>);'
+  echo 'int main() {'
+  # The example leaves out what every call returns: an answer that can be tested.
+  grep -v '^#include' "$work/cpp"
+  echo '}'
+} >"$work/example.cc"
+"${CXX:-c++}" -std=c++20 -Wall -fsyntax-only -Iclient/include "$work/example.cc" 2>"$work/cxx" || {
+  cat "$work/cxx"
+  exit 1
+}
+echo "documents_test: every command works, the example compiles"

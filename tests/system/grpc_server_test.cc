@@ -1,0 +1,186 @@
+// What both servers do beside answering malformed requests: the methods, pages, health, shutdown,
+// and life without a free descriptor.
+#include <spdlog/sinks/base_sink.h>
+#include <spdlog/spdlog.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#include <algorithm>
+#include <future>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tests/system/grpc_fixture.h"
+
+namespace zerocp {
+namespace {
+
+using GrpcServerTest = RpcTest;
+
+TEST_F(GrpcServerTest, WhatIsRightWorks) {
+  const Outcome pool =
+      admin.Call(kCreatePool, R"({"poolId":"audio","pool":{"chunkSizeBytes":100,"chunkCount":3}})");
+  EXPECT_TRUE(Contains(pool.json, R"("name":"pools/audio")")) << pool.message << pool.json;
+  EXPECT_TRUE(Contains(pool.json, R"("created":true)")) << pool.json;
+  EXPECT_TRUE(Contains(admin.Call(kGetPool, R"({"name":"pools/audio"})").json,
+                       R"("chunkSizeBytes":"100")"));
+  EXPECT_TRUE(Contains(client.Call(kListPools).json, "pools/video"));
+  const Outcome channel = admin.Call(
+      kCreateChannel,
+      R"({"channelId":"sound","channel":{"pool":"pools/audio","whenFull":"WHEN_FULL_WAIT"}})");
+  EXPECT_TRUE(Contains(channel.json, R"("queueCapacity":16)")) << channel.message << channel.json;
+  EXPECT_TRUE(Contains(client.Call(kGetChannel, R"({"name":"channels/sound"})").json,
+                       R"("pool":"pools/audio")"));
+  const Outcome session =
+      client.Call(kCreateSession, R"({"layoutVersion":1,"clientName":"me","peerUserId":0})");
+  EXPECT_TRUE(Contains(session.json, R"("attachSocket":"/run/test/attach.sock")"))
+      << session.message;
+  EXPECT_TRUE(Contains(session.json, R"("state":"STATE_PENDING")"));
+  const Outcome stats = client.Call(kGetStats, R"({"pools":["pools/audio"]})");
+  EXPECT_TRUE(Contains(stats.json, R"("chunkCount":"3","freeChunkCount":"3")")) << stats.json;
+  EXPECT_FALSE(Contains(stats.json, "pools/video"));
+  EXPECT_TRUE(Contains(stats.json, R"("recoveredSessionCount":"7")"));
+  EXPECT_TRUE(Contains(stats.json, R"("shmName":"zerocp_test_memory_chunk")"));
+  const Outcome audit = admin.Call(kAudit);
+  EXPECT_TRUE(Contains(audit.json, R"("checkedChunkCount":"19")")) << audit.json;
+  EXPECT_LT(audit.json.find("pools/audio"), audit.json.find("pools/video"));
+  const Outcome info = client.Call(kGetServerInfo);
+  EXPECT_TRUE(Contains(info.json, R"("instanceName":"test")")) << info.json;
+}
+
+TEST_F(GrpcServerTest, TheClientSocketHasNoAdminService) {
+  for (const char* method : {kCreatePool, kCreateChannel, kAudit}) {
+    EXPECT_EQ(client.Call(method).code, kUnimplemented) << method;
+  }
+  for (const char* method : {kGetServerInfo, kListPools, kListChannels, kListSessions, kGetStats}) {
+    EXPECT_EQ(client.Call(method).code, kOk) << method;
+  }
+}
+
+// Walks all pages of `list`; returns the names in `field`.
+std::vector<std::string> Walk(const Caller& caller, const char* method, int page_size,
+                              const std::string& prefix) {
+  std::vector<std::string> names;
+  std::string token;
+  do {
+    const Outcome page = caller.Call(method, R"({"pageSize":)" + std::to_string(page_size) +
+                                                 R"(,"pageToken":")" + token + "\"}");
+    EXPECT_EQ(page.code, kOk) << page.message;
+    const std::string mark = R"("name":")" + prefix;
+    int count = 0;
+    for (size_t at = page.json.find(mark); at != std::string::npos;
+         at = page.json.find(mark, at + 1), ++count) {
+      const size_t begin = at + mark.size();
+      names.push_back(page.json.substr(begin, page.json.find('"', begin) - begin));
+    }
+    const std::string next = R"("nextPageToken":")";
+    const size_t begin = page.json.find(next) + next.size();
+    token = page.json.substr(begin, page.json.find('"', begin) - begin);
+    EXPECT_LE(count, page_size == 0 ? 100 : std::min(page_size, 1000));
+    EXPECT_TRUE(token.empty() || count > 0);
+  } while (!token.empty());
+  return names;
+}
+
+TEST_F(GrpcServerTest, PagesTogetherAreTheWholeList) {
+  for (int i = 0; i < 205; ++i) {
+    ASSERT_TRUE(plane.instance.channels.Create({"c" + std::to_string(i), "video", 1, ""}).ok());
+    ASSERT_TRUE(plane.sessions.Create("s", static_cast<int32_t>(shm::kLayoutVersion), {}).ok());
+  }
+  for (int page_size : {0, 1, 7, 103, 206, 2000}) {
+    std::vector<std::string> channels = Walk(client, kListChannels, page_size, "channels/");
+    EXPECT_EQ(channels.size(), 206u) << page_size;
+    EXPECT_TRUE(std::is_sorted(channels.begin(), channels.end()));
+    std::vector<std::string> sessions = Walk(client, kListSessions, page_size, "sessions/");
+    EXPECT_EQ(sessions.size(), 205u) << page_size;
+    std::sort(sessions.begin(), sessions.end());
+    EXPECT_EQ(std::unique(sessions.begin(), sessions.end()), sessions.end());
+  }
+}
+
+TEST_F(GrpcServerTest, HealthIsPerService) {
+  for (const char* service : {"", "zerocp.v1.ObserverService", "zerocp.v1.SessionService"}) {
+    const std::string json = R"({"service":")" + std::string(service) + "\"}";
+    EXPECT_TRUE(Contains(admin.Call(kHealthCheck, json).json, "\"SERVING\"")) << service;
+    EXPECT_TRUE(Contains(client.Call(kHealthCheck, json).json, "\"SERVING\"")) << service;
+  }
+  const char* admin_service = R"({"service":"zerocp.v1.AdminService"})";
+  EXPECT_TRUE(Contains(admin.Call(kHealthCheck, admin_service).json, "\"SERVING\""));
+  EXPECT_EQ(client.Call(kHealthCheck, admin_service).code, kNotFound);
+}
+
+TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
+  std::promise<void> started, go_on;
+  plane.sessions.before_create = [&] {
+    started.set_value();
+    go_on.get_future().wait();
+    return absl::OkStatus();
+  };
+  auto running = std::async(std::launch::async,
+                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":1})"); });
+  started.get_future().wait();
+  EXPECT_TRUE(client.Call(kGetServerInfo).ok());  // needs no worker
+  std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });
+  Outcome waiting;
+  do {
+    waiting = client.Call(kListPools, "{}", std::chrono::milliseconds(100));
+  } while (waiting.code == kDeadlineExceeded);
+  EXPECT_EQ(waiting.code, kUnavailable) << waiting.message;
+  EXPECT_EQ(waiting.reason(), "SERVER_DRAINING");
+  EXPECT_EQ(waiting.details_size, 2);
+  EXPECT_TRUE(Contains(client.Call(kHealthCheck).json, "\"NOT_SERVING\""));
+  go_on.set_value();
+  EXPECT_TRUE(running.get().ok());
+  stopper.join();
+  EXPECT_EQ(client.Call(kListPools, "{}", std::chrono::milliseconds(100)).ok(), false);
+}
+
+// Fulfils a promise at the first log line that contains a text.
+class LogWatch : public spdlog::sinks::base_sink<std::mutex> {
+ public:
+  explicit LogWatch(std::string text) : text_(std::move(text)) {}
+  void Wait() { seen_.get_future().wait(); }
+
+ protected:
+  void sink_it_(const spdlog::details::log_msg& message) override {
+    if (done_ || !Contains(std::string(message.payload.data(), message.payload.size()), text_))
+      return;
+    done_ = true;
+    seen_.set_value();
+  }
+  void flush_() override {}
+
+ private:
+  const std::string text_;
+  bool done_ = false;
+  std::promise<void> seen_;
+};
+
+TEST_F(GrpcServerTest, WithoutAFreeDescriptorConnectionsWaitAndAreServedLater) {
+  ASSERT_TRUE(admin.Call(kGetServerInfo).ok());
+  auto starved = std::make_shared<LogWatch>("cannot accept");
+  auto recovered = std::make_shared<LogWatch>("accepts connections again");
+  for (auto& watch : {starved, recovered}) spdlog::default_logger()->sinks().push_back(watch);
+
+  shm::UniqueFd waiting(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  plane.client_socket().copy(address.sun_path, sizeof(address.sun_path) - 1);
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  rlimit none = before;
+  none.rlim_cur = 0;
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  ASSERT_EQ(connect(waiting.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  starved->Wait();
+  EXPECT_TRUE(admin.Call(kGetServerInfo).ok());  // connections that are there are served
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  recovered->Wait();
+  EXPECT_TRUE(client.Call(kGetServerInfo).ok());
+  for (int i = 0; i < 2; ++i) spdlog::default_logger()->sinks().pop_back();
+}
+
+}  // namespace
+}  // namespace zerocp
