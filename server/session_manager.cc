@@ -166,6 +166,7 @@ void SessionManager::WriteMirror(uint16_t id, const Record& record) {
   entry.pid = record.pid;
   entry.uid = record.uid;
   entry.start_time = record.start_time;
+  entry.cache_thread_count.store(0, std::memory_order_relaxed);
   std::memcpy(entry.name, record.client_name, sizeof(entry.name));
   entry.state.store(record.state, std::memory_order_release);
 }

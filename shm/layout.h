@@ -7,7 +7,8 @@
 // never a pointer, because every process maps the segments elsewhere.
 //
 // Invariants. L1: `magic` is stored last, so a super block with it is complete. L2: every field is
-// either constant after the magic or an atomic. L3: all-zero bytes are a valid empty state of every
+// an atomic, or constant once its entry's state says so; a reader that comes too early may see a
+// label half-written, never an offset. L3: all-zero bytes are a valid empty state of every
 // structure, so fresh pages need no initialisation.
 //
 // Threads and processes. The daemon writes super block, pool table, session and channel table;

@@ -222,24 +222,35 @@ RecoveryReport Recovery::FinishClaims() {
         if ((claim & kClaimValid) == 0) continue;
         const bool before = (claim & kClaimBit) != 0;
         const bool now = (cursor.word.load(std::memory_order_acquire) & kCursorD) != 0;
-        if (before != now)
-          Orphan(claim, k, record.session, report);  // the cursor moved: the claim was won
+        // The cursor moved: the claim was won.
+        if (before != now) Orphan(claim, k, record.session, report);
         cursor.daemon_claim.store(0, std::memory_order_release);
+      }
+    }
+    // Subscribers that were let out half-way.
+    for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+      const uint32_t entry = channel.view.subscribers[k].epoch.load(std::memory_order_acquire);
+      if (channel.subscribers[k].session != 0 && !SubscriberIsOpen(entry)) {
+        DrainSubscriber(index, k, report);
       }
     }
   }
   return report;
 }
 
-RecoveryReport Recovery::DrainSubscriber(uint32_t channel_index, uint32_t k) {
+RecoveryReport Recovery::DrainSubscriber(uint32_t channel, uint32_t k) {
   RecoveryReport report;
-  ChannelRegistry::Channel* channel = registry_.channel(channel_index);
-  if (channel == nullptr || k >= channel->subscribers.size()) return report;
+  DrainSubscriber(channel, k, report);
+  return report;
+}
+
+void Recovery::DrainSubscriber(uint32_t index, uint32_t k, RecoveryReport& report) {
+  ChannelRegistry::Channel* channel = registry_.channel(index);
+  if (channel == nullptr || k >= channel->subscribers.size()) return;
   for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
     if (channel->lanes[lane].state != LaneState::kFree) Drain(*channel, lane, k, 0, report);
   }
   registry_.FreeSubscriber(*channel, k);
-  return report;
 }
 
 RecoveryReport Recovery::Tick(const SessionSet& attached) {

@@ -37,7 +37,8 @@ class Recovery {
   // detached (their lanes end with kClosed); otherwise they died (kDead). REQUIRES: none of them
   // can store to the segments any more. After it their ids may be given out again.
   RecoveryReport Recover(const SessionSet& gone, bool orderly);
-  // First thing after adopting: finishes what the daemon before was taking in somebody's place.
+  // First thing after adopting: finishes what the daemon before was taking in somebody's place, and
+  // frees the indices of subscribers that it was letting out.
   RecoveryReport FinishClaims();
   // Lets go of what waits for a subscriber that left. Called by LeaveSubscriber's caller, then the
   // index is free again.
@@ -49,6 +50,7 @@ class Recovery {
  private:
   void Deliver(ChannelRegistry::Channel& channel, uint32_t lane, const SessionSet& gone,
                RecoveryReport& report);
+  void DrainSubscriber(uint32_t channel, uint32_t index, RecoveryReport& report);
   void Drain(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
              uint32_t living_epoch, RecoveryReport& report);
   void Orphan(uint64_t cell, uint32_t index, uint16_t publisher, RecoveryReport& report);

@@ -66,7 +66,8 @@ Result<DaemonSocket> ConnectToDaemon(const std::string& path, int type) {
 Result<DaemonSocket> FindDaemon(const std::string& runtime_dir, const std::string& name, int type) {
   std::string tried;
   for (const std::string& dir : shm::CandidateRuntimeDirs(runtime_dir)) {
-    std::string path = dir + "/" + name;
+    std::string path(dir);
+    path.append("/").append(name);
     UniqueFd socket;
     const int error = Connect(path, type, &socket);
     if (error == 0) return DaemonSocket{std::move(socket), std::move(path)};

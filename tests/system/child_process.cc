@@ -82,7 +82,9 @@ ChildProcess::ChildProcess(const ChildOptions& options) {
   redirect(STDIN_FILENO, options.input_fd, options.input, O_RDONLY);
   redirect(STDOUT_FILENO, options.output_fd, options.output, O_WRONLY | O_CREAT | O_TRUNC);
   redirect(STDERR_FILENO, -1, options.error, O_WRONLY | O_CREAT | O_TRUNC);
-  std::vector<std::string> command = options.command;
+  // Ended with the test, even if that is killed; setpriv becomes the program by exec.
+  std::vector<std::string> command = {"/usr/bin/setpriv", "--pdeathsig", "TERM", "--"};
+  command.insert(command.end(), options.command.begin(), options.command.end());
   std::vector<std::string> environment = Environment(options.env);
   const int error = posix_spawn(&pid_, command[0].c_str(), &actions, nullptr,
                                 Pointers(command).data(), Pointers(environment).data());

@@ -39,7 +39,7 @@ struct ChildOptions {
   int input_fd = -1;   // instead of `input`
 };
 
-// Killed by the destructor if it still runs.
+// Killed by the destructor if it still runs; gets SIGTERM when the thread that started it ends.
 class ChildProcess {
  public:
   explicit ChildProcess(const ChildOptions& options);

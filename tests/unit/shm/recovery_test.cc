@@ -177,6 +177,15 @@ TEST_F(RecoveryTest, AClaimThatWasWonIsFinishedByTheNextDaemon) {
   EXPECT_EQ(recovery_->FinishClaims().freed_chunk_count, 0u);
 }
 
+TEST_F(RecoveryTest, ASubscriberLetOutHalfWayIsFreedByTheNextDaemon) {
+  SendAll(3);
+  const uint32_t k = subscriber_->info().index;
+  ASSERT_TRUE(registry_->LeaveSubscriber(0, k, subscriber_session_->id()).ok());
+  const RecoveryReport report = recovery_->FinishClaims();
+  EXPECT_EQ(report.drained_count, 3u);
+  EXPECT_EQ(channel().subscribers[k].session, 0);
+}
+
 TEST_F(RecoveryTest, WhatAPublisherSendsBeforeItNoticesAnEndIsLetGoByTheTick) {
   SendAll(1);
   Kill(subscriber_session_);
