@@ -20,7 +20,6 @@ enum class Code : int32_t {
   kEndOfStream = 2,
   kPublisherDied = 3,
   kDetached = 4,
-  kInstanceLost = 5,
   kExhausted = 6,
   kTooLarge = 7,
   kHoldersFull = 9,

@@ -59,7 +59,6 @@ enum {
   ZEROCP_END_OF_STREAM = 2,  /* the last publisher closed in order and nothing is left to take */
   ZEROCP_PUBLISHER_DIED = 3, /* the same, but a publisher died instead of closing */
   ZEROCP_DETACHED = 4,       /* the channel is closed: leave it */
-  ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other memory: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
   ZEROCP_HOLDERS_FULL = 9,   /* the chunk has as many holders as its pool allows */

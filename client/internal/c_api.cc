@@ -27,7 +27,6 @@ static_assert(ZEROCP_TIMEOUT == static_cast<int>(Code::kTimeout));
 static_assert(ZEROCP_END_OF_STREAM == static_cast<int>(Code::kEndOfStream));
 static_assert(ZEROCP_PUBLISHER_DIED == static_cast<int>(Code::kPublisherDied));
 static_assert(ZEROCP_DETACHED == static_cast<int>(Code::kDetached));
-static_assert(ZEROCP_INSTANCE_LOST == static_cast<int>(Code::kInstanceLost));
 static_assert(ZEROCP_EXHAUSTED == static_cast<int>(Code::kExhausted));
 static_assert(ZEROCP_TOO_LARGE == static_cast<int>(Code::kTooLarge));
 static_assert(ZEROCP_HOLDERS_FULL == static_cast<int>(Code::kHoldersFull));
@@ -444,8 +443,6 @@ const char* zerocp_code_name(zerocp_code code) {
       return "PUBLISHER_DIED";
     case ZEROCP_DETACHED:
       return "DETACHED";
-    case ZEROCP_INSTANCE_LOST:
-      return "INSTANCE_LOST";
     case ZEROCP_EXHAUSTED:
       return "EXHAUSTED";
     case ZEROCP_TOO_LARGE:

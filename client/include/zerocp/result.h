@@ -19,7 +19,6 @@ enum class Code : std::int32_t {
   kEndOfStream = ZEROCP_END_OF_STREAM,     // the last publisher closed in order; nothing is left
   kPublisherDied = ZEROCP_PUBLISHER_DIED,  // the same, but a publisher died
   kDetached = ZEROCP_DETACHED,             // the channel is closed: leave it
-  kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other memory: connect again
   kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
   kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes
   kHoldersFull = ZEROCP_HOLDERS_FULL,    // as many holders as the chunk's pool allows

@@ -65,7 +65,6 @@ TEST(Error, EveryShmCodeIsMapped) {
       {Code::kEndOfStream, "INTERNAL", "INTERNAL"},
       {Code::kPublisherDied, "INTERNAL", "INTERNAL"},
       {Code::kDetached, "INTERNAL", "INTERNAL"},
-      {Code::kInstanceLost, "INTERNAL", "INTERNAL"},
       {Code::kExhausted, "INTERNAL", "INTERNAL"},
       {Code::kTooLarge, "INTERNAL", "INTERNAL"},
       {Code::kHoldersFull, "INTERNAL", "INTERNAL"},
