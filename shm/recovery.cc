@@ -274,9 +274,10 @@ RecoveryReport Recovery::Tick(const SessionSet& attached) {
 // pressure nobody keeps any, and the records are searched for chunks whose hints were lost.
 void Recovery::SetCacheCaps(const SessionSet& attached) {
   uint64_t threads = 0;
-  for (uint16_t id = kFirstSession; id < manager_.session_capacity(); ++id) {
-    if (attached[id])
-      threads += manager_.session_entry(id).cache_thread_count.load(std::memory_order_relaxed);
+  for (uint32_t id = kFirstSession; id < manager_.session_capacity(); ++id) {
+    if (!attached[id]) continue;
+    const SessionEntry& entry = manager_.session_entry(static_cast<uint16_t>(id));
+    threads += entry.cache_thread_count.load(std::memory_order_relaxed);
   }
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     const PoolView* pool = manager_.pool(index);

@@ -43,7 +43,8 @@ Result<std::string> FindSocket(const std::string& wanted, const std::string& soc
     const std::string path = dir + "/" + socket;
     struct stat info {};
     if (stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) return path;
-    tried += (tried.empty() ? "" : ", ") + path;
+    if (!tried.empty()) tried += ", ";
+    tried += path;
   }
   return Status(Code::kUnavailable,
                 "no zerocp daemon found; tried " + tried +

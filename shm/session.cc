@@ -100,8 +100,10 @@ Session::ThreadCache& Session::CacheSlow() {
       auto cache = std::make_shared<ThreadCache>();
       found = cache.get();
       // Sessions and threads start in different places, so that they claim from different words.
+      const uint64_t start =
+          uint64_t{id_} * 0x9e3779b1u + (reinterpret_cast<uintptr_t>(found) >> 12);
       for (PoolCache& pool : cache->pools) {
-        pool.group = static_cast<uint32_t>(id_ * 0x9e3779b1u + caches_.size() * 0x85ebca6bu) >> 8;
+        pool.group = static_cast<uint32_t>(start);
       }
       if (!t_ended) t_caches.Add(serial_, self_, cache);
       std::lock_guard lock(mutex_);
