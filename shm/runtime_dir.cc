@@ -40,7 +40,7 @@ std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted) {
 Result<std::string> FindSocket(const std::string& wanted, const std::string& socket) {
   std::string tried;
   for (const std::string& dir : CandidateRuntimeDirs(wanted)) {
-    const std::string path = dir + "/" + socket;
+    const std::string path = std::string(dir).append("/").append(socket);
     struct stat info {};
     if (stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) return path;
     if (!tried.empty()) tried += ", ";
