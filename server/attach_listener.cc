@@ -39,6 +39,13 @@ ino_t InodeOf(int fd) {
   return fstat(fd, &info) == 0 ? info.st_ino : 0;
 }
 
+// Codes that only the daemon knows become one that clients know; the text says the rest.
+Code PublicCode(Code code) {
+  return static_cast<int32_t>(code) < static_cast<int32_t>(Code::kAlreadyExists)
+             ? code
+             : Code::kUnavailable;
+}
+
 void SetMessage(AttachReply& reply, const std::string& text) {
   text.copy(reply.message, sizeof(reply.message) - 1);
 }
@@ -290,7 +297,7 @@ void AttachListener::Attach(Connection& connection, const AttachRequest& request
     spdlog::warn("attach: pid={} uid={} refused: {}", peer.process.pid, peer.uid, text);
     return Refuse(connection, reply, Code::kVersionMismatch, text);
   }
-  if (SigbusGuard::damaged()) {
+  if (Damaged()) {
     spdlog::warn("attach: pid={} uid={} refused: the segments are damaged", peer.process.pid,
                  peer.uid);
     return Refuse(connection, reply, Code::kDamaged,
@@ -331,18 +338,11 @@ void AttachListener::Join(Connection& connection, const AttachRequest& request,
       publisher ? core_.registry.JoinAsPublisher(request.name, type, connection.session)
                 : core_.registry.JoinAsSubscriber(request.name, type, connection.session);
   if (!joined.ok()) {
-    reply.code = static_cast<int32_t>(joined.code());
+    reply.code = static_cast<int32_t>(PublicCode(joined.code()));
     SetMessage(reply, joined.status().message());
     return;
   }
-  reply.channel = joined->channel;
-  reply.pool = joined->pool;
-  reply.region_offset = joined->geometry.region_offset;
-  reply.queue_capacity = joined->geometry.queue_capacity;
-  reply.max_subscriber_count = joined->geometry.max_subscriber_count;
-  reply.index = joined->index;
-  reply.epoch = joined->epoch;
-  reply.lane_offset = joined->lane_offset;
+  shm::WriteJoinInfo(*joined, &reply);
   spdlog::info("joined: session id={} pid={} is {} of channel {}", connection.session,
                connection.peer.process.pid, publisher ? "a publisher" : "a subscriber",
                request.name);
@@ -454,8 +454,6 @@ void AttachListener::RecoverDead() {
   dead_.reset();
 }
 
-// Every 100 ms.
-
 void AttachListener::CloseSilent(Clock::time_point now) {
   for (auto next = connections_.begin(); next != connections_.end();) {
     const auto found = next++;
@@ -467,6 +465,11 @@ void AttachListener::CloseSilent(Clock::time_point now) {
   }
 }
 
+bool AttachListener::Damaged() const {
+  return SigbusGuard::damaged() || core_.manager->management_segment().WasCut() ||
+         core_.manager->chunk_segment().WasCut();
+}
+
 void AttachListener::Tick(Clock::time_point now) {
   next_tick_ = now + kTickInterval;
   {
@@ -476,7 +479,7 @@ void AttachListener::Tick(Clock::time_point now) {
   CloseSilent(now);
   if (!listening_)
     listening_ = SetEpoll(EPOLL_CTL_MOD, listener_.get(), Source::kListener, 0, EPOLLIN);
-  if (SigbusGuard::damaged() && !damage_logged_) {
+  if (Damaged() && !damage_logged_) {
     damage_logged_ = true;
     spdlog::critical(
         "a client has cut the segments short: what they hold is damaged; stop the clients, restart "

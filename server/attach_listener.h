@@ -103,6 +103,7 @@ class AttachListener {
   void RecoverDead();
   void Settle();
   void CloseSilent(Clock::time_point now);
+  bool Damaged() const;
   void Tick(Clock::time_point now);
   bool SetEpoll(int operation, int fd, Source source, uint64_t key, uint32_t events);
 

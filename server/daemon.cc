@@ -11,10 +11,13 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 #include <future>
+#include <iterator>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -60,7 +63,8 @@ sigset_t StopSignals() {
   return signals;
 }
 
-// Waits for signals in a thread of its own: the first asks for a stop, the second ends the process.
+// Waits for signals in a thread of its own: the first asks for a stop, one that comes a second or
+// more later ends the process. Whoever signals a whole group makes two at once.
 class StopRequest {
  public:
   // REQUIRES: the stop signals are blocked, here and in every thread to come.
@@ -73,7 +77,10 @@ class StopRequest {
       sigwait(&signals, &signal);
       spdlog::info("{}: stopping", strsignal(signal));
       asked->set_value();
-      sigwait(&signals, &signal);
+      const auto again = std::chrono::steady_clock::now() + std::chrono::seconds(1);
+      do {
+        sigwait(&signals, &signal);
+      } while (std::chrono::steady_clock::now() < again);
       spdlog::critical("{} again: ending at once; the next start recovers", strsignal(signal));
       _exit(kExitFailed);
     }).detach();
@@ -309,6 +316,23 @@ int ExitCodeOf(const Status& status) {
   return status.code() == Code::kAlreadyExists ? kExitHeld : kExitFailed;
 }
 
+// Pids, separated by commas, of other processes of this user that map the management segment:
+// clients that outlived their daemon, or the daemon.
+std::string UsersOf(const shm::MemPoolManager::CreateOptions& segments) {
+  const std::string path =
+      segments.segment_dir + "/" + shm::MemPoolManager::ManagementName(segments.instance) + "\n";
+  std::string users;
+  std::error_code ignored;
+  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
+    const std::string pid = process.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(process.path() / "maps");
+    const std::string maps{std::istreambuf_iterator<char>(file), {}};
+    if (maps.find(path) != std::string::npos) users += (users.empty() ? "" : ", ") + pid;
+  }
+  return users;
+}
+
 // What `zerocpd --cleanup` does; its report goes to stdout.
 Status CleanUp(const Options& options) {
   Result<RuntimeDirectory> directory =
@@ -319,6 +343,11 @@ Status CleanUp(const Options& options) {
                                : std::filesystem::weakly_canonical(options.runtime_dir).string();
   shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, path);
   if (directory.ok()) segments.lock = directory->lock();
+  if (const std::string users = UsersOf(segments); !users.empty()) {
+    return Status(Code::kAlreadyExists,
+                  "still in use by process " + users +
+                      ": stop them first, or start zerocpd, which adopts the segments");
+  }
   Result<std::vector<std::string>> done = CleanUpInstance(segments);
   if (!done.ok()) return done.status();
   for (const std::string& line : *done) std::printf("%s\n", line.c_str());

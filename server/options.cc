@@ -6,6 +6,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <charconv>
+#include <cstdlib>
 #include <map>
 
 #include "server/build_info.h"
@@ -74,7 +75,10 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
   app.set_version_flag("--version", std::string("zerocpd ") + kVersion);
   app.footer(kFooter);
   app.add_option("--runtime-dir", options.runtime_dir,
-                 "directory of sockets, lock and session table")
+                 "directory of sockets, lock and session table; default: $ZEROCP_RUNTIME_DIR if it "
+                 "is set,\n"
+                 "else /run/zerocp for root or its owner, else $XDG_RUNTIME_DIR/zerocp, else\n"
+                 "/tmp/zerocp-<uid>")
       ->type_name("DIR");
   app.add_option("--instance", options.instance,
                  "name in the segments' names; by default from the runtime directory")
@@ -162,7 +166,10 @@ Status Check(const CLI::App& app, const RawOptions& raw, Options& options) {
   options.admin_group_named = app.count("--admin-group") != 0;
   if (options.runtime_dir.empty()) {
     if (app.count("--runtime-dir") != 0) return Invalid("--runtime-dir: a directory is missing");
-    options.runtime_dir = options.system_service ? shm::SystemRuntimeDir() : DefaultRuntimeDir();
+    const char* variable = std::getenv("ZEROCP_RUNTIME_DIR");  // where clients look, too
+    options.runtime_dir = options.system_service                     ? shm::SystemRuntimeDir()
+                          : variable != nullptr && *variable != '\0' ? std::string(variable)
+                                                                     : DefaultRuntimeDir();
   }
   if (options.runtime_dir == shm::SystemRuntimeDir()) options.system_service = true;
   if (!options.system_service && (options.socket_group_named || options.admin_group_named)) {

@@ -83,7 +83,7 @@ PoolManager::PoolManager(Core& core) : core_(core) {
   for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
     const shm::PoolView* view = core_.manager->pool(index);
     if (view == nullptr) continue;
-    const std::string name(view->shared->name, strnlen(view->shared->name, shm::kNameBytes));
+    const std::string& name = view->name;
     if (!shm::IsValidName(name) || !entries_.emplace(name, Learn(index)).second) {
       spdlog::error("pool {} of the adopted segments has no usable name and is not shown", index);
     }

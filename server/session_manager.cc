@@ -208,7 +208,11 @@ std::string SessionManager::NewName() {
 void SessionManager::ForgetOldPending() {
   const auto now = options_.now();
   pending_.remove_if([&](const Pending& p) { return now >= p.expire_time + kRemembered; });
-  while (pending_.size() > 2 * kMaxPending) pending_.pop_front();
+  // Used and expired ones are only kept to tell the log why a token was refused.
+  for (auto old = pending_.begin(); old != pending_.end() && pending_.size() > 2 * kMaxPending;) {
+    const bool spent = old->used || now >= old->expire_time;
+    old = spent ? pending_.erase(old) : std::next(old);
+  }
 }
 
 absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,
@@ -281,15 +285,13 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
     return Status(Code::kDenied,
                   "uid " + std::to_string(peer.uid) + " is not this instance's user");
   }
+  const uint16_t id = FreeId();
+  if (id == 0) return Status(Code::kLimit, FullText());  // a token stays good
   Pending pending;
   pending.name = NewName();
   pending.create_time = system_clock::now();
   if (token != nullptr) {
     if (Status status = Redeem(*token, peer, &pending); !status.ok()) return status;
-  }
-  const uint16_t id = FreeId();
-  if (id == 0) {
-    return Status(Code::kLimit, FullText());
   }
   Record record{};
   record.state = static_cast<uint32_t>(SessionState::kAttached);
@@ -407,8 +409,9 @@ std::vector<SessionInfo> SessionManager::List() {
     }
   }
   // Counting reads every record of every pool: not under the lock.
+  const std::vector<uint64_t> held = shm::HeldCounts(*core_.manager);
   for (SessionInfo& info : list) {
-    if (info.id != 0) info.held_chunk_count = shm::HeldCount(*core_.manager, info.id);
+    if (info.id != 0) info.held_chunk_count = held[info.id];
   }
   std::stable_sort(list.begin(), list.end(), [](const SessionInfo& a, const SessionInfo& b) {
     return a.create_time < b.create_time;

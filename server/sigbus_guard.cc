@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -15,11 +16,14 @@ namespace {
 struct Range {
   std::atomic<uintptr_t> begin{0};
   std::atomic<uintptr_t> end{0};
+  std::atomic<uintptr_t> window_bytes{0};  // what one fault replaces; a multiple of the page size
 };
 Range ranges[2];
 std::atomic<bool> is_damaged{false};
-std::atomic<uintptr_t> page_bytes{4096};
 struct sigaction action_before;
+// Each fault can make two mappings more, and the kernel allows 65,530 by default: whoever punches
+// holes everywhere must not use them up.
+constexpr uintptr_t kMostWindows = 8192;
 static_assert(std::atomic<uintptr_t>::is_always_lock_free &&
               std::atomic<bool>::is_always_lock_free);
 
@@ -28,10 +32,12 @@ void OnSigbus(int signal, siginfo_t* info, void*) {
   const uintptr_t address = reinterpret_cast<uintptr_t>(info->si_addr);
   for (const Range& range : ranges) {
     if (address < range.begin.load() || address >= range.end.load()) continue;
-    const uintptr_t page = address & ~(page_bytes.load() - 1);
-    void* at = reinterpret_cast<void*>(page);  // NOLINT(performance-no-int-to-ptr): from the kernel
-    if (mmap(at, page_bytes.load(), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
-             -1, 0) == at) {
+    const uintptr_t window = range.window_bytes.load();
+    const uintptr_t begin = range.begin.load() + (address - range.begin.load()) / window * window;
+    const uintptr_t bytes = std::min(window, range.end.load() - begin);
+    void* at = reinterpret_cast<void*>(begin);  // NOLINT(performance-no-int-to-ptr): in the range
+    if (mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) ==
+        at) {
       is_damaged.store(true);
       errno = saved_errno;
       return;
@@ -47,12 +53,14 @@ void OnSigbus(int signal, siginfo_t* info, void*) {
 void Set(Range& range, std::span<std::byte> bytes) {
   range.begin.store(reinterpret_cast<uintptr_t>(bytes.data()));
   range.end.store(reinterpret_cast<uintptr_t>(bytes.data()) + bytes.size());
+  const auto page = static_cast<uintptr_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t window = bytes.size() / kMostWindows + 1;
+  range.window_bytes.store((window + page - 1) / page * page);
 }
 
 }  // namespace
 
 SigbusGuard::SigbusGuard(std::span<std::byte> management, std::span<std::byte> chunk) {
-  page_bytes.store(static_cast<uintptr_t>(sysconf(_SC_PAGESIZE)));
   is_damaged.store(false);
   Set(ranges[0], management);
   Set(ranges[1], chunk);

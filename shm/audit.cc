@@ -26,6 +26,8 @@ class Auditor {
       : manager_(manager), registry_(registry), attached_(attached) {}
 
   AuditReport Run() {
+    CheckFile(manager_.management_segment());
+    CheckFile(manager_.chunk_segment());
     for (uint32_t index = 0; index < kMaxPools; ++index) {
       if (const PoolView* pool = manager_.pool(index)) CheckPool(*pool);
     }
@@ -35,15 +37,18 @@ class Auditor {
   }
 
  private:
+  void CheckFile(const Segment& segment) {
+    Check(
+        "segment-size", [&] { return segment.path(); },
+        [&segment] { return std::string(segment.WasCut() ? "is shorter than it was made" : ""); });
+  }
+
   void CheckPool(const PoolView& pool) {
     report_.pools.push_back(Count(pool));
     const uint32_t live = pool.live_chunk_count();
     for (uint32_t chunk = 0; chunk < live; ++chunk) {
       ++report_.checked_chunk_count;
-      const auto where = [&] {
-        return "pool " + std::string(pool.shared->name, strnlen(pool.shared->name, kNameBytes)) +
-               " chunk " + std::to_string(chunk);
-      };
+      const auto where = [&] { return "pool " + pool.name + " chunk " + std::to_string(chunk); };
       Check("word-owner", where, [this, &pool, chunk] { return WordProblem(pool, chunk); });
       Check("free-unheld", where, [this, &pool, chunk] { return FreeProblem(pool, chunk); });
       Check("slot-session", where, [this, &pool, chunk] { return SlotProblem(pool, chunk); });
@@ -249,24 +254,27 @@ AuditReport Audit(MemPoolManager& manager, ChannelRegistry& registry, const Sess
   return Auditor(manager, registry, attached).Run();
 }
 
-uint64_t HeldCount(MemPoolManager& manager, uint16_t session) {
-  uint64_t held = 0;
+std::vector<uint64_t> HeldCounts(MemPoolManager& manager) {
+  std::vector<uint64_t> held(kSessionIds);
+  std::vector<uint64_t> counted(kSessionIds);  // the last chunk that was counted for a session
+  uint64_t seen = 0;
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     const PoolView* pool = manager.pool(index);
     if (pool == nullptr) continue;
     const uint32_t live = pool->live_chunk_count();
     for (uint32_t chunk = 0; chunk < live; ++chunk) {
+      ++seen;
       ChunkManager& record = pool->record(chunk);
       const uint64_t word = record.word.load(std::memory_order_relaxed);
       if (KindOf(word) == Kind::kLoaned) {
-        held += DecodeWord(word).owner == session && record.phase.load(std::memory_order_relaxed) !=
-                                                         static_cast<uint8_t>(ChunkPhase::kCached);
+        const bool cached = record.phase.load(std::memory_order_relaxed) ==
+                            static_cast<uint8_t>(ChunkPhase::kCached);
+        held[DecodeWord(word).owner] += cached ? 0 : 1;
       } else if (KindOf(word) == Kind::kShared) {
-        const auto* slots = record.slots();
-        held +=
-            std::any_of(slots, slots + pool->slot_count, [&](const std::atomic<uint16_t>& slot) {
-              return slot.load(std::memory_order_relaxed) == session;
-            });
+        for (uint32_t slot = 0; slot < pool->slot_count; ++slot) {
+          const uint16_t holder = record.slots()[slot].load(std::memory_order_relaxed) & 0x3fff;
+          if (holder != 0 && std::exchange(counted[holder], seen) != seen) ++held[holder];
+        }
       }
     }
   }

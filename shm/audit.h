@@ -7,6 +7,7 @@
 //   free-unheld     no grant slot of a free chunk is set
 //   slot-session    every holder slot names an attached session
 //   shared-held     a shared chunk has a holder
+//   segment-size    both files are at least as long as what was committed
 //   queue-bounds    a served cursor is at most queue_capacity behind its tail
 //   queue-cell      each queued cell names an existing chunk
 //   queue-label     each queued chunk is in its publisher's or its subscriber's name
@@ -47,7 +48,8 @@ inline constexpr size_t kMaxViolations = 100;
 
 AuditReport Audit(MemPoolManager& manager, ChannelRegistry& registry, const SessionSet& attached);
 
-// Chunks that `session` owns or holds now, cached ones left out.
-uint64_t HeldCount(MemPoolManager& manager, uint16_t session);
+// Chunks that each session owns or holds now, by session id; cached ones left out.
+inline constexpr size_t kSessionIds = 16384;
+std::vector<uint64_t> HeldCounts(MemPoolManager& manager);
 
 }  // namespace zerocp::shm

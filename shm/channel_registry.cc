@@ -58,10 +58,11 @@ std::vector<Violation> Validate(const ChannelSpec& spec) {
     found.push_back(
         {"queue_capacity", "must be 0, or from 1 to " + std::to_string(kMaxQueueCapacity)});
   }
+  const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
   if (spec.message_type.size() > kMessageTypeBytes ||
-      spec.message_type.find('\0') != std::string::npos) {
+      !std::all_of(spec.message_type.begin(), spec.message_type.end(), is_printable)) {
     found.push_back({"message_type", "must be at most " + std::to_string(kMessageTypeBytes) +
-                                         " characters, none of them NUL"});
+                                         " printable ASCII characters"});
   }
   return found;
 }
@@ -393,7 +394,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
     return Status(Code::kDamaged, "channel " + std::to_string(index) + ": " + what);
   };
   if (pool == nullptr) return damaged("its pool does not exist");
-  channel.spec.pool = ReadText(pool->shared->name, kNameBytes);
+  channel.spec.pool = pool->name;
   channel.geometry = {entry.region_offset, entry.queue_capacity, entry.max_subscriber_count};
   if (!shm::Validate(channel.spec).empty() || Find(channel.spec.name) != nullptr ||
       !std::has_single_bit(channel.geometry.queue_capacity) ||

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "shm/free_list.h"
 
@@ -66,6 +67,9 @@ Result<PoolGeometry> CheckShape(const MemPool& entry) {
       geometry.grant_slots != geometry.slot_count - kOpenSlots) {
     return Damaged("impossible record: shift " + std::to_string(geometry.record_shift) + ", " +
                    std::to_string(geometry.slot_count) + " slots");
+  }
+  if (!IsValidName(std::string_view(entry.name, strnlen(entry.name, kNameBytes)))) {
+    return Damaged("impossible name");
   }
   if (entry.incarnation < 1 || entry.incarnation > 15) {
     return Damaged("impossible incarnation " + std::to_string(entry.incarnation));

@@ -335,6 +335,7 @@ void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
   static_cast<PoolGeometry&>(*view) = geometry;
   view->index = static_cast<uint8_t>(index);
   view->incarnation = entry.incarnation;
+  view->name.assign(entry.name, strnlen(entry.name, kNameBytes));
   view->records = management_.data() + geometry.records_offset;
   view->headers = reinterpret_cast<ChunkHeader*>(chunk_.data() + geometry.headers_offset);
   view->payload = chunk_.data() + geometry.payload_offset;
@@ -362,10 +363,7 @@ const PoolView* MemPoolManager::LoadPool(uint32_t index) {
 const PoolView* MemPoolManager::FindPool(std::string_view name) {
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     const PoolView* view = pool(index);
-    if (view != nullptr &&
-        name == std::string_view(view->shared->name, strnlen(view->shared->name, kNameBytes))) {
-      return view;
-    }
+    if (view != nullptr && name == view->name) return view;
   }
   return nullptr;
 }

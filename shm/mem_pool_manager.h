@@ -39,6 +39,7 @@ struct HintLevels {
 struct PoolView : PoolGeometry {
   uint8_t index;
   uint8_t incarnation;
+  std::string name;  // checked, and ours: the shared one may be forged
   std::byte* records;
   ChunkHeader* headers;
   std::byte* payload;

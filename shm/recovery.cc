@@ -11,6 +11,15 @@ namespace {
 
 // Lost races before the daemon leaves a chunk to the next sweep: no client may keep it here.
 constexpr int kTries = 64;
+// Messages a tick takes in somebody's place before it leaves the rest to the next one.
+constexpr uint32_t kDrainsPerTick = 10000;
+// A search for lost hints may take at most this part of the daemon's time.
+constexpr int kScrubShare = 10;
+
+// Of one lane for one subscriber: as many as there can be, and some lost races.
+uint32_t MostDrains(const ChannelRegistry::Channel& channel) {
+  return channel.geometry.queue_capacity + kTries;
+}
 
 uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(DecodeWord(word).stamp); }
 
@@ -66,7 +75,7 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
       for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
         const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
         if (record.state != LaneState::kFree && !gone[record.session])
-          Drain(channel, lane, k, 0, report);
+          Drain(channel, lane, k, 0, MostDrains(channel), report);
       }
       registry_.FreeSubscriber(channel, k);  // R1
     }
@@ -126,21 +135,22 @@ void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
 // sent. The claim and the cursor's D bit tell a daemon that starts after this one how far it came.
 // `living_epoch`: that of the living subscriber who has the index now, whose messages are its own;
 // 0: none.
-void Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index, uint32_t k,
-                     uint32_t living_epoch, RecoveryReport& report) {
+uint32_t Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index, uint32_t k,
+                         uint32_t living_epoch, uint32_t most, RecoveryReport& report) {
   const ChannelRegistry::LaneRecord& record = channel.lanes[lane_index];
-  if (record.session == 0) return;  // its publisher is gone: what waited was delivered or swept
+  if (record.session == 0) return 0;  // its publisher is gone: what waited was delivered or swept
   const LaneView lane = channel.Lane(record, manager_);
   Cursor& cursor = lane.cursors[k];
-  for (uint32_t tries = 0; tries < 2 * lane.capacity + kTries; ++tries) {
+  uint32_t tries = 0;
+  for (; tries < most; ++tries) {
     uint64_t word =
         cursor.word.load(std::memory_order_acquire);  // first, and whom it serves is in it
     const uint32_t epoch = CursorEpoch(word);
-    if (epoch == 0 || epoch == living_epoch) return;
+    if (epoch == 0 || epoch == living_epoch) break;
     const uint64_t position = CursorPosition(word);
     const uint64_t queued =
         shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
-    if (queued == 0 || queued > lane.capacity) return;
+    if (queued == 0 || queued > lane.capacity) break;
     const uint64_t cell = lane.cell(position).load(std::memory_order_acquire);
     const uint64_t claim = cell | kClaimValid | ((word & kCursorD) != 0 ? kClaimBit : 0);
     cursor.daemon_claim.store(claim, std::memory_order_release);
@@ -150,6 +160,7 @@ void Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index, uin
     }
     cursor.daemon_claim.store(0, std::memory_order_release);
   }
+  return tries;
 }
 
 // A message that nobody can take any more, its publisher alive. May be run twice for the same
@@ -248,20 +259,23 @@ void Recovery::DrainSubscriber(uint32_t index, uint32_t k, RecoveryReport& repor
   ChannelRegistry::Channel* channel = registry_.channel(index);
   if (channel == nullptr || k >= channel->subscribers.size()) return;
   for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
-    if (channel->lanes[lane].state != LaneState::kFree) Drain(*channel, lane, k, 0, report);
+    if (channel->lanes[lane].state != LaneState::kFree)
+      Drain(*channel, lane, k, 0, MostDrains(*channel), report);
   }
   registry_.FreeSubscriber(*channel, k);
 }
 
 RecoveryReport Recovery::Tick(const SessionSet& attached) {
   RecoveryReport report;
+  uint32_t budget = kDrainsPerTick;
   for (uint32_t index : registry_.List()) {
     ChannelRegistry::Channel& channel = *registry_.channel(index);
     for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
       if (channel.lanes[lane].state == LaneState::kFree) continue;
       for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
         const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
-        Drain(channel, lane, k, subscriber.session != 0 ? subscriber.epoch : 0, report);
+        budget -=
+            Drain(channel, lane, k, subscriber.session != 0 ? subscriber.epoch : 0, budget, report);
       }
     }
   }
@@ -284,8 +298,12 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
     if (pool == nullptr) continue;
     MemPool& shared = *pool->shared;
     if (shared.pressure.load(std::memory_order_relaxed) != 0) {
+      const auto begin = std::chrono::steady_clock::now();
+      if (begin < next_scrub_) continue;
       RecoveryReport scrub;
       Sweep(*pool, SessionSet(), scrub);
+      const auto end = std::chrono::steady_clock::now();
+      next_scrub_ = end + kScrubShare * (end - begin);
       // Who still waits says so again; who was killed does not.
       shared.pressure.store(0);
       FutexWake(shared.pressure);

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <bitset>
+#include <chrono>
 #include <cstdint>
 #include <vector>
 
@@ -51,14 +52,16 @@ class Recovery {
   void Deliver(ChannelRegistry::Channel& channel, uint32_t lane, const SessionSet& gone,
                RecoveryReport& report);
   void DrainSubscriber(uint32_t channel, uint32_t index, RecoveryReport& report);
-  void Drain(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
-             uint32_t living_epoch, RecoveryReport& report);
+  // Returns how many steps it made, at most `most`.
+  uint32_t Drain(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
+                 uint32_t living_epoch, uint32_t most, RecoveryReport& report);
   void Orphan(uint64_t cell, uint32_t index, uint16_t publisher, RecoveryReport& report);
   void Sweep(const PoolView& pool, const SessionSet& gone, RecoveryReport& report);
   void SetCacheCaps(const SessionSet& attached);
 
   MemPoolManager& manager_;
   ChannelRegistry& registry_;
+  std::chrono::steady_clock::time_point next_scrub_{};
 };
 
 }  // namespace zerocp::shm

@@ -16,6 +16,14 @@ std::string XdgRuntimeDir() {
   return xdg != nullptr && *xdg == '/' ? std::string(xdg) + "/zerocp" : std::string();
 }
 
+// /tmp is everybody's: a directory there that is not this user's own, or that others may write to,
+// is a trap. True if there is none.
+bool IsOwnOrAbsent(const std::string& dir) {
+  struct stat info {};
+  if (lstat(dir.c_str(), &info) != 0) return true;
+  return S_ISDIR(info.st_mode) && info.st_uid == geteuid() && (info.st_mode & 022) == 0;
+}
+
 }  // namespace
 
 std::string SystemRuntimeDir() { return "/run/zerocp"; }
@@ -33,7 +41,7 @@ std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted) {
   }
   std::vector<std::string> dirs = {SystemRuntimeDir()};
   if (std::string xdg = XdgRuntimeDir(); !xdg.empty()) dirs.push_back(std::move(xdg));
-  dirs.push_back(TmpRuntimeDir());
+  if (IsOwnOrAbsent(TmpRuntimeDir())) dirs.push_back(TmpRuntimeDir());
   return dirs;
 }
 

@@ -18,7 +18,8 @@ std::string SystemRuntimeDir();  // "/run/zerocp"
 // The directory of this user: $XDG_RUNTIME_DIR/zerocp, else /tmp/zerocp-<uid>.
 std::string UserRuntimeDir();
 // Directories where a client looks, in order: `wanted` if it is not empty, else $ZEROCP_RUNTIME_DIR
-// if set, else the system's, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>.
+// if set, else the system's, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>. The last
+// only if it is this user's own and nobody else may write to it.
 std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted);
 // Full path of `socket` in the first candidate that has it. kUnavailable: the message lists every
 // path tried and how to start a daemon.

@@ -49,6 +49,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(reserved_bytes_, other.reserved_bytes_);
+  std::swap(committed_end_, other.committed_end_);
   return *this;
 }
 
@@ -107,6 +108,7 @@ Result<Segment> Segment::Open(const std::string& directory, const std::string& n
     return refuse("has mode " + mode.str() + " where a segment has 600");
   }
   if (info.st_nlink != 1) return refuse("has " + std::to_string(info.st_nlink) + " links");
+  segment.committed_end_ = segment.file_bytes();
   return segment;
 }
 
@@ -164,6 +166,7 @@ Status Segment::Commit(uint64_t offset, uint64_t length) {
     }
     done += step;
   }
+  committed_end_ = std::max(committed_end_, offset + length);
   return Status();
 }
 

@@ -45,6 +45,9 @@ class Segment {
   uint64_t reserved_bytes() const { return reserved_bytes_; }
   // Present length of the file; 0 if it cannot be asked for.
   uint64_t file_bytes() const;
+  // True if somebody has made the file shorter than what was committed here. REQUIRES: the
+  // descriptor is open.
+  bool WasCut() const { return file_bytes() < committed_end_; }
   int fd() const { return fd_.get(); }
   const std::string& path() const { return path_; }
 
@@ -53,6 +56,7 @@ class Segment {
   std::string path_;
   std::byte* data_ = nullptr;
   uint64_t reserved_bytes_ = 0;
+  uint64_t committed_end_ = 0;
 };
 
 // What may still be committed in `directory`: the least of what its file system, the memory cgroups

@@ -26,7 +26,7 @@ class Input {
     if (fd_ > STDIN_FILENO) close(fd_);
   }
   // False: errno says why.
-  bool Open(const std::string& file, size_t chunk_bytes) {
+  bool Open(const std::string& file) {
     const bool standard = file.empty() || file == "-";
     name_ = standard ? "standard input" : file;
     fd_ = standard ? STDIN_FILENO : open(file.c_str(), O_RDONLY | O_CLOEXEC);
@@ -39,7 +39,7 @@ class Input {
     never_blocks_ = S_ISREG(status.st_mode);
     if (S_ISFIFO(status.st_mode)) {
       // So that a read can fill more of a chunk; the kernel may refuse.
-      (void)fcntl(fd_, F_SETPIPE_SZ, static_cast<int>(std::min<size_t>(chunk_bytes, 1u << 20)));
+      (void)fcntl(fd_, F_SETPIPE_SZ, 1 << 20);
     }
     return true;
   }
@@ -77,11 +77,7 @@ class Sender {
   Sender(const SendOptions& options, Publisher publisher)
       : options_(options), publisher_(std::move(publisher)) {}
 
-  int Run() {
-    Input input;
-    if (!input.Open(options_.file, publisher_.max_bytes())) {
-      return Failed(kCommand, input.name() + ": " + std::strerror(errno));
-    }
+  int Run(const Input& input) {
     if (int code = WaitForSubscriber(); code != kDone) return code;
     int code;
     do {
@@ -153,12 +149,17 @@ class Sender {
 
 int Send(const SendOptions& options) {
   CatchStopSignals();
+  // Before joining: subscribers must not take a file that is not there for an empty one.
+  Input input;
+  if (!input.Open(options.file)) {
+    return Failed(kCommand, input.name() + ": " + std::strerror(errno));
+  }
   int code = kDone;
   auto client = ConnectOrSay(kCommand, options.runtime_dir, &code);
   if (!client) return code;
   auto publisher = client->JoinAsPublisher(options.channel);
   if (!publisher) return Failed(kCommand, publisher.message());
-  return Sender(options, std::move(*publisher)).Run();
+  return Sender(options, std::move(*publisher)).Run(input);
 }
 
 }  // namespace zerocp::cli

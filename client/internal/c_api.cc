@@ -120,10 +120,8 @@ void Release(Right* right) {
                                                   size_t bytes, Code code) {
   if (!core.open()) return FailForked();
   if (bytes > pool.chunk_size_bytes) {
-    const char* name = pool.shared->name;
     return Fail(Code::kTooLarge, std::to_string(bytes) +
-                                     " bytes were asked for, but the chunks of pool '" +
-                                     std::string(name, strnlen(name, sizeof(pool.shared->name))) +
+                                     " bytes were asked for, but the chunks of pool '" + pool.name +
                                      "' have " + std::to_string(pool.chunk_size_bytes) + " bytes");
   }
   return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);

@@ -45,8 +45,7 @@ std::string DescribeHolders(shm::MemPoolManager& manager, const shm::PoolView& p
   std::sort(largest.begin(), largest.end(),
             [](const auto& a, const auto& b) { return a.second > b.second; });
 
-  const char* name = pool.shared->name;
-  std::string text = "pool '" + std::string(name, strnlen(name, sizeof(pool.shared->name))) +
+  std::string text = "pool '" + pool.name +
                      "' has no free chunk: " + std::to_string(pool.live_chunk_count()) +
                      " chunks of " + std::to_string(pool.chunk_size_bytes) + " bytes, held by ";
   for (size_t i = 0; i < largest.size() && i < kShown; ++i) {

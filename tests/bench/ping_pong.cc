@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 
 #include "tests/bench/floor.h"
 #include "tests/system/child_process.h"
@@ -86,7 +87,9 @@ std::vector<Series> PingPong(const std::string& runtime_dir, int rounds, int rou
   Shared& shared = *MapShared(fd);
   Member member(runtime_dir, "ping", "pong");
   testing::ChildOptions options;
-  options.command = {"/proc/self/exe", "--peer", runtime_dir, std::to_string(fd)};
+  // By its own path: the child is started by another program, which is /proc/self/exe then.
+  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+  options.command = {self, "--peer", runtime_dir, std::to_string(fd)};
   testing::ChildProcess peer(options);
   (void)Must(member.out.WaitForSubscribers(1, std::chrono::seconds(10)),
              "waiting for the second process");

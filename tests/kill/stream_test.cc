@@ -63,6 +63,10 @@ TEST_F(StreamTest, AHundredKillsLoseNothingAndTheNextRunWorks) {
   std::mt19937 random(20260101);  // the same delays in each run; what they meet differs
   for (int i = 0; i < kKills; ++i) {
     auto receiver = Start({"recv", "feed"});
+    // The sender waits for one subscriber, and the survivor is one: it starts when both are there.
+    while (Count(Ask({"stats", "-o", "json"}), "\"subscriber\":") != 2) {
+      std::this_thread::sleep_for(milliseconds(2));
+    }
     auto sender = Start({"send", "feed"}, "/dev/zero");
     const uint64_t before = taken;
     while (taken < before + 20) std::this_thread::yield();  // in mid-stream

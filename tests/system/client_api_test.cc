@@ -44,6 +44,23 @@ std::string TextOf(const Sample& sample) {
   return std::string(reinterpret_cast<const char*>(sample.data().data()), sample.data().size());
 }
 
+// Which publishers had gone before the join travels in the daemon's answer.
+TEST_F(ClientApi, APublisherThatHadGoneBeforeTheJoinIsNotThisSubscribersEnd) {
+  Client client = Connect("both");
+  auto witness =
+      client.JoinAsSubscriber("camera");  // what waits for it keeps the lane in the table
+  auto publisher = client.JoinAsPublisher("camera");
+  ASSERT_TRUE(witness && publisher);
+  auto loan = publisher->NewLoan(1);
+  ASSERT_TRUE(loan && publisher->Publish(*loan));
+  publisher->Close();
+  auto late = client.JoinAsSubscriber("camera");
+  ASSERT_TRUE(late);
+  EXPECT_EQ(late->Wait(milliseconds(5)).code(), Code::kTimeout);
+  EXPECT_TRUE(witness->TryTake());
+  EXPECT_EQ(witness->Wait(milliseconds(5)).code(), Code::kEndOfStream);
+}
+
 TEST_F(ClientApi, MessageArrivesWithItsBytesItsHeaderAndItsNumber) {
   Client sender = Connect("sender");
   Client receiver = Connect("receiver");

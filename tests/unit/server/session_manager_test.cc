@@ -159,7 +159,7 @@ TEST_F(SessionManagerTest, WhatADeadSessionOwnedIsFreeBeforeItsIdIsUsedAgain) {
   auto* client = new shm::Session(manager, id);
   shm::ChunkRef ref;
   ASSERT_EQ(client->Loan(*manager->FindPool("p"), shm::Deadline::Now(), &ref), Code::kOk);
-  EXPECT_GE(shm::HeldCount(*manager, id), 1u);
+  EXPECT_GE(shm::HeldCounts(*manager)[id], 1u);
   sessions_->Died(shm::SessionSet().set(id).set(other).set(99));
   EXPECT_EQ(shm::Count(*manager->FindPool("p")).free_count, 64u);
   EXPECT_FALSE(IsAttached(id));

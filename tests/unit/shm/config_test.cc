@@ -209,11 +209,16 @@ TEST_F(GeometryTest, AdoptionNamesBothLayoutVersions) {
 
 TEST_F(GeometryTest, AdoptionRefusesASegmentThatWasCutShort) {
   AddPool("a", 1024, 1000);
+  const auto whole = static_cast<off_t>(manager_->chunk_segment().file_bytes());
   ASSERT_EQ(ftruncate(manager_->chunk_segment().fd(), 4096), 0);
   MemPoolManager::CreateOptions options;
   options.segment_dir = dir_;
   options.instance = "test";
   EXPECT_EQ(MemPoolManager::Adopt(options).code(), Code::kDamaged);
+  const AuditReport report = Audit(*manager_, *registry_, attached_);
+  ASSERT_EQ(report.violation_count, 1u);
+  EXPECT_EQ(report.violations[0].invariant, "segment-size");
+  ASSERT_EQ(ftruncate(manager_->chunk_segment().fd(), whole), 0);
 }
 
 }  // namespace
