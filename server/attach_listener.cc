@@ -364,9 +364,10 @@ void AttachListener::Leave(Connection& connection, const AttachRequest& request,
   uint64_t drained = 0;
   if (!publisher)
     drained = core_.recovery.DrainSubscriber(request.channel, request.index).drained_count;
-  spdlog::info("left: session id={} pid={}, {} {} of channel #{}, {} messages drained",
+  spdlog::info("left: session id={} pid={} was {} of channel {}, {} messages let go",
                connection.session, connection.peer.process.pid,
-               publisher ? "publisher" : "subscriber", request.index, request.channel, drained);
+               publisher ? "a publisher" : "a subscriber",
+               core_.registry.channel(request.channel)->spec.name, drained);
 }
 
 bool AttachListener::Send(Connection& connection) {

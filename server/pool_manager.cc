@@ -51,8 +51,9 @@ absl::Status AddressRangeFull(const shm::PoolSpec& spec, shm::MemPoolManager& ma
                              manager.allocator().chunk_extents().free_bytes();
   return MakeError(
       Reason::kSegmentFull,
-      fmt::format("pool \"{}\" needs {} bytes of address space for its max_chunk_count of {}, "
-                  "{} are free; ask for fewer, or start the daemon with a larger --reserve",
+      fmt::format("pool \"{}\" needs {} bytes of address space for its max_chunk_count of {} (by "
+                  "default 4 times chunk_count), {} are free; give a smaller one, or start the "
+                  "daemon with a larger --reserve",
                   spec.name, needed, spec.max_chunk_count, available),
       {{"resource", PoolResource(spec.name)},
        {"requestedBytes", std::to_string(needed)},

@@ -163,11 +163,9 @@ bool SessionManager::WriteRecord(uint16_t id, const Record& record) {
 
 void SessionManager::WriteMirror(uint16_t id, const Record& record) {
   shm::SessionEntry& entry = core_.manager->session_entry(id);
-  entry.incarnation += 1;
   entry.pid = record.pid;
   entry.uid = record.uid;
   entry.start_time = record.start_time;
-  entry.cache_thread_count.store(0, std::memory_order_relaxed);
   std::memcpy(entry.name, record.client_name, sizeof(entry.name));
   entry.state.store(record.state, std::memory_order_release);
 }
@@ -306,6 +304,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   if (!WriteRecord(id, record)) {
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
+  core_.manager->session_entry(id).cache_thread_count.store(0, std::memory_order_relaxed);
   WriteMirror(id, record);
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);

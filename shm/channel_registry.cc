@@ -35,12 +35,17 @@ Status CheckType(const ChannelRegistry::Channel& channel, std::string_view messa
                                          Quoted(message_type));
 }
 
-// True if no living subscriber can still find a message in the lane, or be served by it.
-bool IsEmptied(const ChannelRegistry::Channel& channel, const LaneView& lane) {
+// True if nobody can still find a message in the lane, and none waits to be let go.
+bool IsEmptied(const ChannelRegistry::Channel& channel, const ChannelRegistry::LaneRecord& record,
+               const LaneView& lane) {
+  const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     const uint64_t cursor = lane.cursors[k].word.load(std::memory_order_acquire);
-    if (channel.subscribers[k].session != 0 && CursorEpoch(cursor) != 0 &&
-        CursorEpoch(cursor) == channel.subscribers[k].epoch) {
+    if (CursorEpoch(cursor) == 0) continue;
+    const uint64_t queued = QueuedCount(tail, CursorPosition(cursor));
+    const bool waits_for_the_gone = record.session != 0 && queued > 0 && queued <= lane.capacity;
+    if (waits_for_the_gone || (channel.subscribers[k].session != 0 &&
+                               CursorEpoch(cursor) == channel.subscribers[k].epoch)) {
       return false;
     }
   }
@@ -295,11 +300,11 @@ void ChannelRegistry::RetireLanes() {
       const LaneView view = channel.Lane(lane, manager_);
       if (lane.state == LaneState::kRetired) {
         channel.retired_published_count += view.lane->tail.load(std::memory_order_relaxed);
-        FreeExtent(lane.offset, channel.geometry.lane_bytes());
         lane.state = LaneState::kFree;
         channel.view.lanes[i].state.store(static_cast<uint16_t>(LaneState::kFree),
                                           std::memory_order_release);
-      } else if (IsEmptied(channel, view)) {
+        FreeExtent(lane.offset, channel.geometry.lane_bytes());  // after nothing names it
+      } else if (IsEmptied(channel, lane, view)) {
         StoreLaneState(channel, i, LaneState::kRetired);
         RingAll(channel);  // so that sleepers acknowledge
       }
@@ -314,6 +319,10 @@ ChannelRegistry::Channel* ChannelRegistry::channel(uint32_t index) {
 ChannelRegistry::Channel* ChannelRegistry::Find(std::string_view name) {
   const auto found = by_name_.find(name);
   return found == by_name_.end() ? nullptr : channel(found->second);
+}
+
+bool ChannelRegistry::IsSession(uint16_t id) const {
+  return id >= kFirstSession && id < manager_.session_capacity();
 }
 
 uint32_t ChannelRegistry::IndexOf(const Channel& channel) const {
@@ -415,7 +424,8 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   channel.subscribers.resize(channel.geometry.max_subscriber_count);
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     const SubscriberEntry& shared = channel.view.subscribers[k];
-    channel.subscribers[k] = {shared.session.load(std::memory_order_acquire),
+    const uint16_t session = shared.session.load(std::memory_order_acquire);
+    channel.subscribers[k] = {IsSession(session) ? session : uint16_t{0},
                               SubscriberEpoch(shared.epoch.load(std::memory_order_acquire))};
   }
   for (uint32_t i = 0; i < kLaneEntries; ++i) {
@@ -424,7 +434,9 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
                     shared.session.load(std::memory_order_relaxed),
                     shared.epoch.load(std::memory_order_relaxed),
                     shared.offset.load(std::memory_order_relaxed), 0};
-    if (lane.state > LaneState::kRetired ||
+    // 0: its publisher was recovered.
+    const bool session_fits = lane.session == 0 || IsSession(lane.session);
+    if (lane.state > LaneState::kRetired || !session_fits ||
         (lane.state != LaneState::kFree &&
          !extents.Reserve(lane.offset, channel.geometry.lane_bytes()).ok())) {
       lane.state = LaneState::kFree;  // damaged: nobody is served by it any more

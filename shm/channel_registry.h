@@ -35,16 +35,6 @@ struct ChannelSpec {
 };
 std::vector<Violation> Validate(const ChannelSpec& spec);
 
-struct PublisherInfo {
-  uint16_t session;
-  uint32_t lane;  // index in the lane table
-  uint32_t epoch;
-};
-struct SubscriberInfo {
-  uint16_t session;
-  uint32_t index;
-  uint32_t epoch;
-};
 // What a member needs to start; travels in the attach protocol.
 struct JoinInfo {
   uint32_t channel;  // index in the channel table
@@ -133,6 +123,7 @@ class ChannelRegistry {
 
  private:
   static Status NotFound(std::string_view name);
+  bool IsSession(uint16_t id) const;
   uint32_t IndexOf(const Channel& channel) const;
   Result<uint64_t> AllocateZeroed(uint64_t bytes);
   void FreeExtent(uint64_t offset, uint64_t bytes);

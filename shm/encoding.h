@@ -58,8 +58,8 @@ constexpr ChunkHandle DecodeHandle(uint64_t bits) {
 }
 
 // A cell of a lane: kind:2 | pool:4 | chunk:24 | valid:1 | bit:1 | tag:32.
-// `valid` and `bit` are used in claims only: `bit` is the cursor's S or D
-// bit before the claim.
+// `valid` and `bit` are used in claims only: `bit` is the cursor's D bit
+// before the claim.
 
 enum class CellKind : uint8_t {
   kNone = 0,    // published to nobody
@@ -77,6 +77,8 @@ constexpr uint64_t Encode(Cell c) {
   return static_cast<uint64_t>(c.kind) | (uint64_t{c.pool} << 2) | (uint64_t{c.chunk} << 6) |
          (uint64_t{c.tag} << 32);
 }
+// The part of a chunk's stamp that a cell carries.
+constexpr uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(word >> 16); }
 constexpr Cell DecodeCell(uint64_t bits) {
   return {static_cast<CellKind>(bits & 3), static_cast<uint8_t>((bits >> 2) & 0xf),
           static_cast<uint32_t>((bits >> 6) & 0xffffff), static_cast<uint32_t>(bits >> 32)};
@@ -84,9 +86,8 @@ constexpr Cell DecodeCell(uint64_t bits) {
 inline constexpr uint64_t kClaimValid = uint64_t{1} << 30;
 inline constexpr uint64_t kClaimBit = uint64_t{1} << 31;
 
-// A cursor: S:1 | D:1 | epoch:14 | position:48.
+// A cursor: 0:1 | D:1 | epoch:14 | position:48.
 
-inline constexpr uint64_t kCursorS = 1;  // flipped by the subscriber with each take
 inline constexpr uint64_t kCursorD = 2;  // flipped by the daemon with each take in its place
 inline constexpr uint64_t kPositionMask = (uint64_t{1} << 48) - 1;
 inline constexpr uint32_t kEpochMask = 0x3fff;
@@ -95,9 +96,9 @@ constexpr uint64_t CursorPosition(uint64_t cursor) { return cursor >> 16; }
 constexpr uint32_t CursorEpoch(uint64_t cursor) {
   return static_cast<uint32_t>(cursor >> 2) & kEpochMask;
 }
-// The same S and D bits with another epoch and position.
+// The same D bit with another epoch and position.
 constexpr uint64_t CursorWith(uint64_t cursor, uint32_t epoch, uint64_t position) {
-  return (cursor & (kCursorS | kCursorD)) | (uint64_t{epoch & kEpochMask} << 2) |
+  return (cursor & kCursorD) | (uint64_t{epoch & kEpochMask} << 2) |
          ((position & kPositionMask) << 16);
 }
 // Messages between a position and a tail, modulo 2^48.
@@ -120,7 +121,7 @@ constexpr uint32_t NextEpoch(uint32_t epoch) { return epoch == kEpochMask ? 1 : 
 static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~uint64_t{0});
 static_assert(Encode(ChunkHandle{15, 15, 0xffffff, 0xffffffff}) == ~uint64_t{0});
 static_assert((Encode(Cell{CellKind::kShared, 15, 0xffffff, 0}) & (kClaimValid | kClaimBit)) == 0);
-static_assert(CursorPosition(CursorWith(3, kEpochMask, kPositionMask)) == kPositionMask &&
-              CursorEpoch(CursorWith(3, kEpochMask, 0)) == kEpochMask);
+static_assert(CursorPosition(CursorWith(2, kEpochMask, kPositionMask)) == kPositionMask &&
+              CursorEpoch(CursorWith(2, kEpochMask, 0)) == kEpochMask);
 
 }  // namespace zerocp::shm

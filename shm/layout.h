@@ -93,9 +93,7 @@ struct SuperBlock {
   uint64_t lock_inode;
   char lock_path[1024];
   char instance_name[kNameBytes];
-  std::atomic<uint32_t> pool_epoch;  // +1 after each change of the pool table  PAIR pool.epoch
-  uint32_t reserved0;
-  uint8_t reserved[2888];
+  uint8_t reserved[2896];
 };
 
 enum class PoolState : uint32_t { kEmpty = 0, kActive = 1 };
@@ -135,7 +133,7 @@ enum class SessionState : uint32_t { kFree = 0, kAttached = 1, kDead = 2, kOrpha
 // A mirror for clients and tools; the daemon's own table is private.
 struct SessionEntry {
   std::atomic<uint32_t> state;  // SessionState
-  uint32_t incarnation;
+  uint32_t reserved1;
   int32_t pid;
   uint32_t uid;
   uint64_t start_time;  // of the process, clock ticks since boot, as in /proc/<pid>/stat
@@ -202,9 +200,10 @@ struct SubscriberEntry {
   std::atomic<uint32_t> epoch;    // open:1 | epoch:14, see encoding.h; daemon only
   std::atomic<uint16_t> session;  // daemon only
   uint16_t reserved0;
-  std::atomic<uint32_t> lane_ack;  // (C) lane_stamp whose lanes this subscriber knows
-  std::atomic<uint32_t> bell;      // (C) futex word; only ever added to
-  uint8_t reserved1[48];
+  std::atomic<uint32_t> lane_ack;    // (C) lane_stamp whose lanes this subscriber knows
+  std::atomic<uint32_t> bell;        // (C) futex word; only ever added to
+  std::atomic<uint32_t> left_epoch;  // (C) the epoch whose subscriber left without the daemon
+  uint8_t reserved1[44];
 };
 
 enum class LaneState : uint16_t {
@@ -231,11 +230,12 @@ struct Lane {
   // Line 1.
   std::atomic<uint32_t> publisher_waits;  // (C) 1: the publisher sleeps, or is about to
   std::atomic<uint32_t> publisher_bell;   // (C) futex word; only ever added to
-  uint8_t reserved1[56];
+  std::atomic<uint32_t> left;             // (C) 1: the publisher left without the daemon
+  uint8_t reserved1[52];
 };
 
 struct Cursor {
-  std::atomic<uint64_t> word;  // (C) S:1 | D:1 | epoch:14 | position:48  PAIR cursor.word
+  std::atomic<uint64_t> word;  // (C) 0:1 | D:1 | epoch:14 | position:48  PAIR cursor.word
   std::atomic<uint64_t>
       daemon_claim;  // daemon only: what it is taking in a dead subscriber's place
   uint8_t reserved[48];
@@ -249,8 +249,7 @@ static_assert(offsetof(SuperBlock, management_reserved_bytes) == 40);
 static_assert(offsetof(SuperBlock, session_capacity) == 56);
 static_assert(offsetof(SuperBlock, pool_table_offset) == 64);
 static_assert(offsetof(SuperBlock, lock_device) == 96 && offsetof(SuperBlock, lock_path) == 112);
-static_assert(offsetof(SuperBlock, instance_name) == 1136 &&
-              offsetof(SuperBlock, pool_epoch) == 1200);
+static_assert(offsetof(SuperBlock, instance_name) == 1136);
 static_assert(sizeof(MemPool) == 256);
 static_assert(offsetof(MemPool, cache_cap) == 128 && offsetof(MemPool, name) == 192);
 static_assert(offsetof(MemPool, chunk_size_bytes) == 16 && offsetof(MemPool, incarnation) == 64);
@@ -266,7 +265,19 @@ static_assert(sizeof(Lane) == 128 && offsetof(Lane, publisher_waits) == 64 && si
 static_assert(std::atomic<uint64_t>::is_always_lock_free &&
               std::atomic<uint16_t>::is_always_lock_free);
 
+static_assert(offsetof(ChunkHeader, sequence) == 8 && offsetof(SubscriberEntry, lane_ack) == 8);
+static_assert(offsetof(SubscriberEntry, bell) == 12 && offsetof(SubscriberEntry, left_epoch) == 16);
+static_assert(offsetof(LaneEntry, epoch) == 4 && offsetof(LaneEntry, offset) == 8);
+static_assert(offsetof(Lane, publisher_bell) == 68 && offsetof(Lane, left) == 72);
+static_assert(offsetof(Cursor, daemon_claim) == 8);
+static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
+static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
+static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&
+              offsetof(ChannelHeader, lane_stamp) == 8);
+static_assert(kExtentAlign == 65536 && kLaneEntries == 64 && kOpenSlots == 8);
+
 inline constexpr uint64_t kPoolTableOffset = sizeof(SuperBlock);
 inline constexpr uint64_t kSessionTableOffset = kPoolTableOffset + kMaxPools * sizeof(MemPool);
+static_assert(kSessionTableOffset == 8192);
 
 }  // namespace zerocp::shm

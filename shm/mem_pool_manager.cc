@@ -270,6 +270,8 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
     return Status(Code::kLimit,
                   "there are " + std::to_string(kMaxPools) + " pools already, and no more can be");
   }
+  uint8_t uid[16];
+  if (Status status = FillRandom(uid, sizeof(uid)); !status.ok()) return status;
   const PoolSpec spec = WithDefaults(wanted);
   Result<PoolGeometry> planned = allocator_->Plan(spec);
   if (!planned.ok()) return planned.status();
@@ -308,7 +310,7 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   entry.revocable = g.revocable ? 1 : 0;
   entry.grant_slots = g.grant_slots;
   entry.slot_count = g.slot_count;
-  if (Status status = FillRandom(entry.uid, sizeof(entry.uid)); !status.ok()) return status;
+  std::memcpy(entry.uid, uid, sizeof(entry.uid));
   entry.create_time_ns = RealTimeNs();
   entry.pressure.store(0, std::memory_order_relaxed);
   // Enough for a first user; Recovery::Tick sets it by the number of threads.
@@ -324,8 +326,7 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   }
   PublishView(index, entry, g);
   entry.state.store(static_cast<uint32_t>(PoolState::kActive),
-                    std::memory_order_release);                      // PAIR pool.state
-  super_block().pool_epoch.fetch_add(1, std::memory_order_release);  // PAIR pool.epoch
+                    std::memory_order_release);  // PAIR pool.state
   return index;
 }
 

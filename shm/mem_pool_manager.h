@@ -4,14 +4,14 @@
 // descriptors. Everything above works on PoolView, a private and validated copy of a pool's
 // geometry resolved to addresses of this process.
 //
-// Invariants. M1: a PoolView never changes, but for what `shared` says of growth. M2: an index
-// below chunk_count() may be dereferenced in every array of the view.
+// Invariants. M1: a PoolView never changes. M2: an index below live_chunk_count() may be
+// dereferenced in every array of the view.
 //
 // Threads and processes. pool() and Find() from any thread; the daemon's changes from one at a
 // time.
 //
-// Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed, and
-// its committed pages are given back at the next start.
+// Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed.
+// What was committed for it is used again by the next extent there.
 #pragma once
 
 #include <array>
@@ -50,11 +50,8 @@ struct PoolView : PoolGeometry {
     return *reinterpret_cast<ChunkManager*>(records + (uint64_t{chunk} << record_shift));
   }
   std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
-  // Chunks that exist now. A forged value is cut to what the address range holds.
-  uint32_t live_chunk_count() const {
-    uint32_t count = shared->chunk_count.load(std::memory_order_acquire);  // PAIR pool.chunk_count
-    return count <= max_chunk_count ? count : max_chunk_count;
-  }
+  // Chunks that exist. Private: the shared word may be forged.
+  uint32_t live_chunk_count() const { return chunk_count; }
 };
 
 // Who owns the segments: the lock file that their daemon holds.

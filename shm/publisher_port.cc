@@ -10,9 +10,6 @@
 namespace zerocp::shm {
 namespace {
 
-// The part of a chunk's stamp that a cell carries.
-uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(DecodeWord(word).stamp); }
-
 bool IsCapacity(uint32_t value) {
   return value >= 1 && value <= kMaxQueueCapacity && std::has_single_bit(value);
 }

@@ -35,9 +35,12 @@ class PublisherPort {
   // Waits until at least `count` subscribers are served. kTimeout, kDetached.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
 
+  // Says in shared memory that nothing will be published any more, for when the daemon cannot be
+  // told. The last call.
+  void Leave() { lane_.lane->left.store(1, std::memory_order_release); }
+
   const PoolView& pool() const { return *pool_; }
   const JoinInfo& info() const { return info_; }
-  uint64_t published_count() const { return tail_; }
 
  private:
   PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info);

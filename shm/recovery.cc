@@ -21,8 +21,6 @@ uint32_t MostDrains(const ChannelRegistry::Channel& channel) {
   return channel.geometry.queue_capacity + kTries;
 }
 
-uint32_t StampTag(uint64_t word) { return static_cast<uint32_t>(DecodeWord(word).stamp); }
-
 // The chunk of a cell, as far as it can be believed.
 struct CellTarget {
   const PoolView* pool = nullptr;
@@ -90,7 +88,6 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
       if (gone[record.session]) record.session = 0;
     }
   }
-  registry_.RetireLanes();
   return report;
 }
 
@@ -268,6 +265,7 @@ void Recovery::DrainSubscriber(uint32_t index, uint32_t k, RecoveryReport& repor
 RecoveryReport Recovery::Tick(const SessionSet& attached) {
   RecoveryReport report;
   uint32_t budget = kDrainsPerTick;
+  LetOutWhoLeft(report);
   for (uint32_t index : registry_.List()) {
     ChannelRegistry::Channel& channel = *registry_.channel(index);
     for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
@@ -282,6 +280,31 @@ RecoveryReport Recovery::Tick(const SessionSet& attached) {
   registry_.RetireLanes();
   SetCacheCaps(attached);
   return report;
+}
+
+// Members that could not tell the daemon that they leave, and said so in shared memory.
+void Recovery::LetOutWhoLeft(RecoveryReport& report) {
+  for (uint32_t index : registry_.List()) {
+    ChannelRegistry::Channel& channel = *registry_.channel(index);
+    bool touched = false;
+    for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+      const uint32_t left = channel.view.subscribers[k].left_epoch.load(std::memory_order_acquire);
+      if (channel.subscribers[k].session == 0 || left != channel.subscribers[k].epoch) continue;
+      registry_.CloseSubscriber(channel, k);
+      DrainSubscriber(index, k, report);
+      touched = true;
+    }
+    for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+      const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
+      if (record.state != LaneState::kOpen ||
+          channel.Lane(record, manager_).lane->left.load(std::memory_order_acquire) == 0) {
+        continue;
+      }
+      registry_.CloseLane(channel, lane, LaneState::kClosed);
+      touched = true;
+    }
+    if (touched) registry_.RingAll(channel);
+  }
 }
 
 // A thread keeps so many chunks that all threads together keep at most an eighth of the pool. Under
@@ -299,11 +322,11 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
     MemPool& shared = *pool->shared;
     if (shared.pressure.load(std::memory_order_relaxed) != 0) {
       const auto begin = std::chrono::steady_clock::now();
-      if (begin < next_scrub_) continue;
+      if (begin < next_scrub_[index]) continue;
       RecoveryReport scrub;
       Sweep(*pool, SessionSet(), scrub);
       const auto end = std::chrono::steady_clock::now();
-      next_scrub_ = end + kScrubShare * (end - begin);
+      next_scrub_[index] = end + kScrubShare * (end - begin);
       // Who still waits says so again; who was killed does not.
       shared.pressure.store(0);
       FutexWake(shared.pressure);

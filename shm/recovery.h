@@ -10,6 +10,7 @@
 // over client words is bounded.
 #pragma once
 
+#include <array>
 #include <bitset>
 #include <chrono>
 #include <cstdint>
@@ -57,11 +58,12 @@ class Recovery {
                  uint32_t living_epoch, uint32_t most, RecoveryReport& report);
   void Orphan(uint64_t cell, uint32_t index, uint16_t publisher, RecoveryReport& report);
   void Sweep(const PoolView& pool, const SessionSet& gone, RecoveryReport& report);
+  void LetOutWhoLeft(RecoveryReport& report);
   void SetCacheCaps(const SessionSet& attached);
 
   MemPoolManager& manager_;
   ChannelRegistry& registry_;
-  std::chrono::steady_clock::time_point next_scrub_{};
+  std::array<std::chrono::steady_clock::time_point, kMaxPools> next_scrub_{};
 };
 
 }  // namespace zerocp::shm

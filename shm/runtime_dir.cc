@@ -45,19 +45,4 @@ std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted) {
   return dirs;
 }
 
-Result<std::string> FindSocket(const std::string& wanted, const std::string& socket) {
-  std::string tried;
-  for (const std::string& dir : CandidateRuntimeDirs(wanted)) {
-    const std::string path = std::string(dir).append("/").append(socket);
-    struct stat info {};
-    if (stat(path.c_str(), &info) == 0 && S_ISSOCK(info.st_mode)) return path;
-    if (!tried.empty()) tried += ", ";
-    tried += path;
-  }
-  return Status(Code::kUnavailable,
-                "no zerocp daemon found; tried " + tried +
-                    "; start one with zerocpd, or name its directory with --runtime-dir or "
-                    "ZEROCP_RUNTIME_DIR");
-}
-
 }  // namespace zerocp::shm

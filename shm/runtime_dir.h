@@ -4,8 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "shm/status.h"
-
 namespace zerocp::shm {
 
 inline constexpr char kAdminSocket[] = "admin.sock";
@@ -21,8 +19,5 @@ std::string UserRuntimeDir();
 // if set, else the system's, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>. The last
 // only if it is this user's own and nobody else may write to it.
 std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted);
-// Full path of `socket` in the first candidate that has it. kUnavailable: the message lists every
-// path tried and how to start a daemon.
-Result<std::string> FindSocket(const std::string& wanted, const std::string& socket);
 
 }  // namespace zerocp::shm

@@ -49,7 +49,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(reserved_bytes_, other.reserved_bytes_);
-  std::swap(committed_end_, other.committed_end_);
+  committed_end_.store(other.committed_end_.exchange(committed_end_.load()));
   return *this;
 }
 
@@ -108,7 +108,7 @@ Result<Segment> Segment::Open(const std::string& directory, const std::string& n
     return refuse("has mode " + mode.str() + " where a segment has 600");
   }
   if (info.st_nlink != 1) return refuse("has " + std::to_string(info.st_nlink) + " links");
-  segment.committed_end_ = segment.file_bytes();
+  segment.committed_end_.store(segment.file_bytes());
   return segment;
 }
 
@@ -166,7 +166,9 @@ Status Segment::Commit(uint64_t offset, uint64_t length) {
     }
     done += step;
   }
-  committed_end_ = std::max(committed_end_, offset + length);
+  uint64_t end = committed_end_.load();
+  while (end < offset + length && !committed_end_.compare_exchange_weak(end, offset + length)) {
+  }
   return Status();
 }
 

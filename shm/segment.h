@@ -1,9 +1,10 @@
 // A shared-memory file and its mapping: the raw kernel object, without any idea of what is inside.
 //
 // The whole reserved address range is mapped once; the file grows under it, so nobody ever remaps.
-// Only the daemon creates, commits and unlinks. Not thread-safe, but data() is constant.
+// Only the daemon creates, commits and unlinks; it commits and asks for sizes from any thread.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -56,7 +57,7 @@ class Segment {
   std::string path_;
   std::byte* data_ = nullptr;
   uint64_t reserved_bytes_ = 0;
-  uint64_t committed_end_ = 0;
+  std::atomic<uint64_t> committed_end_{0};
 };
 
 // What may still be committed in `directory`: the least of what its file system, the memory cgroups

@@ -16,8 +16,6 @@ namespace {
 // How long a waiting loan sleeps before it scans again: chunks can come free without a word about
 // it, in a peer's death.
 constexpr std::chrono::milliseconds kLoanSlice{10};
-// Above this many chunks, an exhausted pool is not scanned by its clients but by the daemon's tick.
-constexpr uint32_t kScanChunkCount = 4096;
 
 std::atomic<uint64_t> g_next_serial{1};
 
@@ -185,11 +183,11 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
 // Asks every record of a pool that is small, or whose chunks are worth it: finds chunks whose hints
 // were lost, and takes back what sits in idle caches.
 bool Session::Scan(const PoolView& pool, uint32_t* chunk) {
+  if (!pool.revocable) return false;  // the daemon's tick does it
   const uint32_t live = pool.live_chunk_count();
-  if (live > kScanChunkCount && !pool.revocable) return false;
   for (uint32_t candidate = 0; candidate < live; ++candidate) {
     ChunkManager& record = pool.record(candidate);
-    if (TakeFree(record, Kind::kLoaned, id_) || (pool.revocable && TakeCached(record, id_))) {
+    if (TakeFree(record, Kind::kLoaned, id_) || TakeCached(record, id_)) {
       *chunk = candidate;
       return true;
     }

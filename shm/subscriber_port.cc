@@ -48,6 +48,8 @@ Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
     if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
     taken_in_a_row_ = 0;
     ++next_lane_;
+    // A publisher that keeps its queue full must not keep new ones out of sight.
+    if (code == Code::kOk) LookForNewLanes();
     if (code != Code::kTimeout) return code;
   }
   return Code::kTimeout;
@@ -72,7 +74,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
   ChunkManager& record = pool->record(cell.chunk);
   *out = {pool, cell.chunk, ChunkRef::kExclusive};
   const auto move_cursor = [&] {
-    cursor.store(CursorWith(word ^ kCursorS, info_.epoch, position + 1), std::memory_order_release);
+    cursor.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
   };
   if constexpr (Mutant(4)) move_cursor();  // the cursor before take-over
   if (cell.kind == CellKind::kMoved) {
@@ -102,7 +104,6 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
   // Take-over before cursor (U1): the cursor's store is a release, so nobody sees it without the
   // take-over.
   if constexpr (!Mutant(4)) move_cursor();
-  ++taken_;
   session_->CountAcquired();
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (lane.view.lane->publisher_waits.load(std::memory_order_relaxed) != 0) [[unlikely]] {
@@ -168,6 +169,17 @@ Code SubscriberPort::Idle(ChunkRef* out) {
   if (ended_count_ == 0) return Code::kTimeout;
   ended_count_ = 0;
   return std::exchange(publisher_died_, false) ? Code::kPublisherDied : Code::kEndOfStream;
+}
+
+void SubscriberPort::LookForNewLanes() {
+  const uint32_t stamp = channel_.header->lane_stamp.load(std::memory_order_acquire);
+  if (stamp == stamp_) return;  // PAIR lane.stamp
+  RefreshLanes(stamp);
+  stamp_known_ = false;
+}
+
+void SubscriberPort::Leave() {
+  channel_.subscribers[info_.index].left_epoch.store(info_.epoch, std::memory_order_release);
 }
 
 // Reads the lane table anew and says so: lanes that are not listed any more are not looked at any

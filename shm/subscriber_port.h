@@ -38,8 +38,11 @@ class SubscriberPort {
   // As TryTake, but spins briefly, then sleeps until `deadline`.
   Code Take(Deadline deadline, ChunkRef* out);
 
+  // Says in shared memory that nothing will be taken any more, for when the daemon cannot be told:
+  // it, or the next one, lets go of what waits. The last call.
+  void Leave();
+
   const JoinInfo& info() const { return info_; }
-  uint64_t taken_count() const { return taken_; }
 
  private:
   struct LaneRef {
@@ -56,6 +59,7 @@ class SubscriberPort {
   Code TakeFromLanes(ChunkRef* out);
   Code TakeFrom(LaneRef& lane, ChunkRef* out);
   Code Idle(ChunkRef* out);
+  void LookForNewLanes();
   void RefreshLanes(uint32_t stamp);
   Code Damaged(LaneRef& lane);
   void RingPublisher(const LaneRef& lane, uint64_t position);
@@ -70,7 +74,6 @@ class SubscriberPort {
   bool stamp_known_ = false;  // false: look at the lane table whatever the stamp says
   uint32_t ended_count_ = 0;  // lanes that ended since the last kEndOfStream
   bool publisher_died_ = false;
-  uint64_t taken_ = 0;
   std::array<uint32_t, kLaneEntries> finished_epoch_{};
   std::array<uint32_t, kLaneEntries> last_rung_{};
 };

@@ -128,7 +128,7 @@ int Main(int argc, char** argv) {
   CLI::App app(kAbout, "zerocp");
   app.footer(kFooter);
   app.set_version_flag("--version", "zerocp " ZEROCP_VERSION);
-  app.require_subcommand(1);
+  app.require_subcommand(0, 1);
   std::function<int()> chosen;
   SendOptions send;
   RecvOptions recv;
@@ -140,6 +140,7 @@ int Main(int argc, char** argv) {
   }
   try {
     app.parse(argc, argv);
+    if (!chosen) throw CLI::RequiredError("A subcommand");
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kDone : kUsage;
   }

@@ -339,12 +339,13 @@ template <class Member>
 void Close(Member* member, AttachOp leave) {
   if (member == nullptr) return;
   ClientCore* core = member->core;
-  const auto info = member->port->info();
+  if (core->mapped()) {
+    const auto& info = member->port->info();
+    // A daemon that cannot be told now, or its successor, finds it in shared memory.
+    if (!core->connection().Leave(leave, info.channel, info.index).ok()) member->port->Leave();
+  }
   delete member;
-  if (!core->mapped()) return;
-  // If the daemon is gone, its successor takes this member out when the process ends.
-  (void)core->connection().Leave(leave, info.channel, info.index);
-  core->DropUser();
+  if (core->mapped()) core->DropUser();
 }
 
 // No exception leaves the library: the only one possible is that memory ran out.

@@ -1,5 +1,6 @@
 #include "client/internal/connection.h"
 
+#include <poll.h>
 #include <sys/socket.h>
 
 #include <cerrno>
@@ -99,6 +100,10 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
   if (!descriptors[1]) return Lost("it sent no memory");
   auto manager = shm::MemPoolManager::Attach(std::move(descriptors[0]), std::move(descriptors[1]));
   if (!manager.ok()) return manager.status();
+  // From here on the mapping says that this process lives in its session. A daemon that was
+  // replaced before may have looked too early, and given the session to another.
+  pollfd still_there{socket_.get(), 0, 0};
+  if (poll(&still_there, 1, 0) != 0) return Lost("it ended while this process attached");
   if (reply.session < shm::kFirstSession || reply.session >= (*manager)->session_capacity()) {
     return Lost("it sent session number " + std::to_string(reply.session) + " of " +
                 std::to_string((*manager)->session_capacity()));

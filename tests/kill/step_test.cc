@@ -17,7 +17,8 @@
 namespace zerocp::shm {
 namespace {
 
-class StepTest : public InstanceFixture {
+// The number of chunks: a pool of 64 is revocable, one of 4,096 has exclusive thread caches.
+class StepTest : public InstanceFixture, public ::testing::WithParamInterface<uint32_t> {
  protected:
   // What the child does between its stops, on a mapping of its own.
   using Operation = std::function<void(const std::shared_ptr<Session>& session)>;
@@ -25,13 +26,13 @@ class StepTest : public InstanceFixture {
   using Check = std::function<void(MemPoolManager& manager, ChannelRegistry& registry)>;
 
   void SetUp() override {
-    AddPool("pool", 64, 64);
+    AddPool("pool", 64, GetParam());
     AddChannel("feed", "pool", 4);
     victim_id_ = next_id_++;
     attached_.set(victim_id_);
     peer_ = Attach();
-    // No cache, so that each operation goes its whole way.
-    pool().shared->cache_cap.store(0);
+    // A short cache, so that each operation goes its whole way: refill, cache, flush.
+    pool().shared->cache_cap.store(GetParam() == 64 ? 0 : 2);
   }
   const PoolView& pool() { return *manager_->FindPool("pool"); }
   JoinInfo VictimPublishes() { return *registry_->JoinAsPublisher("feed", "", victim_id_); }
@@ -134,8 +135,9 @@ class StepTest : public InstanceFixture {
     gone.reset(0);
     recovery.Recover(gone, true);
     const PoolView& copy = *manager->FindPool("pool");
-    EXPECT_EQ(Count(copy).free_count, 64u);
-    for (uint32_t chunk = 0; chunk < 64; ++chunk) EXPECT_TRUE(FreeList::IsSet(copy.hints, chunk));
+    EXPECT_EQ(Count(copy).free_count, GetParam());
+    for (uint32_t chunk = 0; chunk < GetParam(); ++chunk)
+      EXPECT_TRUE(FreeList::IsSet(copy.hints, chunk));
     EXPECT_TRUE(manager->Destroy().ok());
     std::filesystem::remove_all(dir);
   }
@@ -179,7 +181,7 @@ void ExpectInUse(MemPoolManager& manager, uint64_t count) {
   EXPECT_EQ(counts.writing_count + counts.shared_count, count);
 }
 
-TEST_F(StepTest, LoanAndRelease) {
+TEST_P(StepTest, LoanAndRelease) {
   const int steps = StepThrough(
       [](const auto& session) {
         const PoolView& pool = *session->manager().FindPool("pool");
@@ -191,7 +193,7 @@ TEST_F(StepTest, LoanAndRelease) {
   EXPECT_GT(steps, 100);
 }
 
-TEST_F(StepTest, ShareOpenAndRelease) {
+TEST_P(StepTest, ShareOpenAndRelease) {
   const int steps = StepThrough(
       [](const auto& session) {
         const PoolView& pool = *session->manager().FindPool("pool");
@@ -205,7 +207,7 @@ TEST_F(StepTest, ShareOpenAndRelease) {
   EXPECT_GT(steps, 200);
 }
 
-TEST_F(StepTest, OpenAndReleaseOfAPeersChunk) {
+TEST_P(StepTest, OpenAndReleaseOfAPeersChunk) {
   ChunkRef chunk;
   ASSERT_EQ(peer_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
   const uint64_t handle = peer_->Share(chunk);
@@ -217,7 +219,7 @@ TEST_F(StepTest, OpenAndReleaseOfAPeersChunk) {
       [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });
 }
 
-TEST_F(StepTest, PublishToOne) {
+TEST_P(StepTest, PublishToOne) {
   const JoinInfo info = VictimPublishes();
   auto subscriber = Subscribe(peer_, "feed");
   const uint16_t peer = peer_->id();
@@ -242,7 +244,7 @@ TEST_F(StepTest, PublishToOne) {
       });
 }
 
-TEST_F(StepTest, PublishToSeveral) {
+TEST_P(StepTest, PublishToSeveral) {
   const JoinInfo info = VictimPublishes();
   auto first = Subscribe(peer_, "feed");
   auto second = Subscribe(peer_, "feed");
@@ -260,7 +262,7 @@ TEST_F(StepTest, PublishToSeveral) {
 }
 
 // The publisher takes back what a subscriber that died left, while the daemon recovers that death.
-TEST_F(StepTest, TakeBackFromASubscriberThatDied) {
+TEST_P(StepTest, TakeBackFromASubscriberThatDied) {
   const JoinInfo info = VictimPublishes();
   auto departed = Attach();
   departed_id_ = departed->id();
@@ -286,7 +288,7 @@ TEST_F(StepTest, TakeBackFromASubscriberThatDied) {
       });
 }
 
-TEST_F(StepTest, TakeAMessageThatWasMoved) {
+TEST_P(StepTest, TakeAMessageThatWasMoved) {
   auto publisher = Publish(peer_, "feed");
   const JoinInfo info = VictimSubscribes();
   for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
@@ -301,7 +303,7 @@ TEST_F(StepTest, TakeAMessageThatWasMoved) {
       [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
 }
 
-TEST_F(StepTest, TakeAMessageThatIsShared) {
+TEST_P(StepTest, TakeAMessageThatIsShared) {
   auto publisher = Publish(peer_, "feed");
   const JoinInfo info = VictimSubscribes();
   auto other = Subscribe(peer_, "feed");
@@ -314,6 +316,8 @@ TEST_F(StepTest, TakeAMessageThatIsShared) {
       },
       [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });  // the other's
 }
+
+INSTANTIATE_TEST_SUITE_P(Pools, StepTest, ::testing::Values(64u, 4096u));
 
 }  // namespace
 }  // namespace zerocp::shm

@@ -1,5 +1,6 @@
 // The C++ interface against a real daemon: loans, channels, handles, errors.
 #include <gtest/gtest.h>
+#include <signal.h>
 
 #include <chrono>
 #include <cstring>
@@ -59,6 +60,23 @@ TEST_F(ClientApi, APublisherThatHadGoneBeforeTheJoinIsNotThisSubscribersEnd) {
   EXPECT_EQ(late->Wait(milliseconds(5)).code(), Code::kTimeout);
   EXPECT_TRUE(witness->TryTake());
   EXPECT_EQ(witness->Wait(milliseconds(5)).code(), Code::kEndOfStream);
+}
+
+TEST_F(ClientApi, ASubscriberThatLeavesAfterTheDaemonWasReplacedStallsNobody) {
+  Client old = Connect("old");
+  auto leaver = old.JoinAsSubscriber("camera");
+  ASSERT_TRUE(leaver);
+  daemon_.Stop(SIGKILL);
+  daemon_.Start();
+  *leaver = Subscriber();
+  Client sender = Connect("sender");
+  auto publisher = sender.JoinAsPublisher("camera");
+  ASSERT_TRUE(publisher);
+  for (int i = 0; i < 20; ++i) {  // the queue holds 4
+    auto loan = publisher->NewLoan(1, std::chrono::seconds(20));
+    ASSERT_TRUE(loan) << loan.message();
+    ASSERT_TRUE(publisher->Publish(*loan, std::chrono::seconds(20)));
+  }
 }
 
 TEST_F(ClientApi, MessageArrivesWithItsBytesItsHeaderAndItsNumber) {

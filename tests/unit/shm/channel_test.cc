@@ -153,6 +153,44 @@ TEST_F(ChannelTest, EachPublishersMessagesComeInOrderAndNoneIsStarved) {
   }
 }
 
+TEST_F(ChannelTest, APublisherThatKeepsItsQueueFullDoesNotHideANewOne) {
+  auto subscriber = Subscribe(second_, "feed");
+  auto busy = Publish(first_, "feed");
+  ASSERT_EQ(Send(*first_, *busy, 0), Code::kOk);
+  ExpectTakes(*second_, *subscriber, 0);
+  auto newcomer = Publish(third_, "feed");
+  ASSERT_EQ(Send(*third_, *newcomer, 7), Code::kOk);
+  bool seen = false;
+  for (uint64_t i = 0; i < 100 && !seen; ++i) {
+    while (Send(*first_, *busy, 1) == Code::kOk) {
+    }
+    ChunkRef chunk;
+    ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+    seen = Value(chunk) == 7;
+    second_->Release(chunk);
+  }
+  EXPECT_TRUE(seen);
+}
+
+TEST_F(ChannelTest, MembersThatLeaveWithoutTheDaemonAreLetOutByItsTick) {
+  auto publisher = Publish(first_, "feed");
+  auto leaver = Subscribe(second_, "feed");
+  auto stayer = Subscribe(third_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) {
+    ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    ExpectTakes(*third_, *stayer, i);
+  }
+  leaver->Leave();
+  EXPECT_EQ(Send(*first_, *publisher, 4), Code::kTimeout);
+  EXPECT_EQ(recovery_->Tick(attached_).drained_count, 4u);
+  ASSERT_EQ(Send(*first_, *publisher, 4), Code::kOk);
+  ExpectTakes(*third_, *stayer, 4);
+  publisher->Leave();
+  recovery_->Tick(attached_);
+  ChunkRef chunk;
+  EXPECT_EQ(stayer->TryTake(&chunk), Code::kEndOfStream);
+}
+
 TEST_F(ChannelTest, TheEndOfTheStreamComesAfterTheLastMessageAndOnce) {
   auto subscriber = Subscribe(second_, "feed");
   auto publisher = Publish(first_, "feed");

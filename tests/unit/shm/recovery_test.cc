@@ -330,6 +330,25 @@ TEST_F(AuditTest, RecoveryOverForgedBytesEndsAndStaysInside) {
     recovery_->Tick(attached_);
     Audit(*manager_, *registry_, attached_);
   }
+  // A daemon that adopts this believes no session id, index or size of it.
+  for (uint32_t k = 0; k < channel().subscribers.size(); ++k) {
+    channel().view.subscribers[k].session.store(static_cast<uint16_t>(next()));
+  }
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {
+    channel().view.lanes[i].session.store(static_cast<uint16_t>(next()));
+    channel().view.lanes[i].state.store(static_cast<uint16_t>(next() % 8));
+  }
+  MemPoolManager::CreateOptions options;
+  options.segment_dir = dir_;
+  options.instance = "test";
+  auto adopted = MemPoolManager::Adopt(options);
+  ASSERT_TRUE(adopted.ok());
+  ChannelRegistry registry(**adopted);
+  (void)registry.Adopt();
+  Recovery recovery(**adopted, registry);
+  recovery.FinishClaims();
+  recovery.Recover(SessionSet().set(), false);
+  recovery.Tick(SessionSet());
   // Made whole again for TearDown.
   attached_.reset();
   std::memset(static_cast<void*>(&pool().record(0)), 0, 64 * 64);
