@@ -136,7 +136,10 @@ Result<Instance> CreateInstance(const CreateOptions& options) {
   Result<std::unique_ptr<MemPoolManager>> created = MemPoolManager::Create(options);
   if (!created.ok()) return created.status();
   Result<UniqueFd> lock = LockSegment(options, nullptr);
-  if (!lock.ok()) return lock.status();
+  if (!lock.ok()) {
+    (void)(*created)->Destroy();
+    return lock.status();
+  }
   return Instance{std::move(*created), std::move(*lock), false};
 }
 

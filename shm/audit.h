@@ -1,7 +1,8 @@
 // Checks every invariant of the records and queues; changes nothing, and believes no hint or
 // counter.
 //
-// While clients work, a chunk in the middle of a transition can look wrong for a moment: each
+// A client that is stopped between the two steps of a release shows as shared-held until it goes
+// on. While clients work, a chunk in the middle of a transition can look wrong for a moment: each
 // finding is looked at again, and counts only if it stays. Invariant names (also in README.md):
 //   word-owner      an owned word names an attached session; a free or shared word names nobody
 //   free-unheld     no grant slot of a free chunk is set

@@ -442,6 +442,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
       lane.state = LaneState::kFree;  // damaged: nobody is served by it any more
       shared.state.store(static_cast<uint16_t>(LaneState::kFree), std::memory_order_release);
     }
+    if (lane.state == LaneState::kFree) lane.session = 0;
     channel.lanes[i] = lane;
   }
   // Whoever was to be told by the daemon before is told now.

@@ -91,7 +91,7 @@ class Session {
     return true;
   }
   // Gives up an exclusive chunk or a holder slot. Returns false, and does nothing, if this session
-  // does not have it: a double release.
+  // does not have it: a double release. REQUIRES: not published since.
   bool Release(ChunkRef ref);
   // Turns an exclusive chunk into a shared one that this session holds by slot 0; it can then be
   // opened by handle. Returns the handle.

@@ -5,7 +5,8 @@
  * right to write one chunk of it; publishing a loan to a channel turns it into a message, which
  * every subscriber of the channel takes as a sample, the right to read the same bytes in place.
  * Loan, publish, take and release make no system call and no copy, take no lock, allocate no
- * memory, and need no daemon.
+ * memory, and need no daemon: after a thread's first call, while chunks are there, and while nobody
+ * joins or leaves the channel.
  *
  * Threads. A zerocp_client may be used by any number of threads at once. A publisher, a subscriber,
  * a loan and a sample belong to one thread at a time; they may move from thread to thread.
@@ -104,7 +105,7 @@ typedef struct zerocp_client_options {
 /* Attaches to a daemon on this machine. `options` may be NULL. Close the client with
  * zerocp_client_close.
  * UNAVAILABLE: no daemon answers; the text lists every path tried. VERSION_MISMATCH. DENIED. LIMIT.
- * INVALID. Blocks for at most 10 s. */
+ * INVALID. Blocks for at most 10 s with each daemon that does not answer. */
 ZEROCP_API zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client);
 
 /* Attaches with a token that CreateSession gave over gRPC, on the attach socket that it named.

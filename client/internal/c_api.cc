@@ -65,7 +65,7 @@ Deadline ToDeadline(int64_t timeout_ns) {
   return Deadline::After(std::chrono::nanoseconds(timeout_ns));
 }
 
-// ---- loans and samples as the caller has them
+// Loans and samples as the caller has them.
 // opaque: the core and the pool's view; opaque_chunk: the chunk and the slot.
 
 template <class Right>
@@ -108,7 +108,7 @@ void Release(Right* right) {
     core->Release(ref);
 }
 
-// ---- failures: out of line, so that the hot path stays short
+// Failures: out of line, so that the hot path stays short.
 
 [[gnu::cold, gnu::noinline]] zerocp_code FailForked() {
   return Fail(Code::kUnavailable,
@@ -180,7 +180,7 @@ zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_
 
 }  // namespace
 
-// ---- data plane
+// The data plane.
 
 zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
                                   zerocp_loan* loan) {
@@ -223,7 +223,7 @@ void zerocp_loan_release(zerocp_loan* loan) { Release(loan); }
 
 void zerocp_sample_release(zerocp_sample* sample) { Release(sample); }
 
-// ---- without a channel
+// Without a channel.
 
 zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                int64_t timeout_ns, zerocp_loan* loan) {
@@ -283,7 +283,7 @@ zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zero
   return ZEROCP_OK;
 }
 
-// ---- control
+// Control.
 
 namespace {
 
@@ -322,6 +322,7 @@ zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_o
                  AttachOp join, AttachOp leave, Member** member) {
   ClientCore& core = *client->core;
   if (!core.open()) return FailForked();
+  auto made = std::make_unique<Member>();  // before anything that would have to be undone
   auto info = core.connection().Join(join, TextOf(channel),
                                      TextOf(Option(options, &zerocp_join_options::message_type)));
   if (!info.ok()) return Fail(info.status());
@@ -331,7 +332,9 @@ zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_o
     return Fail(port.status());
   }
   core.AddUser();
-  *member = new Member{&core, std::move(*port)};
+  made->core = &core;
+  made->port = std::move(*port);
+  *member = made.release();
   return ZEROCP_OK;
 }
 
@@ -348,7 +351,7 @@ void Close(Member* member, AttachOp leave) {
   if (core->mapped()) core->DropUser();
 }
 
-// No exception leaves the library: the only one possible is that memory ran out.
+// No exception leaves a control call: the only one possible is that memory ran out.
 template <class Call>
 zerocp_code Guarded(Call call) {
   try {

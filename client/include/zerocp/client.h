@@ -34,7 +34,8 @@ class Client {
   Client() = default;
 
   // kUnavailable: no daemon answers; the message lists every path tried. kVersionMismatch, kDenied,
-  // kLimit, kInvalid. Blocks for at most 10 s.
+  // kLimit, kInvalid. Blocks for at most 10 s with each daemon that
+  // does not answer.
   static Result<Client> Connect(const ClientOptions& options = {}) {
     Result<Client> result;
     const zerocp_client_options raw = RawOptions(options);
