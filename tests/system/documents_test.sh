@@ -29,14 +29,21 @@ run() { # FILE
 
 run README.md
 
-: >"$work/log"
-zerocpd --runtime-dir "$work/run" --on-stop=unlink >"$work/log" 2>&1 &
-daemon=$!
-until grep -q ready: "$work/log"; do
-  kill -0 "$daemon" || { cat "$work/log"; exit 1; }
-  sleep 0.01
+# The guide makes pools and channels by name: each grpcurl gets a daemon of its own.
+for grpcurl in grpcurl grpcurl-newest; do
+  if [[ -n $daemon ]]; then
+    kill "$daemon"
+    wait "$daemon"
+  fi
+  : >"$work/log"
+  zerocpd --runtime-dir "$work/run" --on-stop=unlink >"$work/log" 2>&1 &
+  daemon=$!
+  until grep -q ready: "$work/log"; do
+    kill -0 "$daemon" || { cat "$work/log"; exit 1; }
+    sleep 0.01
+  done
+  ADMIN=$work/run/admin.sock GRPCURL=$grpcurl run proto/README.md
 done
-ADMIN=$work/run/admin.sock GRPCURL=grpcurl run proto/README.md
 
 blocks cpp README.md >"$work/example.cc"
 [[ -s $work/example.cc ]]
