@@ -18,19 +18,38 @@ namespace {
 
 constexpr char kCommand[] = "recv";
 
+// Where the bytes go.
+class Output {
+ public:
+  ~Output() {
+    if (fd_ > STDOUT_FILENO) close(fd_);
+  }
+  // False: errno says why.
+  bool Open(const RecvOptions& options) {
+    if (options.output.empty() || options.output == "-") {
+      fd_ = options.sha256 && options.output.empty() ? -1 : STDOUT_FILENO;
+      return true;
+    }
+    fd_ = open(options.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    return fd_ >= 0;
+  }
+  int fd() const { return fd_; }  // -1: the bytes are only looked at
+  // False: the last bytes could not be written, and errno says why.
+  bool Close() { return fd_ <= STDOUT_FILENO || close(std::exchange(fd_, -1)) == 0; }
+
+ private:
+  int fd_ = -1;
+};
+
 class Receiver {
  public:
-  Receiver(const RecvOptions& options, Subscriber subscriber)
-      : options_(options), subscriber_(std::move(subscriber)) {
+  Receiver(const RecvOptions& options, Subscriber subscriber, Output& output)
+      : options_(options), subscriber_(std::move(subscriber)), output_(output) {
     if (options_.sha256) digest_.emplace();
     if (options_.verify_in_place) segment_.emplace();
   }
-  ~Receiver() {
-    if (fd_ > STDOUT_FILENO) close(fd_);
-  }
 
   int Run() {
-    if (!OpenOutput()) return Failed(kCommand, options_.output + ": " + std::strerror(errno));
     int code = kDone;
     while (code == kDone && !at_end_ && StopSignal() == 0 &&
            meter_.chunk_count() != options_.count) {
@@ -44,15 +63,6 @@ class Receiver {
   }
 
  private:
-  bool OpenOutput() {
-    if (options_.output.empty() || options_.output == "-") {
-      fd_ = options_.sha256 && options_.output.empty() ? -1 : STDOUT_FILENO;
-      return true;
-    }
-    fd_ = open(options_.output.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    return fd_ >= 0;
-  }
-
   // One message. Sets at_end_ at the end of the stream.
   int ReceiveOne() {
     const WaitLimit limit(options_.timeout_s);
@@ -84,7 +94,7 @@ class Receiver {
                                   segment_->Describe());
     }
     if (digest_) digest_->Add(data);
-    if (fd_ >= 0 && !Write(data)) {
+    if (output_.fd() >= 0 && !Write(data)) {
       if (StopSignal() != 0) return kDone;
       return Failed(kCommand, errno == EPIPE
                                   ? "the reader of the output is gone, after " + Received()
@@ -97,7 +107,7 @@ class Receiver {
   // All of it; more than one write(2) only if the output takes less.
   bool Write(std::span<const std::byte> data) const {
     while (!data.empty()) {
-      const ssize_t count = write(fd_, data.data(), data.size());
+      const ssize_t count = write(output_.fd(), data.data(), data.size());
       if (count < 0 && errno == EINTR && StopSignal() == 0) continue;
       if (count < 0) return false;
       data = data.subspan(static_cast<size_t>(count));
@@ -107,7 +117,7 @@ class Receiver {
 
   // What only counts when the whole stream came.
   int Finish() {
-    if (fd_ > STDOUT_FILENO && close(std::exchange(fd_, -1)) != 0) {
+    if (!output_.Close()) {
       return Failed(kCommand, options_.output + ": " + std::strerror(errno));
     }
     if (segment_) std::fprintf(stderr, "recv: read in place: %s\n", segment_->Describe().c_str());
@@ -130,7 +140,7 @@ class Receiver {
   Meter meter_;
   std::optional<Sha256> digest_;
   std::optional<ChunkSegmentMapping> segment_;
-  int fd_ = -1;
+  Output& output_;
   bool at_end_ = false;
 };
 
@@ -138,12 +148,17 @@ class Receiver {
 
 int Recv(const RecvOptions& options) {
   CatchStopSignals();
+  // Before joining: a sender must not start for a receiver that can write nothing.
+  Output output;
+  if (!output.Open(options)) {
+    return Failed(kCommand, options.output + ": " + std::strerror(errno));
+  }
   int code = kDone;
   auto client = ConnectOrSay(kCommand, options.runtime_dir, &code);
   if (!client) return code;
   auto subscriber = client->JoinAsSubscriber(options.channel);
   if (!subscriber) return Failed(kCommand, subscriber.message());
-  return Receiver(options, std::move(*subscriber)).Run();
+  return Receiver(options, std::move(*subscriber), output).Run();
 }
 
 }  // namespace zerocp::cli
