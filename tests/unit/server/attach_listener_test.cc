@@ -17,7 +17,9 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <fstream>
 #include <functional>
+#include <iterator>
 #include <string>
 #include <thread>
 #include <vector>
@@ -429,7 +431,9 @@ TEST_F(AttachListenerTest, AHangUpOfALivingProcessOrphansItsSession) {
   EXPECT_TRUE(Eventually(
       [&] { return Mirror(id).state.load() == static_cast<uint32_t>(SessionState::kOrphaned); }));
   EXPECT_TRUE(IsAttached(id));
-  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kOrphaned);
+  const std::vector<SessionInfo> left = sessions_->List();
+  EXPECT_EQ(left.size(), 1u);
+  for (const SessionInfo& session : left) EXPECT_EQ(session.phase, SessionPhase::kOrphaned);
 }
 
 TEST_F(AttachListenerTest, SilentConnectionsAreClosed) {
@@ -542,13 +546,21 @@ TEST_P(DeathModeTest, AClientThatDetachesAndEndsAtOnceLeftInOrder) {
 
 TEST_P(DeathModeTest, TheNextListenerWatchesWhomTheLastOneLeft) {
   const pid_t child = SpawnAttached("--attach");
+  // Only its mappings say that it lives in its session once its connection is gone.
+  EXPECT_TRUE(Eventually([&] {
+    std::ifstream file("/proc/" + std::to_string(child) + "/maps");
+    const std::string maps{std::istreambuf_iterator<char>(file), {}};
+    return maps.find("_memory_management") != std::string::npos;
+  }));
   listener_.reset();
   sessions_ = Open();
   ASSERT_TRUE(sessions_->Restore().ok());
   AttachListener::Options options;
   options.death_watch = GetParam();
   Serve(options);
-  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kOrphaned);
+  const std::vector<SessionInfo> left = sessions_->List();
+  EXPECT_EQ(left.size(), 1u);
+  for (const SessionInfo& session : left) EXPECT_EQ(session.phase, SessionPhase::kOrphaned);
   Kill(child);
   EXPECT_TRUE(Eventually([&] { return sessions_->List().empty(); }));
 }
