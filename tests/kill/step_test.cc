@@ -1,9 +1,12 @@
-// Killed after every machine instruction: a child is single-stepped through one operation of the
-// data plane; after each instruction both segments are copied, and what a kill at this point would
-// leave is recovered, audited and used again on the copy.
+// Killed or stopped after every machine instruction: a child is single-stepped through one
+// operation of the data plane.
 //
-// A kill takes the whole process, so what it leaves is exactly a prefix of its instructions'
-// effects.
+// Killed: after each instruction both segments are copied, and what a kill at this point would
+// leave is recovered, audited and used again on the copy. A kill takes the whole process, so what
+// it leaves is exactly a prefix of its instructions' effects.
+//
+// Stopped: the operation is run anew for each of its instructions; there the child stands still
+// while a peer does something, and then goes on.
 #include <fcntl.h>
 #include <signal.h>
 #include <sys/ptrace.h>
@@ -48,11 +51,8 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   // Steps through `operation`; at every instruction, `check` on a recovered copy. Returns the
   // number of instructions.
   int StepThrough(const Operation& operation, const Check& check) {
-    const pid_t child = fork();  // no gRPC, no other thread in this program
-    if (child == 0) RunVictim(operation);
+    const pid_t child = StartVictim(operation);
     int status = 0;
-    waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSTOPPED(status));
     int steps = 0;
     std::string before;
     for (;; ++steps) {
@@ -66,28 +66,67 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
           break;
         }
       }
-      if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) break;
-      waitpid(child, &status, 0);
-      if (!WIFSTOPPED(status)) {
-        ADD_FAILURE() << "the victim ended by itself at instruction " << steps << ", status "
-                      << status;
-        return steps;
-      }
-      if (WSTOPSIG(status) == SIGSTOP) break;
+      if (!Step(child)) break;
     }
     kill(child, SIGKILL);
     waitpid(child, &status, 0);
     return steps;
   }
 
+  // Runs `operation` once for each of its instructions: `prepare`, up to the instruction,
+  // `meanwhile` on the peer, to the end, `check`. Returns the number of instructions.
+  int StopAtEach(const std::function<void()>& prepare, const Operation& operation,
+                 const std::function<void()>& meanwhile, const std::function<void()>& check) {
+    for (int stop = 0;; ++stop) {
+      prepare();
+      const pid_t child = StartVictim(operation);
+      bool under_way = true;
+      for (int steps = 0; under_way && steps < stop; ++steps) under_way = Step(child);
+      meanwhile();
+      int status = 0;
+      if (under_way) {  // not at its end already
+        ptrace(PTRACE_CONT, child, nullptr, nullptr);
+        waitpid(child, &status, 0);
+        EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
+      }
+      check();
+      kill(child, SIGKILL);
+      waitpid(child, &status, 0);
+      if (HasFailure()) {
+        ADD_FAILURE() << "stopped after instruction " << stop;
+        return stop;
+      }
+      if (!under_way) return stop;
+    }
+  }
+
  private:
+  pid_t StartVictim(const Operation& operation) {
+    const pid_t child = fork();  // no gRPC, no other thread in this program
+    if (child == 0) RunVictim(operation);
+    int status = 0;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSTOPPED(status));
+    return child;
+  }
+
+  // One instruction; false at the operation's end.
+  static bool Step(pid_t child) {
+    int status = 0;
+    if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) return false;
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
+    return WIFSTOPPED(status) && WSTOPSIG(status) != SIGSTOP;
+  }
+
   [[noreturn]] void RunVictim(const Operation& operation) {
     auto manager = MemPoolManager::Attach(
         UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
         UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
     if (!manager.ok()) _exit(2);
     auto session = std::make_shared<Session>(std::move(*manager), victim_id_);
-    session->FlushThisThread();  // the thread's cache exists already
+    session->FlushThisThread();           // the thread's cache exists already
+    session->manager().FindPool("pool");  // and the view of the pool
     ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
     raise(SIGSTOP);
     operation(session);
@@ -217,6 +256,39 @@ TEST_P(StepTest, OpenAndReleaseOfAPeersChunk) {
         if (session->Open(handle, &opened) != Code::kOk || !session->Release(opened)) _exit(3);
       },
       [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });
+}
+
+// The stamp guards the close: an open that is confirmed while a closer looks makes the close fail.
+TEST_P(StepTest, AnOpenWhileACloserIsStoppedIsNeverLost) {
+  uint32_t chunk = 0;
+  uint32_t generation = 0;
+  uint16_t slot = kNoSlot;
+  bool opened = false;
+  const int steps = StopAtEach(
+      [&] {  // as Release leaves it between its exchange and the close
+        chunk = VictimLoans();
+        generation = ShareChunk(pool().record(chunk), victim_id_, 0);
+      },
+      [&](const auto& session) {
+        const PoolView& mine = *session->manager().pool(0);
+        CloseIfUnheld(mine.record(chunk), mine.slot_count, Kind::kLoaned, session->id());
+      },
+      [&] {
+        opened = OpenChunk(pool().record(chunk), pool(), generation, peer_->id(), &slot) ==
+                 OpenResult::kOpened;
+      },
+      [&] {
+        const uint64_t word = pool().record(chunk).word.load();
+        if (opened) {
+          EXPECT_EQ(KindOf(word), Kind::kShared) << "the victim closed a chunk that is held";
+          EXPECT_TRUE(ReleaseSlot(pool().record(chunk), pool().slot_count, slot, peer_->id()));
+          StoreWord(pool().record(chunk), Kind::kFree, 0);
+        } else {
+          EXPECT_TRUE(IsOwned(word, Kind::kLoaned, victim_id_));
+          StoreWord(pool().record(chunk), Kind::kFree, 0);
+        }
+      });
+  EXPECT_GT(steps, 10);
 }
 
 TEST_P(StepTest, PublishToOne) {
