@@ -1,5 +1,6 @@
 #include "server/attach_listener.h"
 
+#include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -64,6 +65,7 @@ AttachListener::AttachListener(Core& core, SessionManager& sessions, UniqueFd li
 AttachListener::~AttachListener() { Stop(); }
 
 Status AttachListener::Start() {
+  if (Status status = OpenReadOnlyChunk(); !status.ok()) return status;
   epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
   stop_event_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
   if (!epoll_ || !stop_event_ ||
@@ -79,6 +81,20 @@ Status AttachListener::Start() {
   RecoverDead();
   next_tick_ = Clock::now() + kTickInterval;
   thread_ = std::thread([this] { Run(); });
+  return Status();
+}
+
+// A descriptor of its own, made before any client is there: one that was duplicated from the
+// daemon's would be as writable as that.
+Status AttachListener::OpenReadOnlyChunk() {
+  const std::string& path = core_.manager->chunk_segment().path();
+  read_only_chunk_ = UniqueFd(open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!read_only_chunk_) {
+    return Status::FromErrno(Code::kInternal, "cannot open " + path + " for reading only", errno);
+  }
+  if (InodeOf(read_only_chunk_.get()) != segment_inodes_.back()) {
+    return Status(Code::kInternal, path + " was replaced by another file");
+  }
   return Status();
 }
 
@@ -306,8 +322,8 @@ void AttachListener::Attach(Connection& connection, const AttachRequest& request
   Token token;
   static_assert(sizeof(request.token) == sizeof(token));
   std::memcpy(token.data(), request.token, token.size());
-  shm::Result<AttachedSession> attached =
-      sessions_.Attach(peer, request.name, request.has_token != 0 ? &token : nullptr);
+  shm::Result<AttachedSession> attached = sessions_.Attach(
+      peer, request.name, request.has_token != 0 ? &token : nullptr, request.read_only != 0);
   if (!attached.ok()) {
     spdlog::warn("attach: pid={} uid={} \"{}\" refused: {}", peer.process.pid, peer.uid,
                  request.name, attached.status().message());
@@ -316,12 +332,15 @@ void AttachListener::Attach(Connection& connection, const AttachRequest& request
         attached.code() == Code::kDenied ? "attach refused" : attached.status().message());
   }
   connection.session = attached->id;
-  spdlog::info("attached: {} \"{}\" id={} pid={} uid={}, death seen by {}", attached->name,
-               request.name, attached->id, peer.process.pid, peer.uid, connection.watch.method());
+  connection.read_only = attached->read_only;
+  spdlog::info("attached: {} \"{}\" id={} pid={} uid={}{}, death seen by {}", attached->name,
+               request.name, attached->id, peer.process.pid, peer.uid,
+               attached->read_only ? ", read-only" : "", connection.watch.method());
   Watch(attached->id, std::move(connection.watch), connection.serial);
   const auto& options = core_.manager->options();
   const auto uuid = core_.manager->instance_uuid();
   reply.session = attached->id;
+  reply.read_only = attached->read_only ? 1 : 0;
   reply.management_reserved_bytes = options.management_reserved_bytes;
   reply.chunk_reserved_bytes = options.chunk_reserved_bytes;
   std::copy(uuid.begin(), uuid.end(), reply.instance_uuid);
@@ -333,6 +352,10 @@ void AttachListener::Join(Connection& connection, const AttachRequest& request,
   const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kJoinPublisher;
   const std::string_view type(request.message_type,
                               strnlen(request.message_type, sizeof(request.message_type)));
+  if (publisher && connection.read_only) {
+    reply.code = static_cast<int32_t>(Code::kDenied);
+    return SetMessage(reply, "a read-only session cannot publish");
+  }
   MutexLock lock(core_.mutex);
   const shm::Result<shm::JoinInfo> joined =
       publisher ? core_.registry.JoinAsPublisher(request.name, type, connection.session)
@@ -371,11 +394,13 @@ void AttachListener::Leave(Connection& connection, const AttachRequest& request,
 }
 
 bool AttachListener::Send(Connection& connection) {
-  const bool sent = connection.outbox_has_segments
-                        ? SendReply(connection.fd.get(), *connection.outbox,
-                                    {core_.manager->management_segment().fd(),
-                                     core_.manager->chunk_segment().fd()})
-                        : SendReply(connection.fd.get(), *connection.outbox, {});
+  std::vector<int> descriptors;
+  if (connection.outbox_has_segments) {
+    descriptors = {core_.manager->management_segment().fd(),
+                   connection.read_only && !Mutant(20) ? read_only_chunk_.get()
+                                                       : core_.manager->chunk_segment().fd()};
+  }
+  const bool sent = SendReply(connection.fd.get(), *connection.outbox, descriptors);
   const bool later = !sent && (errno == EAGAIN || errno == EINTR);
   if (sent) connection.outbox.reset();
   if (connection.closing || (!sent && !later)) return false;

@@ -64,6 +64,7 @@ class AttachListener {
     Peer peer;
     DeathWatch watch;
     uint16_t session = 0;  // 0: not attached
+    bool read_only = false;
     Clock::time_point since;
     std::optional<shm::AttachReply> outbox;  // waits for room in the socket
     bool outbox_has_segments = false;
@@ -105,6 +106,7 @@ class AttachListener {
   void CloseSilent(Clock::time_point now);
   bool Damaged() const;
   void Tick(Clock::time_point now);
+  shm::Status OpenReadOnlyChunk();
   bool SetEpoll(int operation, int fd, Source source, uint64_t key, uint32_t events);
 
   Core& core_;
@@ -115,6 +117,7 @@ class AttachListener {
   shm::UniqueFd stop_event_;
   std::thread thread_;
   std::vector<ino_t> segment_inodes_;
+  shm::UniqueFd read_only_chunk_;  // the chunk segment, opened for reading only
 
   // The thread's own.
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;  // by serial, so oldest first

@@ -34,6 +34,7 @@ bool IsPadded(const char (&text)[N], bool full) {
 std::string CheckAttach(const AttachRequest& r) {
   if (r.has_token > 1) return "has_token is " + std::to_string(r.has_token) + ", not 0 or 1";
   if (r.has_token == 0 && !IsZero(r.token)) return "a token without has_token";
+  if (r.read_only > 1) return "read_only is " + std::to_string(r.read_only) + ", not 0 or 1";
   if (!IsZero(r.message_type) || r.channel != 0 || r.index != 0) return "channel fields in kAttach";
   if (!IsPadded(r.name, /*full=*/false))
     return "the name does not end, or has something behind its end";
@@ -103,12 +104,14 @@ std::string CheckRequest(const void* packet, size_t size, bool attached, AttachR
     return "protocol version " + std::to_string(r.version) + ", not " +
            std::to_string(shm::kAttachVersion);
   }
+  if (r.reserved0 != 0) return "a reserved field is set";
   const AttachOp op = static_cast<AttachOp>(r.op);
   if (op < AttachOp::kAttach || op > AttachOp::kDetach)
     return "unknown operation " + std::to_string(r.op);
   if (op == AttachOp::kAttach) return attached ? "a second attach" : CheckAttach(r);
   if (!attached) return "operation " + std::to_string(r.op) + " before an attach";
-  if (r.layout_version != 0 || r.limits_hash != 0 || r.has_token != 0 || !IsZero(r.token)) {
+  if (r.layout_version != 0 || r.limits_hash != 0 || r.has_token != 0 || !IsZero(r.token) ||
+      r.read_only != 0) {
     return "fields of kAttach in operation " + std::to_string(r.op);
   }
   if (op == AttachOp::kJoinPublisher || op == AttachOp::kJoinSubscriber) return CheckJoin(r);

@@ -26,8 +26,8 @@ void Receive(int fd, Packet& packet);
 
 // Copies a packet of `size` bytes to `request` and returns the first thing that is wrong with it,
 // given that its sender is `attached` or not; empty if nothing is. Fields that the operation does
-// not use must be zero, so that they can mean something one day. REQUIRES: `packet` has min(size,
-// 256) bytes.
+// not use must be zero, so that they can mean something one day. REQUIRES: `packet` has
+// min(size, sizeof(AttachRequest)) bytes.
 std::string CheckRequest(const void* packet, size_t size, bool attached,
                          shm::AttachRequest* request);
 

@@ -101,7 +101,8 @@ absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request)
 
 absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request) {
   Violations violations;
-  SessionRequest session{request.client_name(), request.layout_version(), std::nullopt};
+  SessionRequest session{request.client_name(), request.layout_version(), std::nullopt,
+                         request.payload_access() != v1::PAYLOAD_ACCESS_READ_WRITE};
   if (session.client_name.size() >= shm::kNameBytes || HasControlCharacter(session.client_name)) {
     violations.push_back(
         {"client_name",
@@ -110,6 +111,11 @@ absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request
   if (session.layout_version <= 0) {
     violations.push_back(
         {"layout_version", "is required: the layout that the client was built for"});
+  }
+  if (!v1::PayloadAccess_IsValid(request.payload_access())) {
+    violations.push_back(
+        {"payload_access", fmt::format("is {}, which is no PayloadAccess",
+                                       static_cast<int>(request.payload_access()))});
   }
   if (request.has_peer_user_id()) {
     constexpr int64_t kNobody = std::numeric_limits<uid_t>::max();
@@ -231,6 +237,8 @@ v1::Session ToProto(const SessionInfo& session) {
   proto.set_name(session.name);
   proto.set_client_name(session.client_name);
   proto.set_state(ToProto(session.phase));
+  proto.set_payload_access(session.read_only ? v1::PAYLOAD_ACCESS_READ_ONLY
+                                             : v1::PAYLOAD_ACCESS_READ_WRITE);
   proto.set_peer_pid(session.pid);
   if (session.uid) proto.set_peer_user_id(*session.uid);
   proto.set_held_chunk_count(static_cast<int64_t>(session.held_chunk_count));

@@ -34,6 +34,7 @@ struct SessionRequest {
   std::string client_name;
   int32_t layout_version = 0;
   std::optional<uid_t> peer_uid;
+  bool read_only = true;
 };
 absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request);
 

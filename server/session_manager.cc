@@ -215,7 +215,8 @@ void SessionManager::ForgetOldPending() {
 
 absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,
                                                       int32_t layout_version,
-                                                      std::optional<uid_t> peer_uid) {
+                                                      std::optional<uid_t> peer_uid,
+                                                      bool read_only) {
   if (!IsValidLabel(client_name)) {
     return InvalidArgument({{"client_name", "must be at most 63 printable ASCII characters"}});
   }
@@ -244,9 +245,10 @@ absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_
   FillRandom(created.token.data(), created.token.size());
   created.session.name = NewName();
   created.session.client_name = client_name;
+  created.session.read_only = read_only;
   created.session.create_time = system_clock::now();
   created.token_expire_time = created.session.create_time + kTokenTtl;
-  pending_.push_back({HashOf(created.token), created.session.name, client_name, peer_uid,
+  pending_.push_back({HashOf(created.token), created.session.name, client_name, peer_uid, read_only,
                       created.session.create_time, now + kTokenTtl});
   spdlog::info("session {} \"{}\" created, waits for its process", created.session.name,
                client_name);
@@ -277,7 +279,7 @@ Status SessionManager::Redeem(const Token& token, const Peer& peer, Pending* red
 }
 
 Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_view client_name,
-                                               const Token* token) {
+                                               const Token* token, bool read_only) {
   MutexLock lock(mutex_);
   if (!options_.any_user && peer.uid != options_.own_uid && peer.uid != 0) {
     return Status(Code::kDenied,
@@ -295,6 +297,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   record.state = static_cast<uint32_t>(SessionState::kAttached);
   record.pid = peer.process.pid;
   record.uid = peer.uid;
+  record.read_only = read_only || pending.read_only ? 1 : 0;
   record.start_time = peer.process.start_time;
   record.create_time_ns = ToNs(pending.create_time);
   record.attach_time_ns = ToNs(system_clock::now());
@@ -309,7 +312,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);
   core_.attached.set(id);
-  return AttachedSession{id, pending.name};
+  return AttachedSession{id, pending.name, record.read_only != 0};
 }
 
 void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
@@ -394,6 +397,7 @@ std::vector<SessionInfo> SessionManager::List() {
                        : SessionPhase::kAttached;
       info.pid = record.pid;
       info.uid = record.uid;
+      info.read_only = record.read_only != 0;
       info.create_time = FromNs(record.create_time_ns);
       info.attach_time = FromNs(record.attach_time_ns);
       list.push_back(info);
@@ -403,6 +407,7 @@ std::vector<SessionInfo> SessionManager::List() {
       SessionInfo info;
       info.name = pending.name;
       info.client_name = pending.client_name;
+      info.read_only = pending.read_only;
       info.create_time = pending.create_time;
       list.push_back(info);
     }

@@ -40,6 +40,7 @@ struct SessionInfo {
   SessionPhase phase = SessionPhase::kPending;
   pid_t pid = 0;             // 0: unknown
   std::optional<uid_t> uid;  // unset until attached
+  bool read_only = false;    // it maps payloads for reading only
   uint64_t held_chunk_count = 0;
   std::chrono::system_clock::time_point create_time;
   std::optional<std::chrono::system_clock::time_point> attach_time;
@@ -58,7 +59,7 @@ class SessionDirectory {
   // FAILED_PRECONDITION (layout version), INVALID_ARGUMENT (name), RESOURCE_EXHAUSTED.
   virtual absl::StatusOr<CreatedSession> Create(const std::string& client_name,
                                                 int32_t layout_version,
-                                                std::optional<uid_t> peer_uid) = 0;
+                                                std::optional<uid_t> peer_uid, bool read_only) = 0;
   // In creation order.
   virtual std::vector<SessionInfo> List() = 0;
   // Sessions recovered after the death of their process, since the daemon's start.
@@ -75,6 +76,7 @@ struct Peer {
 struct AttachedSession {
   uint16_t id = 0;
   std::string name;  // resource name
+  bool read_only = false;
 };
 
 // True for a label that a client may give itself: at most 63 printable ASCII characters.
@@ -100,13 +102,15 @@ class SessionManager final : public SessionDirectory {
   shm::Result<size_t> Restore();
 
   // A session in kPending, to be redeemed with its token. With `peer_uid` only that user can.
+  // `read_only`: who redeems it gets the chunk segment for reading only.
   absl::StatusOr<CreatedSession> Create(const std::string& client_name, int32_t layout_version,
-                                        std::optional<uid_t> peer_uid) override;
+                                        std::optional<uid_t> peer_uid, bool read_only) override;
   // Gives `peer` a session id; with `token` it redeems that one, else the kernel's word for the
-  // peer is enough. kDenied: the message is for the log, never for the peer. kLimit, kUnavailable.
-  // REQUIRES: IsValidLabel(client_name).
+  // peer is enough. `read_only` or a token for reading only make the session one. kDenied: the
+  // message is for the log, never for the peer. kLimit, kUnavailable. REQUIRES:
+  // IsValidLabel(client_name).
   shm::Result<AttachedSession> Attach(const Peer& peer, std::string_view client_name,
-                                      const Token* token);
+                                      const Token* token, bool read_only = false);
   // The process says that it no longer touches the segments.
   void Detach(uint16_t id);
   // The connection is gone, the process may live.
@@ -130,7 +134,7 @@ class SessionManager final : public SessionDirectory {
     uint32_t state;  // shm::SessionState
     int32_t pid;
     uint32_t uid;
-    uint32_t reserved0;
+    uint32_t read_only;
     uint64_t start_time;
     int64_t create_time_ns;  // CLOCK_REALTIME
     int64_t attach_time_ns;
@@ -153,6 +157,7 @@ class SessionManager final : public SessionDirectory {
     std::string name;
     std::string client_name;
     std::optional<uid_t> peer_uid;
+    bool read_only = false;
     std::chrono::system_clock::time_point create_time;
     std::chrono::steady_clock::time_point expire_time;
     bool used = false;

@@ -10,8 +10,8 @@ grpc::ServerUnaryReactor* SessionService::CreateSession(grpc::CallbackServerCont
   return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
     const auto wanted = ToSession(*request);
     if (!wanted.ok()) return wanted.status();
-    const auto result =
-        context_.sessions.Create(wanted->client_name, wanted->layout_version, wanted->peer_uid);
+    const auto result = context_.sessions.Create(wanted->client_name, wanted->layout_version,
+                                                 wanted->peer_uid, wanted->read_only);
     if (!result.ok()) return result.status();
     *response->mutable_session() = ToProto(result->session);
     response->set_handshake_token(result->token.data(), result->token.size());

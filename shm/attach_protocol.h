@@ -3,10 +3,11 @@
 // A SOCK_SEQPACKET Unix socket; each request is one packet of exactly sizeof(AttachRequest),
 // answered by one of exactly sizeof(AttachReply). All numbers little endian (this build refuses
 // other machines); all reserved bytes zero, and checked. The first request is kAttach; the reply
-// carries the two descriptors (management, chunk) by SCM_RIGHTS. The connection then stays open for
-// as long as the process may touch the segments: its end is how the daemon notices. kDetach says
-// that it no longer will. Requests are answered in order. A malformed packet ends the connection
-// after a kInvalid reply.
+// carries the two descriptors (management, chunk) by SCM_RIGHTS; that of the chunk segment was
+// opened for reading only if the session is read-only. The connection then stays open for as long
+// as the process may touch the segments: its end is how the daemon notices. kDetach says that it no
+// longer will. Requests are answered in order. A malformed packet ends the connection after a
+// kInvalid reply.
 //
 // Refusals of tokens all look the same to the client; the daemon's log says more.
 #pragma once
@@ -24,7 +25,7 @@ namespace zerocp::shm {
 static_assert(std::endian::native == std::endian::little);
 
 inline constexpr uint32_t kAttachMagic = 0x41435a01;  // "\1ZCA"
-inline constexpr uint32_t kAttachVersion = 1;
+inline constexpr uint32_t kAttachVersion = 2;
 inline constexpr size_t kTokenBytes = 32;
 
 enum class AttachOp : uint32_t {
@@ -48,6 +49,8 @@ struct AttachRequest {
   char message_type[kMessageTypeBytes];  // kJoin...: empty: not checked
   uint32_t channel;                      // kLeave...: index in the channel table
   uint32_t index;                        // kLeave...: of the lane or of the subscriber
+  uint32_t read_only;                    // kAttach: 1, no right to write payloads is wanted
+  uint32_t reserved0;
 };
 
 struct AttachReply {
@@ -70,10 +73,12 @@ struct AttachReply {
   uint32_t epoch;
   uint64_t lane_offset;
   uint64_t ended_lanes;
+  uint32_t read_only;  // kAttach: 1, the chunk segment's descriptor is for reading only
+  uint32_t reserved0;
   char message[248];  // what happened, for people; NUL terminated
 };
 
-static_assert(sizeof(AttachRequest) == 256 && sizeof(AttachReply) == 352);
+static_assert(sizeof(AttachRequest) == 264 && sizeof(AttachReply) == 360);
 
 inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->channel = info.channel;

@@ -222,8 +222,8 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
   return manager;
 }
 
-Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd management,
-                                                               UniqueFd chunk) {
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd management, UniqueFd chunk,
+                                                               bool read_only) {
   std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
   Result<Segment> first = Segment::FromDescriptor(std::move(management), sizeof(SuperBlock));
   if (!first.ok()) return first.status();
@@ -241,7 +241,8 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd manageme
   UniqueFd again(fcntl(first->fd(), F_DUPFD_CLOEXEC, 0));
   Result<Segment> whole = Segment::FromDescriptor(std::move(again), o.management_reserved_bytes);
   if (!whole.ok()) return whole.status();
-  Result<Segment> payload = Segment::FromDescriptor(std::move(chunk), o.chunk_reserved_bytes);
+  Result<Segment> payload =
+      Segment::FromDescriptor(std::move(chunk), o.chunk_reserved_bytes, read_only);
   if (!payload.ok()) return payload.status();
   manager->management_ = std::move(*whole);
   manager->chunk_ = std::move(*payload);

@@ -87,9 +87,11 @@ class MemPoolManager {
   // What the super block of existing segments says of its owner; for the decision to adopt.
   // kNotFound; kDenied (see Segment::Open); kDamaged: no complete super block.
   static Result<LockIdentity> ReadLock(const std::string& segment_dir, std::string_view instance);
-  // A client's view. The descriptors are closed after mapping. kVersionMismatch names both
+  // A client's view. The descriptors are closed after mapping. `read_only`: `chunk` cannot be
+  // written through; nothing but payloads and their headers is there. kVersionMismatch names both
   // versions.
-  static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk);
+  static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk,
+                                                        bool read_only = false);
 
   // Unlinks both names. Daemon only; mappings stay valid.
   Status Destroy();

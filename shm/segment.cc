@@ -112,16 +112,16 @@ Result<Segment> Segment::Open(const std::string& directory, const std::string& n
   return segment;
 }
 
-Result<Segment> Segment::FromDescriptor(UniqueFd fd, uint64_t reserved_bytes) {
+Result<Segment> Segment::FromDescriptor(UniqueFd fd, uint64_t reserved_bytes, bool read_only) {
   Segment segment;
   segment.fd_ = std::move(fd);
-  if (Status status = segment.Map(reserved_bytes); !status.ok()) return status;
+  if (Status status = segment.Map(reserved_bytes, read_only); !status.ok()) return status;
   return segment;
 }
 
-Status Segment::Map(uint64_t reserved_bytes) {
-  void* mapped =
-      mmap(nullptr, reserved_bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd(), 0);
+Status Segment::Map(uint64_t reserved_bytes, bool read_only) {
+  const int protection = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+  void* mapped = mmap(nullptr, reserved_bytes, protection, MAP_SHARED | MAP_NORESERVE, fd(), 0);
   if (mapped == MAP_FAILED) {
     return Status::FromErrno(Code::kNoMemory,
                              "cannot map " + std::to_string(reserved_bytes) +

@@ -28,11 +28,12 @@ class Segment {
   // mode 0600, with one link: the message says what it is instead. Maps `reserved_bytes`, or
   // nothing if 0 (see Map).
   static Result<Segment> Open(const std::string& directory, const std::string& name);
-  // Takes over a descriptor that came over a socket, and maps it.
-  static Result<Segment> FromDescriptor(UniqueFd fd, uint64_t reserved_bytes);
+  // Takes over a descriptor that came over a socket, and maps it, `read_only` or for writing too.
+  static Result<Segment> FromDescriptor(UniqueFd fd, uint64_t reserved_bytes,
+                                        bool read_only = false);
 
   // Maps the range. kNoMemory: the message names RLIMIT_AS and, under mlockall, RLIMIT_MEMLOCK.
-  Status Map(uint64_t reserved_bytes);
+  Status Map(uint64_t reserved_bytes, bool read_only = false);
   // Makes [offset, offset + length) real memory: after it no access there can fault for want of
   // memory. kNoMemory with the numbers; then nothing was kept. Steps of 64 MiB, signals retried.
   Status Commit(uint64_t offset, uint64_t length);

@@ -210,12 +210,14 @@ int Sessions(const DaemonOptions& options) {
     return observer.exit_code();
   }
   if (options.json) return PrintJson(response);
-  Table table({"SESSION", "CLIENT", "STATE", ">PID", ">UID", ">CHUNKS HELD", "ATTACHED"});
+  Table table({"SESSION", "CLIENT", "STATE", "ACCESS", ">PID", ">UID", ">CHUNKS HELD", "ATTACHED"});
   for (const v1::Session& session : response.sessions()) {
-    table.Add({IdOf(session.name()), session.client_name(), StateOf(session.state()),
-               N(session.peer_pid()), session.has_peer_user_id() ? N(session.peer_user_id()) : "",
-               N(session.held_chunk_count()),
-               session.has_attach_time() ? TimeOf(session.attach_time()) : ""});
+    table.Add(
+        {IdOf(session.name()), session.client_name(), StateOf(session.state()),
+         session.payload_access() == v1::PAYLOAD_ACCESS_READ_ONLY ? "read-only" : "read-write",
+         N(session.peer_pid()), session.has_peer_user_id() ? N(session.peer_user_id()) : "",
+         N(session.held_chunk_count()),
+         session.has_attach_time() ? TimeOf(session.attach_time()) : ""});
   }
   Print(table.ToString());
   return kDone;

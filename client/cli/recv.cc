@@ -154,7 +154,7 @@ int Recv(const RecvOptions& options) {
     return Failed(kCommand, options.output + ": " + std::strerror(errno));
   }
   int code = kDone;
-  auto client = ConnectOrSay(kCommand, options.runtime_dir, &code);
+  auto client = ConnectOrSay(kCommand, options.runtime_dir, /*read_only=*/true, &code);
   if (!client) return code;
   auto subscriber = client->JoinAsSubscriber(options.channel);
   if (!subscriber) return Failed(kCommand, subscriber.message());

@@ -155,7 +155,7 @@ int Send(const SendOptions& options) {
     return Failed(kCommand, input.name() + ": " + std::strerror(errno));
   }
   int code = kDone;
-  auto client = ConnectOrSay(kCommand, options.runtime_dir, &code);
+  auto client = ConnectOrSay(kCommand, options.runtime_dir, /*read_only=*/false, &code);
   if (!client) return code;
   auto publisher = client->JoinAsPublisher(options.channel);
   if (!publisher) return Failed(kCommand, publisher.message());

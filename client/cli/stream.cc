@@ -30,9 +30,10 @@ int Failed(const char* command, const std::string& what) {
 }
 
 std::optional<Client> ConnectOrSay(const char* command, const std::string& runtime_dir,
-                                   int* exit_code) {
-  auto client =
-      Client::Connect({.name = std::string("zerocp ") + command, .runtime_dir = runtime_dir});
+                                   bool read_only, int* exit_code) {
+  auto client = Client::Connect({.name = std::string("zerocp ") + command,
+                                 .runtime_dir = runtime_dir,
+                                 .read_only = read_only});
   if (client) return std::move(*client);
   Failed(command, client.message());
   *exit_code = client.code() == Code::kUnavailable ? kNotReachable : kFailed;

@@ -48,8 +48,8 @@ class WaitLimit {
 // Prints "zerocp <command>: <what>" on standard error; returns kFailed.
 int Failed(const char* command, const std::string& what);
 
-// Connects, or prints why not and sets `exit_code`.
+// Connects, `read_only` or not, or prints why not and sets `exit_code`.
 std::optional<Client> ConnectOrSay(const char* command, const std::string& runtime_dir,
-                                   int* exit_code);
+                                   bool read_only, int* exit_code);
 
 }  // namespace zerocp::cli

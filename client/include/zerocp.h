@@ -100,6 +100,8 @@ typedef struct zerocp_client_options {
   const char* runtime_dir; /* the daemon's directory; NULL: $ZEROCP_RUNTIME_DIR if it is set, else
                               the first of /run/zerocp, $XDG_RUNTIME_DIR/zerocp, /tmp/zerocp-<uid>
                               where a daemon answers */
+  int32_t read_only; /* 1: payloads are mapped for reading only: subscribe and open, never loan or
+                        publish. The kernel holds other users than the daemon's to it. */
 } zerocp_client_options;
 
 /* Attaches to a daemon on this machine. `options` may be NULL. Close the client with
@@ -109,7 +111,8 @@ typedef struct zerocp_client_options {
 ZEROCP_API zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client);
 
 /* Attaches with a token that CreateSession gave over gRPC, on the attach socket that it named.
- * `options->runtime_dir` is not used. DENIED: the token is wrong, used, or older than 10 s.
+ * `options->runtime_dir` is not used. The client is read-only unless the session was created with
+ * PAYLOAD_ACCESS_READ_WRITE. DENIED: the token is wrong, used, or older than 10 s.
  * Others as zerocp_connect. */
 ZEROCP_API zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES],
                                      const char* socket_path, const zerocp_client_options* options,
@@ -152,7 +155,7 @@ typedef struct zerocp_handle {
 
 /* Loans a chunk of the pool named `pool`, without a channel.
  * EXHAUSTED: no chunk came free in time; the text names the largest holders. TOO_LARGE: `bytes` is
- * more than a chunk has. NOT_FOUND. UNAVAILABLE after fork. */
+ * more than a chunk has. NOT_FOUND. DENIED: the client is read-only. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                           int64_t timeout_ns, zerocp_loan* loan);
 
@@ -189,6 +192,7 @@ typedef struct zerocp_join_options {
 } zerocp_join_options;
 
 /* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE, INVALID.
+ * DENIED: a read-only client cannot publish.
  * A message published after zerocp_join_subscriber returned reaches the subscriber. */
 ZEROCP_API zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
                                              const zerocp_join_options* options,

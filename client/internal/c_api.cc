@@ -116,6 +116,12 @@ void Release(Right* right) {
               "connect again after fork");
 }
 
+[[gnu::cold, gnu::noinline]] zerocp_code FailReadOnly() {
+  return Fail(Code::kDenied,
+              "this client is read-only: it cannot loan or publish. Connect without read_only, or "
+              "create the session with PAYLOAD_ACCESS_READ_WRITE");
+}
+
 [[gnu::cold, gnu::noinline]] zerocp_code FailLoan(ClientCore& core, const PoolView& pool,
                                                   size_t bytes, Code code) {
   if (!core.open()) return FailForked();
@@ -228,6 +234,7 @@ void zerocp_sample_release(zerocp_sample* sample) { Release(sample); }
 zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                int64_t timeout_ns, zerocp_loan* loan) {
   if (!client->core->open()) return FailForked();
+  if (client->core->read_only()) return FailReadOnly();
   const PoolView* view = client->core->session().manager().FindPool(pool);
   if (view == nullptr) {
     return Fail(Code::kNotFound, "there is no pool '" + std::string(pool) +
@@ -299,8 +306,9 @@ Field Option(const Options* options, Field Options::*field) {
 
 std::string_view TextOf(const char* text) { return text == nullptr ? std::string_view() : text; }
 
-zerocp_code Attach(std::unique_ptr<Connection> connection, const char* name,
+zerocp_code Attach(std::unique_ptr<Connection> connection, const zerocp_client_options* options,
                    std::optional<Connection::Token> token, zerocp_client** client) {
+  const char* name = Option(options, &zerocp_client_options::name);
   std::string_view label = TextOf(name);
   if (name == nullptr) {
     label = TextOf(program_invocation_short_name).substr(0, zerocp::shm::kNameBytes - 1);
@@ -310,7 +318,12 @@ zerocp_code Attach(std::unique_ptr<Connection> connection, const char* name,
                                     std::to_string(zerocp::shm::kNameBytes - 1) +
                                     " bytes, this has " + std::to_string(label.size()));
   }
-  auto core = ClientCore::Attach(std::move(connection), label, token);
+  const int32_t read_only = Option(options, &zerocp_client_options::read_only);
+  if (read_only != 0 && read_only != 1) {
+    return Fail(Code::kInvalid,
+                "read_only is " + std::to_string(read_only) + ", it must be 0 or 1");
+  }
+  auto core = ClientCore::Attach(std::move(connection), label, token, read_only == 1);
   if (!core.ok()) return Fail(core.status());
   *client = new zerocp_client{*core};
   return ZEROCP_OK;
@@ -368,8 +381,7 @@ zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client**
     auto connection =
         Connection::Find(std::string(TextOf(Option(options, &zerocp_client_options::runtime_dir))));
     if (!connection.ok()) return Fail(connection.status());
-    return Attach(std::move(*connection), Option(options, &zerocp_client_options::name),
-                  std::nullopt, client);
+    return Attach(std::move(*connection), options, std::nullopt, client);
   });
 }
 
@@ -378,8 +390,8 @@ zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES], const char* s
   return Guarded([&] {
     auto connection = Connection::Open(std::string(TextOf(socket_path)));
     if (!connection.ok()) return Fail(connection.status());
-    return Attach(std::move(*connection), Option(options, &zerocp_client_options::name),
-                  Connection::Token(token, ZEROCP_TOKEN_BYTES), client);
+    return Attach(std::move(*connection), options, Connection::Token(token, ZEROCP_TOKEN_BYTES),
+                  client);
   });
 }
 
@@ -393,6 +405,7 @@ zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
                                   const zerocp_join_options* options,
                                   zerocp_publisher** publisher) {
   return Guarded([&] {
+    if (client->core->read_only()) return FailReadOnly();
     return Join<zerocp_publisher, zerocp::shm::PublisherPort>(
         client, channel, options, AttachOp::kJoinPublisher, AttachOp::kLeavePublisher, publisher);
   });

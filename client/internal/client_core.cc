@@ -55,14 +55,16 @@ class CoreTable {
 
 shm::Result<ClientCore*> ClientCore::Attach(std::unique_ptr<Connection> connection,
                                             std::string_view name,
-                                            std::optional<Connection::Token> token) {
-  auto attached = connection->Attach(name, token);
+                                            std::optional<Connection::Token> token,
+                                            bool read_only) {
+  auto attached = connection->Attach(name, token, read_only);
   if (!attached.ok()) return attached.status();
   auto session = std::make_shared<shm::Session>(std::move(attached->manager), attached->session);
   std::lock_guard lock(CoreTable::Get().mutex());
   ClientCore* core = CoreTable::Get().Take();
   core->session_ = std::move(session);
   core->connection_ = std::move(connection);
+  core->read_only_ = attached->read_only;
   core->user_count_ = 1;
   core->holders_ = {};
   core->state_.store(kOpen, std::memory_order_relaxed);

@@ -49,7 +49,7 @@ class ClientCore {
   // Attaches; the caller is the first user.
   static shm::Result<ClientCore*> Attach(std::unique_ptr<Connection> connection,
                                          std::string_view name,
-                                         std::optional<Connection::Token> token);
+                                         std::optional<Connection::Token> token, bool read_only);
 
   // One user more. REQUIRES: the caller is one.
   void AddUser();
@@ -61,6 +61,9 @@ class ClientCore {
   bool open() const { return state_.load(std::memory_order_relaxed) == kOpen; }
   // False in the child of a fork, where nothing of the core may be touched.
   bool mapped() const { return state_.load(std::memory_order_relaxed) != kForked; }
+
+  // True if payloads are mapped for reading only: nothing may be loaned.
+  bool read_only() const { return read_only_; }
 
   // Gives a loan or sample back. REQUIRES: mapped().
   void Release(shm::ChunkRef ref) {
@@ -95,6 +98,7 @@ class ClientCore {
   std::atomic<uint32_t> state_{kIdle};
   std::shared_ptr<shm::Session> session_;
   std::unique_ptr<Connection> connection_;
+  bool read_only_ = false;
   uint32_t user_count_ = 0;  // under the table's mutex
 
   struct Holders {

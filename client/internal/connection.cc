@@ -76,10 +76,12 @@ Result<std::unique_ptr<Connection>> Connection::FromSocket(Result<DaemonSocket> 
   return std::unique_ptr<Connection>(new Connection(std::move(*socket)));
 }
 
-Result<Connection::Attached> Connection::Attach(std::string_view name, std::optional<Token> token) {
+Result<Connection::Attached> Connection::Attach(std::string_view name, std::optional<Token> token,
+                                                bool read_only) {
   AttachRequest request = NewRequest(AttachOp::kAttach);
   request.layout_version = shm::kLayoutVersion;
   request.limits_hash = shm::LimitsHash();
+  request.read_only = read_only ? 1 : 0;
   Copy(request.name, name);
   if (token) {
     request.has_token = 1;
@@ -98,7 +100,8 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
                       status.message() + ")");
   }
   if (!descriptors[1]) return Lost("it sent no memory");
-  auto manager = shm::MemPoolManager::Attach(std::move(descriptors[0]), std::move(descriptors[1]));
+  auto manager = shm::MemPoolManager::Attach(std::move(descriptors[0]), std::move(descriptors[1]),
+                                             reply.read_only != 0);
   if (!manager.ok()) return manager.status();
   // From here on the mapping says that this process lives in its session. A daemon that was
   // replaced before may have looked too early, and given the session to another.
@@ -108,7 +111,7 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
     return Lost("it sent session number " + std::to_string(reply.session) + " of " +
                 std::to_string((*manager)->session_capacity()));
   }
-  return Attached{static_cast<uint16_t>(reply.session), std::move(*manager)};
+  return Attached{static_cast<uint16_t>(reply.session), reply.read_only != 0, std::move(*manager)};
 }
 
 Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,

@@ -40,11 +40,13 @@ class Connection {
 
   struct Attached {
     uint16_t session;
+    bool read_only;
     std::shared_ptr<shm::MemPoolManager> manager;
   };
   // Makes this process a session and maps its memory. REQUIRES: `name` has less than kNameBytes
-  // bytes. kVersionMismatch, kDenied, kLimit, kDamaged, kUnavailable.
-  shm::Result<Attached> Attach(std::string_view name, std::optional<Token> token);
+  // bytes. A token may grant less than is asked for. kVersionMismatch, kDenied, kLimit, kDamaged,
+  // kUnavailable.
+  shm::Result<Attached> Attach(std::string_view name, std::optional<Token> token, bool read_only);
   // kJoinPublisher or kJoinSubscriber. kNotFound, kTypeMismatch, kLimit, kUnavailable, kInvalid.
   shm::Result<shm::JoinInfo> Join(shm::AttachOp op, std::string_view channel,
                                   std::string_view message_type);

@@ -304,6 +304,38 @@ TEST_F(ClientApi, UnknownNamesSayWhatToDo) {
       Code::kInvalid);
 }
 
+TEST_F(ClientApi, ReadOnlyClientTakesOpensAndReleasesButNeitherLoansNorPublishes) {
+  Client writer = Connect("writer");
+  auto viewer =
+      Client::Connect({.name = "viewer", .runtime_dir = daemon_.runtime_dir(), .read_only = true});
+  ASSERT_TRUE(viewer) << viewer.message();
+  auto subscriber = viewer->JoinAsSubscriber("camera");
+  auto other = writer.JoinAsSubscriber("camera");
+  auto publisher = writer.JoinAsPublisher("camera");
+  ASSERT_TRUE(subscriber && other && publisher);
+  for (int i = 0; i < 100; ++i) {
+    auto loan = publisher->NewLoan(kChunkBytes);
+    ASSERT_TRUE(loan) << loan.message();
+    Fill(*loan, "seen");
+    ASSERT_TRUE(publisher->Publish(*loan));
+    auto sample = subscriber->TryTake();
+    ASSERT_TRUE(sample) << sample.message();
+    EXPECT_EQ(TextOf(*sample), "seen");
+    auto handle = sample->handle();
+    ASSERT_TRUE(handle) << handle.message();
+    auto opened = viewer->Open(*handle);
+    ASSERT_TRUE(opened) << opened.message();
+    EXPECT_EQ(TextOf(*opened), "seen");
+    ASSERT_TRUE(other->TryTake());
+  }
+  auto loan = viewer->NewLoan("frames", 1);
+  EXPECT_EQ(loan.code(), Code::kDenied);
+  EXPECT_NE(loan.message().find("read-only"), std::string::npos) << loan.message();
+  EXPECT_EQ(viewer->JoinAsPublisher("camera").code(), Code::kDenied);
+  const std::string list = testing::RunCommand(daemon_.Command({"sessions"})).output;
+  EXPECT_NE(list.find("read-only"), std::string::npos) << list;
+}
+
 TEST_F(ClientApi, ForeignAndSpentLoansAreRefused) {
   Client client = Connect("mine");
   Client other = Connect("other");
@@ -319,7 +351,7 @@ TEST_F(ClientApi, ForeignAndSpentLoansAreRefused) {
 }
 
 TEST_F(ClientApi, SizeBeyondTheLoanIsRefusedAndTheLoanStays) {
-  zerocp_client_options options{sizeof(options), "c", daemon_.runtime_dir().c_str()};
+  zerocp_client_options options{sizeof(options), "c", daemon_.runtime_dir().c_str(), 0};
   zerocp_client* client = nullptr;
   ASSERT_EQ(zerocp_connect(&options, &client), ZEROCP_OK) << zerocp_last_error();
   zerocp_publisher* publisher = nullptr;

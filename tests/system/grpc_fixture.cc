@@ -125,7 +125,7 @@ Outcome Caller::Call(const std::string& method, const std::string& json,
 
 absl::StatusOr<CreatedSession> FakeSessions::Create(const std::string& client_name,
                                                     int32_t layout_version,
-                                                    std::optional<uid_t> peer_uid) {
+                                                    std::optional<uid_t> peer_uid, bool read_only) {
   if (absl::Status status = before_create(); !status.ok()) return status;
   if (layout_version != static_cast<int32_t>(shm::kLayoutVersion)) {
     return MakeError(Reason::kLayoutVersionMismatch, "the client has another layout",
@@ -137,6 +137,7 @@ absl::StatusOr<CreatedSession> FakeSessions::Create(const std::string& client_na
   session.name = "sessions/" + std::to_string(sessions_.size());
   session.client_name = client_name;
   session.uid = peer_uid;
+  session.read_only = read_only;
   // All at one instant: order must not depend on the clock.
   session.create_time = std::chrono::system_clock::time_point(std::chrono::seconds(1));
   sessions_.push_back(session);

@@ -82,7 +82,7 @@ class Caller {
 class FakeSessions : public SessionDirectory {
  public:
   absl::StatusOr<CreatedSession> Create(const std::string& client_name, int32_t layout_version,
-                                        std::optional<uid_t> peer_uid) override;
+                                        std::optional<uid_t> peer_uid, bool read_only) override;
   std::vector<SessionInfo> List() override;
   uint64_t recovered_session_count() override { return 7; }
   std::string attach_socket() const override { return "/run/test/attach.sock"; }

@@ -87,7 +87,8 @@ std::vector<std::string> Walk(const Caller& caller, const char* method, int page
 TEST_F(GrpcServerTest, PagesTogetherAreTheWholeList) {
   for (int i = 0; i < 205; ++i) {
     ASSERT_TRUE(plane.instance.channels.Create({"c" + std::to_string(i), "video", 1, ""}).ok());
-    ASSERT_TRUE(plane.sessions.Create("s", static_cast<int32_t>(shm::kLayoutVersion), {}).ok());
+    ASSERT_TRUE(
+        plane.sessions.Create("s", static_cast<int32_t>(shm::kLayoutVersion), {}, false).ok());
   }
   for (int page_size : {0, 1, 7, 103, 206, 2000}) {
     std::vector<std::string> channels = Walk(client, kListChannels, page_size, "channels/");

@@ -24,6 +24,7 @@ TEST(Token, AttachesOnceOnTheSocketThatCreateSessionNames) {
   v1::CreateSessionRequest request;
   request.set_client_name("by-token");
   request.set_layout_version(shm::kLayoutVersion);
+  request.set_payload_access(v1::PAYLOAD_ACCESS_READ_WRITE);
   v1::CreateSessionResponse response;
   grpc::ClientContext context;
   const grpc::Status status = stub->CreateSession(&context, request, &response);
@@ -39,6 +40,27 @@ TEST(Token, AttachesOnceOnTheSocketThatCreateSessionNames) {
   ASSERT_TRUE(client) << client.message();
   EXPECT_TRUE(client->NewLoan("frames", 1));
   EXPECT_EQ(Client::Attach(token, response.attach_socket()).code(), Code::kDenied);
+}
+
+TEST(Token, IsReadOnlyUnlessReadWriteIsAskedForWhateverTheClientWants) {
+  testing::DaemonProcess daemon({"--pool", "frames=4KiBx4", "--channel", "feed=frames"});
+  auto stub = v1::SessionService::NewStub(grpc::CreateChannel(
+      "unix:" + daemon.socket("client.sock"), grpc::InsecureChannelCredentials()));
+  v1::CreateSessionRequest request;
+  request.set_layout_version(shm::kLayoutVersion);
+  v1::CreateSessionResponse response;
+  grpc::ClientContext context;
+  ASSERT_TRUE(stub->CreateSession(&context, request, &response).ok());
+  EXPECT_EQ(response.session().payload_access(), v1::PAYLOAD_ACCESS_READ_ONLY);
+  Token token;
+  std::copy(response.handshake_token().begin(), response.handshake_token().end(), token.begin());
+  auto client = Client::Attach(token, response.attach_socket(), {.read_only = false});
+  ASSERT_TRUE(client) << client.message();
+  auto loan = client->NewLoan("frames", 1);
+  EXPECT_EQ(loan.code(), Code::kDenied);
+  EXPECT_NE(loan.message().find("PAYLOAD_ACCESS_READ_WRITE"), std::string::npos) << loan.message();
+  EXPECT_EQ(client->JoinAsPublisher("feed").code(), Code::kDenied);
+  EXPECT_TRUE(client->JoinAsSubscriber("feed"));
 }
 
 }  // namespace

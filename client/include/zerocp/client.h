@@ -21,6 +21,7 @@ namespace zerocp {
 struct ClientOptions {
   std::string name = {};  // label that operators see, at most 63 bytes; empty: the program's name
   std::string runtime_dir = {};  // empty: $ZEROCP_RUNTIME_DIR, else where daemons usually are
+  bool read_only = false;  // payloads are mapped for reading only: subscribe and open, never loan
 };
 
 struct SubscriberOptions {
@@ -44,8 +45,9 @@ class Client {
     result->raw_.reset(client);
     return result;
   }
-  // Redeems a token that CreateSession gave over gRPC, on the socket that it named.
-  // kDenied: the token is wrong, used, or older than 10 s. Others as Connect.
+  // Redeems a token that CreateSession gave over gRPC, on the socket that it named. Read-only
+  // unless the session was created with PAYLOAD_ACCESS_READ_WRITE. kDenied: the token is wrong,
+  // used, or older than 10 s. Others as Connect.
   static Result<Client> Attach(std::span<const std::uint8_t, ZEROCP_TOKEN_BYTES> token,
                                const std::string& socket_path, const ClientOptions& options = {}) {
     Result<Client> result;
@@ -79,8 +81,8 @@ class Client {
     result->raw_.reset(subscriber);
     return result;
   }
-  // A chunk of a pool, without a channel. kNotFound, kExhausted, kTooLarge, kUnavailable after
-  // fork.
+  // A chunk of a pool, without a channel. kNotFound, kExhausted, kTooLarge, kDenied for a read-only
+  // client, kUnavailable after fork.
   Result<Loan> NewLoan(std::string_view pool, std::size_t bytes,
                        Deadline wait = std::chrono::nanoseconds{0}) {
     Result<Loan> result;
@@ -103,7 +105,8 @@ class Client {
 
   static zerocp_client_options RawOptions(const ClientOptions& options) {
     return {sizeof(zerocp_client_options), options.name.empty() ? nullptr : options.name.c_str(),
-            options.runtime_dir.empty() ? nullptr : options.runtime_dir.c_str()};
+            options.runtime_dir.empty() ? nullptr : options.runtime_dir.c_str(),
+            options.read_only ? 1 : 0};
   }
 
   std::unique_ptr<zerocp_client, Closer> raw_;

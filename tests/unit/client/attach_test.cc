@@ -80,6 +80,7 @@ TEST(Attach, RequestSaysWhoAsksAndForWhichLayout) {
   EXPECT_EQ(daemon.request().layout_version, shm::kLayoutVersion);
   EXPECT_EQ(daemon.request().limits_hash, shm::LimitsHash());
   EXPECT_EQ(daemon.request().has_token, 0u);
+  EXPECT_EQ(daemon.request().read_only, 0u);
   EXPECT_STREQ(daemon.request().name, "tester");
 }
 
@@ -108,12 +109,12 @@ TEST(Attach, RefusalIsPassedOn) {
 
 TEST(Attach, NonsenseIsUnavailableAndSaysWhat) {
   const struct {
-    const char* what;
+    std::string what;
     std::function<std::string(const AttachRequest&)> answer;
   } cases[] = {
       {"hung up", [](const AttachRequest&) { return std::string(); }},
       {"packet of 3 bytes", [](const AttachRequest&) { return std::string("abc"); }},
-      {"more than 352 bytes",
+      {"more than " + std::to_string(sizeof(AttachReply)) + " bytes",
        [](const AttachRequest& request) {
          return Packet(ReplyTo(request, shm::Code::kOk, "")) + "x";
        }},

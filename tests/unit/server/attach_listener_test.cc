@@ -1,7 +1,7 @@
 // The client that dies is this program again: `--attach PATH` attaches, maps and waits to be
 // killed;
 // `--attach-and-exec PATH` then runs another program instead; `--attach-and-end PATH` detaches and
-// ends at once.
+// ends at once; `--attach-as-nobody PATH` attaches read-only as another user, and tries to write.
 #include "server/attach_listener.h"
 
 #include <gtest/gtest.h>
@@ -133,7 +133,7 @@ class RawClient {
 
 class AttachListenerTest : public SessionFixture {
  protected:
-  AttachListenerTest() { Serve({}); }
+  explicit AttachListenerTest(bool any_user = false) : SessionFixture(any_user) { Serve({}); }
   ~AttachListenerTest() override { listener_.reset(); }
 
   void Serve(AttachListener::Options options) {
@@ -210,7 +210,7 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
   };
   const Case kTable[] = {
       {"magic", false, [](AttachRequest& r) { r.magic ^= 1; }},
-      {"protocol version", false, [](AttachRequest& r) { r.version = 2; }},
+      {"protocol version", false, [](AttachRequest& r) { r.version += 1; }},
       {"operation 0", false, [](AttachRequest& r) { r.op = 0; }},
       {"operation 7", false, [](AttachRequest& r) { r.op = 7; }},
       {"operation -1", true, [](AttachRequest& r) { r.op = UINT32_MAX; }},
@@ -221,6 +221,8 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
       {"detach before attach", false, [](AttachRequest& r) { r = Request(AttachOp::kDetach); }},
       {"second attach", true, [](AttachRequest&) {}},
       {"has_token 2", false, [](AttachRequest& r) { r.has_token = 2; }},
+      {"read_only 2", false, [](AttachRequest& r) { r.read_only = 2; }},
+      {"reserved field", false, [](AttachRequest& r) { r.reserved0 = 1; }},
       {"token without has_token", false, [](AttachRequest& r) { r.token[31] = 1; }},
       {"unterminated label", false,
        [](AttachRequest& r) { std::memset(r.name, 'a', sizeof(r.name)); }},
@@ -248,6 +250,11 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
        [](AttachRequest& r) {
          r = JoinPacket(AttachOp::kJoinSubscriber, "c");
          r.layout_version = 1;
+       }},
+      {"read_only in join", true,
+       [](AttachRequest& r) {
+         r = JoinPacket(AttachOp::kJoinSubscriber, "c");
+         r.read_only = 1;
        }},
       {"token in detach", true,
        [](AttachRequest& r) {
@@ -284,7 +291,8 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
 
 TEST_F(AttachListenerTest, PacketsOfAnyOtherSizeAreMalformed) {
   const std::string bytes(4096, '\1');
-  for (size_t size : {0u, 1u, 255u, 257u, 4096u}) {
+  for (size_t size :
+       {size_t{0}, size_t{1}, sizeof(AttachRequest) - 1, sizeof(AttachRequest) + 1, size_t{4096}}) {
     RawClient client(socket());
     client.Send(bytes.data(), size);
     AttachReply reply;
@@ -323,9 +331,9 @@ TEST_F(AttachListenerTest, DescriptorsFromAClientAreMalformedAndClosed) {
 
 TEST_F(AttachListenerTest, EveryDeniedTokenLooksTheSameAndTheLogSaysWhich) {
   constexpr int32_t kLayout = static_cast<int32_t>(shm::kLayoutVersion);
-  const auto used = sessions_->Create("used", kLayout, std::nullopt);
-  const auto foreign = sessions_->Create("foreign", kLayout, 4711);
-  const auto expired = sessions_->Create("expired", kLayout, std::nullopt);
+  const auto used = sessions_->Create("used", kLayout, std::nullopt, false);
+  const auto foreign = sessions_->Create("foreign", kLayout, 4711, false);
+  const auto expired = sessions_->Create("expired", kLayout, std::nullopt, false);
   AttachRequest request = AttachPacket();
   request.has_token = 1;
   std::memcpy(request.token, used->token.data(), used->token.size());
@@ -394,6 +402,33 @@ TEST_F(AttachListenerTest, MembersJoinAndLeaveAndADetachEndsTheSession) {
   EXPECT_EQ(PublisherCount(), 0u);
   EXPECT_TRUE(sessions_->List().empty());
   EXPECT_FALSE(IsAttached(static_cast<uint16_t>(attached.session)));
+}
+
+TEST_F(AttachListenerTest, AReadOnlySessionGetsADescriptorThatTheKernelLetsNobodyWriteThrough) {
+  AddChannel();
+  AttachRequest request = AttachPacket();
+  request.read_only = 1;
+  RawClient client(socket());
+  const AttachReply reply = client.Ask(request);
+  ASSERT_EQ(reply.code, 0) << reply.message;
+  EXPECT_EQ(reply.read_only, 1u);
+  EXPECT_TRUE(sessions_->List().at(0).read_only);
+  ASSERT_EQ(client.descriptors.size(), 2u);
+  const int chunk = client.descriptors[1].get();
+  struct stat got {
+  }, wanted{};
+  ASSERT_EQ(fstat(chunk, &got), 0);
+  ASSERT_EQ(fstat(instance_.core.manager->chunk_segment().fd(), &wanted), 0);
+  EXPECT_EQ(got.st_ino, wanted.st_ino);
+  void* mapped = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, chunk, 0);
+  EXPECT_TRUE(mapped == MAP_FAILED && errno == EACCES);
+  mapped = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, chunk, 0);
+  ASSERT_NE(mapped, MAP_FAILED);
+  EXPECT_TRUE(mprotect(mapped, 4096, PROT_READ | PROT_WRITE) != 0 && errno == EACCES);
+  munmap(mapped, 4096);
+  EXPECT_EQ(client.Ask(JoinPacket(AttachOp::kJoinPublisher, "c")).code,
+            static_cast<int32_t>(Code::kDenied));
+  EXPECT_EQ(client.Ask(JoinPacket(AttachOp::kJoinSubscriber, "c")).code, 0);
 }
 
 TEST_F(AttachListenerTest, RequestsSentInOneGoAreAnsweredInOrder) {
@@ -504,6 +539,22 @@ TEST_F(AttachListenerTest, OutOfDescriptorsTheListenerWaitsAndIsNeverDeaf) {
   close(socket_fd);
 }
 
+class AnyUserListenerTest : public AttachListenerTest {
+ protected:
+  AnyUserListenerTest() : AttachListenerTest(/*any_user=*/true) {}
+};
+
+TEST_F(AnyUserListenerTest, AnotherUserCannotWritePayloadsOfAReadOnlySessionByAnyWay) {
+  if (geteuid() != 0) return;                                     // only root can play another user
+  ASSERT_TRUE(instance_.pools.Create(Spec("p", 4096, 64)).ok());  // so that there is something
+  ASSERT_EQ(chmod(base_.c_str(), 0755), 0);
+  ASSERT_EQ(chmod(socket().c_str(), 0666), 0);
+  const pid_t child = SpawnAttached("--attach-as-nobody");
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0) << "exit code " << WEXITSTATUS(status) << ", see TryToWrite";
+}
+
 // The fixture is large and therefore the last base: UBSan takes a base far inside for a wild
 // pointer.
 class DeathModeTest : public ::testing::WithParamInterface<DeathWatchMode>,
@@ -569,11 +620,31 @@ INSTANTIATE_TEST_SUITE_P(Modes, DeathModeTest,
                          ::testing::Values(DeathWatchMode::kAuto, DeathWatchMode::kPidfdOpen,
                                            DeathWatchMode::kHangup));
 
+// As another user, with the descriptor of a read-only session. Returns the number of the first step
+// that should have been refused.
+int TryToWrite(int chunk) {
+  void* mapped = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, chunk, 0);
+  if (mapped == MAP_FAILED) return 10;
+  if (mprotect(mapped, 4096, PROT_READ | PROT_WRITE) == 0) return 11;
+  if (mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, chunk, 0) != MAP_FAILED) return 12;
+  const std::string again = "/proc/self/fd/" + std::to_string(chunk);
+  if (open(again.c_str(), O_RDWR | O_CLOEXEC) >= 0 || errno != EACCES) return 13;
+  if (fchmod(chunk, 0666) == 0) return 14;
+  if (ftruncate(chunk, 0) == 0) return 15;
+  return 0;
+}
+
 int BeAClient(const std::string& mode, const std::string& path) {
+  constexpr uid_t kNobody = 65534;
+  const bool nobody = mode == "--attach-as-nobody";
+  if (nobody && setresuid(kNobody, kNobody, kNobody) != 0) return 2;
   RawClient client(path);
   AttachReply reply;
-  client.Send(AttachPacket());
+  AttachRequest attach = AttachPacket();
+  attach.read_only = nobody ? 1 : 0;
+  client.Send(attach);
   if (!client.connected() || !client.Receive(&reply) || reply.code != 0) return 1;
+  if (nobody) return TryToWrite(client.descriptors[1].get());
   void* mapped = mmap(nullptr, 4096, PROT_READ, MAP_SHARED, client.descriptors[0].get(), 0);
   if (mapped == MAP_FAILED) return 1;
   client.descriptors.clear();

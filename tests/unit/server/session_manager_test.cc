@@ -52,7 +52,7 @@ TEST_F(SessionManagerTest, AnAttachedSessionIsInTheTableTheMirrorAndTheFile) {
 }
 
 TEST_F(SessionManagerTest, ATokenIsGoodOnce) {
-  const auto created = sessions_->Create("camera", kLayout, std::nullopt);
+  const auto created = sessions_->Create("camera", kLayout, std::nullopt, false);
   ASSERT_TRUE(created.ok()) << created.status();
   ASSERT_EQ(sessions_->List().size(), 1u);
   EXPECT_EQ(sessions_->List()[0].phase, SessionPhase::kPending);
@@ -67,8 +67,8 @@ TEST_F(SessionManagerTest, ATokenIsGoodOnce) {
 }
 
 TEST_F(SessionManagerTest, WrongExpiredAndForeignTokensAreDeniedEachWithItsReason) {
-  const auto created = sessions_->Create("a", kLayout, std::nullopt);
-  const auto for_foreign = sessions_->Create("b", kLayout, kForeign);
+  const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
+  const auto for_foreign = sessions_->Create("b", kLayout, kForeign, false);
   ASSERT_TRUE(created.ok() && for_foreign.ok());
   Token wrong = created->token;
   wrong[31] ^= 1;
@@ -81,13 +81,13 @@ TEST_F(SessionManagerTest, WrongExpiredAndForeignTokensAreDeniedEachWithItsReaso
             std::string::npos);
   EXPECT_TRUE(sessions_->List().empty());
   now_ms_ += 60'000;
-  ASSERT_TRUE(sessions_->Create("c", kLayout, std::nullopt).ok());  // forgets the old ones
+  ASSERT_TRUE(sessions_->Create("c", kLayout, std::nullopt, false).ok());  // forgets the old ones
   EXPECT_NE(sessions_->Attach(Self(), "", &created->token).status().message().find("unknown"),
             std::string::npos);
 }
 
 TEST_F(SessionManagerTest, ATokenIsGoodUntilJustBeforeItsTime) {
-  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
   now_ms_ += 9'999;
   EXPECT_TRUE(sessions_->Attach(Self(), "", &created->token).ok());
 }
@@ -97,7 +97,7 @@ TEST_F(SessionManagerTest, OnlyTheInstancesUserAndRootMayAttach) {
   foreign.uid = kForeign;
   EXPECT_EQ(sessions_->Attach(foreign, "", nullptr).code(), Code::kDenied);
   // Not even with a token, which stays good.
-  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
   EXPECT_EQ(sessions_->Attach(foreign, "", &created->token).code(), Code::kDenied);
   EXPECT_TRUE(sessions_->Attach(Self(), "", &created->token).ok());
   Peer root = Self();
@@ -114,26 +114,29 @@ TEST_F(SystemSessionManagerTest, ASystemServiceTakesWhomItsSocketLetsIn) {
   Peer foreign = Self();
   foreign.uid = kForeign;
   EXPECT_TRUE(sessions_->Attach(foreign, "", nullptr).ok());
-  const auto created = sessions_->Create("a", kLayout, kForeign);
+  const auto created = sessions_->Create("a", kLayout, kForeign, false);
   EXPECT_TRUE(sessions_->Attach(foreign, "", &created->token).ok());
 }
 
 TEST_F(SessionManagerTest, CreateRefusesOtherLayoutsAndUnprintableNames) {
-  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout + 1, std::nullopt).status()),
+  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout + 1, std::nullopt, false).status()),
             "LAYOUT_VERSION_MISMATCH");
-  EXPECT_EQ(ReasonOf(sessions_->Create("a\n", kLayout, std::nullopt).status()), "FIELD_INVALID");
-  EXPECT_EQ(ReasonOf(sessions_->Create(std::string(64, 'a'), kLayout, std::nullopt).status()),
+  EXPECT_EQ(ReasonOf(sessions_->Create("a\n", kLayout, std::nullopt, false).status()),
             "FIELD_INVALID");
-  EXPECT_TRUE(sessions_->Create(std::string(63, 'a'), kLayout, std::nullopt).ok());
+  EXPECT_EQ(
+      ReasonOf(sessions_->Create(std::string(64, 'a'), kLayout, std::nullopt, false).status()),
+      "FIELD_INVALID");
+  EXPECT_TRUE(sessions_->Create(std::string(63, 'a'), kLayout, std::nullopt, false).ok());
 }
 
 TEST_F(SessionManagerTest, TokensThatWaitAreBoundedAndExpire) {
   size_t created = 0;
-  while (sessions_->Create("a", kLayout, std::nullopt).ok()) ++created;
+  while (sessions_->Create("a", kLayout, std::nullopt, false).ok()) ++created;
   EXPECT_EQ(created, 1024u);
-  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout, std::nullopt).status()), "SESSION_LIMIT");
+  EXPECT_EQ(ReasonOf(sessions_->Create("a", kLayout, std::nullopt, false).status()),
+            "SESSION_LIMIT");
   now_ms_ += 10'000;
-  EXPECT_TRUE(sessions_->Create("a", kLayout, std::nullopt).ok());
+  EXPECT_TRUE(sessions_->Create("a", kLayout, std::nullopt, false).ok());
 }
 
 TEST_F(SessionManagerTest, IdsGoRoundRobinUntilAllAreTaken) {
@@ -218,7 +221,7 @@ TEST_F(SessionManagerTest, ATableOfAnotherInstanceIsNotBelieved) {
 }
 
 TEST_F(SessionManagerTest, ATokenNeverReachesTheLog) {
-  const auto created = sessions_->Create("a", kLayout, std::nullopt);
+  const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
   (void)sessions_->Attach(Self(), "", &created->token);
   std::string hex;
   for (size_t i = 0; i < 4; ++i) hex += fmt::format("{:02x}", created->token[i]);
