@@ -275,7 +275,7 @@ void Daemon::LogReady() {
       kVersion, directory_.path(), SegmentsText(), pools_->List().size(), channels_->List().size());
 }
 
-void Daemon::Stop() {
+Status Daemon::Stop() {
   grpc_->Shutdown(kGrace);
   attach_->Stop();
   for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
@@ -288,10 +288,14 @@ void Daemon::Stop() {
       (options_.on_stop == OnStop::kAuto && living.empty())) {
     directory_.Remove(kSessionsFile);
     const Status status = core_.manager->Destroy();
-    if (!status.ok()) return spdlog::error("stopped: {}", status.message());
-    return spdlog::info(
-        "stopped: {} unlinked, with {} pools and {} channels; {} processes were attached",
-        SegmentsText(), pool_count, channel_count, living.size());
+    if (!status.ok()) {
+      spdlog::error("stopped: {}", status.message());
+    } else {
+      spdlog::info(
+          "stopped: {} unlinked, with {} pools and {} channels; {} processes were attached",
+          SegmentsText(), pool_count, channel_count, living.size());
+    }
+    return status;
   }
   std::string pids;
   size_t listed = 0;
@@ -307,6 +311,7 @@ void Daemon::Stop() {
       "stopped: {} kept for the next start, with {} pools and {} channels; {} processes are "
       "attached{}",
       SegmentsText(), pool_count, channel_count, living.size(), pids);
+  return Status();
 }
 
 namespace {
@@ -390,8 +395,7 @@ int RunDaemon(const Options& options) {
     return ExitCodeOf(daemon.status());
   }
   stop.Wait();
-  (*daemon)->Stop();
-  return kExitOk;
+  return ExitCodeOf((*daemon)->Stop());
 }
 
 }  // namespace zerocp

@@ -30,7 +30,8 @@ class Daemon {
   // Segments that this start created are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
-  void Stop();
+  // The failure of an unlink; it is logged too.
+  shm::Status Stop();
 
  private:
   Daemon(Options options, RuntimeDirectory directory, Instance instance);

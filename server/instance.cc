@@ -1,6 +1,7 @@
 #include "server/instance.h"
 
 #include <fcntl.h>
+#include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -28,7 +29,7 @@ using shm::Status;
 using shm::UniqueFd;
 using CreateOptions = MemPoolManager::CreateOptions;
 
-// Creation takes milliseconds; one that is not finished after this was cut short.
+// How long a start waits for another that is creating the segments: it takes milliseconds.
 constexpr std::chrono::milliseconds kCreationTime{1000};
 
 std::string ManagementPath(const CreateOptions& o) {
@@ -84,28 +85,23 @@ Status WithAdvice(const Status& status, const std::string& advice) {
 // The lock on the management segment itself (N1). kAlreadyExists; kNotFound: it has just been
 // removed.
 Result<UniqueFd> LockSegment(const CreateOptions& options, const LockIdentity* named) {
-  const std::string path = ManagementPath(options);
-  UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  struct stat held {
-  }, there{};
-  if (!fd || fstat(fd.get(), &held) != 0)
-    return Status::FromErrno(Code::kNotFound, "cannot open " + path, errno);
-  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) return OwnedByAnother(options, named);
-  if (lstat(path.c_str(), &there) != 0 || there.st_dev != held.st_dev ||
-      there.st_ino != held.st_ino) {
-    return Status(Code::kNotFound, path + " was replaced by another process");
-  }
-  return fd;
+  Result<UniqueFd> lock = Segment::Lock(ManagementPath(options));
+  if (lock.code() == Code::kAlreadyExists) return OwnedByAnother(options, named);
+  return lock;
 }
 
-// True if the segments were never completed: no magic, and no chunk memory. Nobody can be attached.
-bool IsUnfinished(const CreateOptions& options) {
-  UniqueFd fd(
-      open(ManagementPath(options).c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
-  uint64_t magic = 0;
-  if (!fd || pread(fd.get(), &magic, sizeof(magic), 0) < 0 || magic != 0) return false;
-  struct stat chunk {};
-  return lstat(ChunkPath(options).c_str(), &chunk) != 0 || chunk.st_size == 0;
+Status NotASegment(const Status& status) {
+  return WithAdvice(status,
+                    "it is no segment of zerocp, or damaged, and is left alone: remove it "
+                    "yourself if nobody needs it, or choose another --instance");
+}
+
+// A chunk segment does not say whose it is: without its management segment nobody knows.
+Status NotOurs(const CreateOptions& options) {
+  return Status(Code::kDenied, ChunkPath(options) +
+                                   " is there without a management segment that belongs to it; "
+                                   "it is left alone: remove it yourself if nobody needs it, or "
+                                   "choose another --instance");
 }
 
 // Unlinks a segment if it is a private file of this user; true if it was there.
@@ -117,30 +113,27 @@ Result<bool> RemoveSegment(const CreateOptions& options, const std::string& name
   return true;
 }
 
-Status RemoveBoth(const CreateOptions& options) {
-  Result<bool> management =
-      RemoveSegment(options, MemPoolManager::ManagementName(options.instance));
-  if (!management.ok()) return management.status();
-  return RemoveSegment(options, MemPoolManager::ChunkName(options.instance)).status();
+// What a creation or a removal that was cut short has left: the management segment, and at most an
+// empty chunk segment. REQUIRES: its lock is held.
+Status RemoveRemains(const CreateOptions& options) {
+  struct stat chunk {};
+  if (lstat(ChunkPath(options).c_str(), &chunk) == 0) {
+    if (!S_ISREG(chunk.st_mode) || chunk.st_size != 0) return NotOurs(options);
+    if (auto removed = RemoveSegment(options, MemPoolManager::ChunkName(options.instance));
+        !removed.ok())
+      return removed.status();
+  }
+  spdlog::warn("{}: its creation or removal was cut short; it is removed", ManagementPath(options));
+  return RemoveSegment(options, MemPoolManager::ManagementName(options.instance)).status();
 }
 
 Result<Instance> CreateInstance(const CreateOptions& options) {
   struct stat info {};
-  if (lstat(ChunkPath(options).c_str(), &info) == 0) {
-    // What an interrupted removal leaves, or somebody else's: only the operator knows.
-    return Status(Code::kDenied,
-                  ChunkPath(options) + " is there without " + ManagementPath(options) +
-                      ": zerocpd --cleanup with the same options removes it if it is a private "
-                      "file of this user; or choose another --instance");
-  }
-  Result<std::unique_ptr<MemPoolManager>> created = MemPoolManager::Create(options);
+  if (lstat(ChunkPath(options).c_str(), &info) == 0) return NotOurs(options);
+  UniqueFd lock;
+  Result<std::unique_ptr<MemPoolManager>> created = MemPoolManager::Create(options, &lock);
   if (!created.ok()) return created.status();
-  Result<UniqueFd> lock = LockSegment(options, nullptr);
-  if (!lock.ok()) {
-    (void)(*created)->Destroy();
-    return lock.status();
-  }
-  return Instance{std::move(*created), std::move(*lock), false};
+  return Instance{std::move(*created), std::move(lock), false};
 }
 
 Result<Instance> AdoptInstance(const CreateOptions& options, const LockIdentity& named) {
@@ -148,6 +141,12 @@ Result<Instance> AdoptInstance(const CreateOptions& options, const LockIdentity&
   if (!ours && IsHeld(named)) return OwnedByAnother(options, &named);
   Result<UniqueFd> lock = LockSegment(options, &named);
   if (!lock.ok()) return lock.status();
+  struct stat info {};
+  if (lstat(ChunkPath(options).c_str(), &info) != 0 && errno == ENOENT) {
+    // A removal unlinks it first.
+    if (Status status = RemoveRemains(options); !status.ok()) return status;
+    return CreateInstance(options);
+  }
   Result<std::unique_ptr<MemPoolManager>> adopted = MemPoolManager::Adopt(options);
   if (!adopted.ok()) {
     return WithAdvice(adopted.status(),
@@ -164,24 +163,33 @@ Result<Instance> OpenInstance(const CreateOptions& options) {
   for (;;) {
     Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
     if (named.ok()) return AdoptInstance(options, *named);
-    if (named.code() == Code::kNotFound) return CreateInstance(options);
-    if (named.code() == Code::kDenied) return named.status();
-    if (named.code() != Code::kDamaged || !IsUnfinished(options)) {
-      return WithAdvice(named.status(), "zerocpd --cleanup with the same options removes it");
+    if (named.code() == Code::kDamaged) return NotASegment(named.status());
+    if (named.code() != Code::kNotFound && named.code() != Code::kUnavailable)
+      return named.status();
+    Status status = named.status();
+    if (named.code() == Code::kUnavailable) {  // somebody is at it, or was
+      Result<UniqueFd> lock = LockSegment(options, nullptr);
+      status = lock.ok() ? RemoveRemains(options) : lock.status();
     }
-    if (std::chrono::steady_clock::now() >= give_up) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));  // somebody may be at it
+    if (status.ok() || status.code() == Code::kNotFound) {
+      Result<Instance> created = CreateInstance(options);
+      if (created.code() != Code::kAlreadyExists) return created;
+      status = created.status();
+    }
+    if (status.code() != Code::kAlreadyExists || std::chrono::steady_clock::now() >= give_up)
+      return status;
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
   }
-  Result<UniqueFd> lock = LockSegment(options, nullptr);
-  if (!lock.ok()) return lock.status();
-  if (Status status = RemoveBoth(options); !status.ok()) return status;
-  return CreateInstance(options);
 }
 
 Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options) {
   std::vector<std::string> lines;
   Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
   if (named.code() == Code::kDenied) return named.status();
+  if (named.code() == Code::kDamaged) return NotASegment(named.status());
+  struct stat info {};
+  if (named.code() == Code::kNotFound && lstat(ChunkPath(options).c_str(), &info) == 0)
+    return NotOurs(options);
   const bool ours =
       named.ok() && named->device == options.lock.device && named->inode == options.lock.inode;
   if (named.ok() && !ours && IsHeld(*named)) return OwnedByAnother(options, &*named);
@@ -191,8 +199,9 @@ Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options) {
     if (!lock.ok()) return lock.status();
     segment_lock = std::move(*lock);
   }
-  for (const std::string& name : {MemPoolManager::ManagementName(options.instance),
-                                  MemPoolManager::ChunkName(options.instance)}) {
+  // The management segment last: it is the one that says whose they are.
+  for (const std::string& name : {MemPoolManager::ChunkName(options.instance),
+                                  MemPoolManager::ManagementName(options.instance)}) {
     Result<bool> removed = RemoveSegment(options, name);
     if (!removed.ok()) return removed.status();
     if (*removed) lines.push_back("removed " + options.segment_dir + "/" + name);

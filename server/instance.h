@@ -31,9 +31,9 @@ struct Instance {
 // kNoMemory. REQUIRES: `options.lock` is held by this process.
 shm::Result<Instance> OpenInstance(const shm::MemPoolManager::CreateOptions& options);
 
-// Removes both segments, whatever is in them. Returns what was done, a line each; no lines if there
-// was nothing. kAlreadyExists, kDenied: as OpenInstance. REQUIRES: as OpenInstance, unless the
-// runtime directory is gone: then `options.lock` is empty.
+// Removes both segments, or what is left of them; what is not zerocp's is left alone. Returns what
+// was done, a line each; no lines if there was nothing. kAlreadyExists, kDenied: as OpenInstance.
+// REQUIRES: as OpenInstance, unless the runtime directory is gone: then `options.lock` is empty.
 shm::Result<std::vector<std::string>> CleanUpInstance(
     const shm::MemPoolManager::CreateOptions& options);
 

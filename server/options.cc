@@ -53,6 +53,25 @@ std::string Describe(const std::vector<shm::Violation>& violations) {
   return text;
 }
 
+// For an option that takes one of a few words. CLI11's own transformer also takes the numbers
+// behind them, and answers anything else with both.
+template <class T>
+CLI::Validator OneOf(std::map<std::string, T> words) {
+  return CLI::Validator(
+      [words = std::move(words)](std::string& text) {
+        std::string possible;
+        for (const auto& [word, value] : words) {
+          if (word == text) {
+            text = std::to_string(static_cast<int64_t>(value));
+            return std::string();
+          }
+          possible += (possible.empty() ? "" : ", ") + word;
+        }
+        return "'" + text + "' is none of " + possible;
+      },
+      "");
+}
+
 // Root, or whoever owns the directory, runs the system service; everybody else an instance of their
 // own.
 std::string DefaultRuntimeDir() {
@@ -112,29 +131,22 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
          "--on-stop", options.on_stop,
          "what becomes of the segments: auto (unlinked if nobody is attached), keep, unlink")
       ->type_name("HOW")
-      ->transform(
-          CLI::CheckedTransformer(std::map<std::string, OnStop>{{"auto", OnStop::kAuto},
-                                                                {"keep", OnStop::kKeep},
-                                                                {"unlink", OnStop::kUnlink}})
-              .description(""));
+      ->transform(OneOf<OnStop>(
+          {{"auto", OnStop::kAuto}, {"keep", OnStop::kKeep}, {"unlink", OnStop::kUnlink}}));
   app.add_option("--log-level", options.log_level, "trace, debug, info (default), warning, error")
       ->type_name("LEVEL")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, spdlog::level::level_enum>{
-                                              {"trace", spdlog::level::trace},
-                                              {"debug", spdlog::level::debug},
-                                              {"info", spdlog::level::info},
-                                              {"warning", spdlog::level::warn},
-                                              {"error", spdlog::level::err}})
-                      .description(""));
+      ->transform(OneOf<spdlog::level::level_enum>({{"trace", spdlog::level::trace},
+                                                    {"debug", spdlog::level::debug},
+                                                    {"info", spdlog::level::info},
+                                                    {"warning", spdlog::level::warn},
+                                                    {"error", spdlog::level::err}}));
   app.add_option(
          "--death-watch", options.death_watch,
          "how deaths are noticed: auto, pidfd-open, hangup; the latter two only test fall-backs")
       ->type_name("HOW")
-      ->transform(CLI::CheckedTransformer(std::map<std::string, DeathWatchMode>{
-                                              {"auto", DeathWatchMode::kAuto},
-                                              {"pidfd-open", DeathWatchMode::kPidfdOpen},
-                                              {"hangup", DeathWatchMode::kHangup}})
-                      .description(""));
+      ->transform(OneOf<DeathWatchMode>({{"auto", DeathWatchMode::kAuto},
+                                         {"pidfd-open", DeathWatchMode::kPidfdOpen},
+                                         {"hangup", DeathWatchMode::kHangup}}));
   app.add_flag("--cleanup", options.cleanup,
                "remove the segments of an instance whose daemon is gone, and exit");
 }

@@ -6,7 +6,8 @@
 // an array of chunk headers and an array of payloads, in extents too. Offsets and indices only,
 // never a pointer, because every process maps the segments elsewhere.
 //
-// Invariants. L1: `magic` is stored last, so a super block with it is complete. L2: every field is
+// Invariants. L1: `magic` is stored last, so a super block with it is complete; until then
+// kUnfinishedMagic stands there, stored first. L2: every field is
 // an atomic, or constant once its entry's state says so; a reader that comes too early may see a
 // label half-written, never an offset. L3: all-zero bytes are a valid empty state of every
 // structure, so fresh pages need no initialisation.
@@ -15,7 +16,8 @@
 // clients write what is marked (C). A hostile client can write anything: the daemon copies, checks,
 // then uses, and takes its own geometry from private memory.
 //
-// Crash. A daemon killed while it creates an instance leaves no magic: the next start begins anew.
+// Crash. A daemon killed while it creates an instance leaves an empty management segment or
+// kUnfinishedMagic: the next start begins anew.
 #pragma once
 
 #include <atomic>
@@ -24,7 +26,8 @@
 
 namespace zerocp::shm {
 
-inline constexpr uint64_t kMagic = 0x3170636f72657a00;  // "\0zerocp1", little endian
+inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
+inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
 inline constexpr uint32_t kLayoutVersion = 1;
 
 inline constexpr uint32_t kMaxPools = 16;
@@ -228,7 +231,7 @@ struct Lane {
       tail;  // (C) messages published; low 48 bits are the position  PAIR lane.tail
   uint8_t reserved0[56];
   // Line 1.
-  std::atomic<uint32_t> publisher_waits;  // (C) 1: the publisher sleeps, or is about to
+  std::atomic<uint32_t> publisher_waits;  // (C) free cells that a sleeping publisher wants; else 0
   std::atomic<uint32_t> publisher_bell;   // (C) futex word; only ever added to
   std::atomic<uint32_t> left;             // (C) 1: the publisher left without the daemon
   uint8_t reserved1[52];

@@ -108,7 +108,8 @@ std::byte* MemPoolManager::ManagementAt(uint64_t offset, uint64_t bytes) const {
   return management_.data() + offset;
 }
 
-Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptions& options) {
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptions& options,
+                                                               UniqueFd* owner_lock) {
   std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
   manager->options_ = options;
   manager->options_.management_reserved_bytes =
@@ -121,6 +122,16 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptio
       Segment::Create(o.segment_dir, ManagementName(o.instance), o.management_reserved_bytes);
   if (!management.ok()) return management.status();
   manager->management_ = std::move(*management);
+  // Whoever finds the file empty may take it for a creation that was cut short, but only with this
+  // lock; if another has it, the file is the other's to remove.
+  Result<UniqueFd> lock = Segment::Lock(manager->management_.path());
+  if (!lock.ok()) return Status(Code::kAlreadyExists, lock.status().message());
+  if (pwrite(manager->management_.fd(), &kUnfinishedMagic, sizeof(kUnfinishedMagic), 0) !=
+      static_cast<ssize_t>(sizeof(kUnfinishedMagic))) {
+    const Status status = Status::FromErrno(Code::kNoMemory, manager->management_.path(), errno);
+    (void)manager->management_.Unlink();
+    return status;
+  }
   Result<Segment> chunk =
       Segment::Create(o.segment_dir, ChunkName(o.instance), o.chunk_reserved_bytes);
   if (!chunk.ok()) {
@@ -154,6 +165,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptio
   CopyName(block.lock_path, sizeof(block.lock_path), o.lock.path);
   CopyName(block.instance_name, sizeof(block.instance_name), o.instance);
   block.magic.store(kMagic, std::memory_order_release);  // last (L1)  PAIR superblock.magic
+  if (owner_lock != nullptr) *owner_lock = std::move(*lock);
   return manager;
 }
 
@@ -161,6 +173,10 @@ Result<LockIdentity> MemPoolManager::ReadLock(const std::string& segment_dir,
                                               std::string_view instance) {
   Result<Segment> management = Segment::Open(segment_dir, ManagementName(instance));
   if (!management.ok()) return management.status();
+  uint64_t magic = 0;
+  if (pread(management->fd(), &magic, sizeof(magic), 0) == 0 || magic == kUnfinishedMagic) {
+    return Status(Code::kUnavailable, management->path() + " is not finished");
+  }
   auto block = std::make_unique<SuperBlock>();
   if (Status status = ReadSuperBlock(*management, block.get()); !status.ok()) return status;
   if (block->magic.load(std::memory_order_acquire) != kMagic) {
@@ -252,8 +268,8 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd manageme
 }
 
 Status MemPoolManager::Destroy() {
-  Status management = management_.Unlink();
   Status chunk = chunk_.Unlink();
+  Status management = management_.Unlink();
   return management.ok() ? chunk : management;
 }
 

@@ -77,15 +77,17 @@ class MemPoolManager {
   static std::string ManagementName(std::string_view instance);
   static std::string ChunkName(std::string_view instance);
 
-  // Makes both segments, empty of pools. kAlreadyExists if a name is taken; kNoMemory.
-  // REQUIRES: the caller holds the lock, so that it is the only one.
-  static Result<std::unique_ptr<MemPoolManager>> Create(const CreateOptions& options);
+  // Makes both segments, empty of pools. `owner_lock` gets the lock on the management segment
+  // (Segment::Lock), taken before anything is in it. kAlreadyExists if a name is taken; kNoMemory.
+  static Result<std::unique_ptr<MemPoolManager>> Create(const CreateOptions& options,
+                                                        UniqueFd* owner_lock = nullptr);
   // Takes over the segments of a daemon that is gone. REQUIRES: the lock is held, and nobody holds
   // the one that the super block names (see ReadLock). kNotFound: neither exists. kVersionMismatch,
   // kDamaged: they cannot be used; the message says why.
   static Result<std::unique_ptr<MemPoolManager>> Adopt(const CreateOptions& options);
   // What the super block of existing segments says of its owner; for the decision to adopt.
-  // kNotFound; kDenied (see Segment::Open); kDamaged: no complete super block.
+  // kNotFound; kDenied (see Segment::Open); kUnavailable: it is being created, or its creation was
+  // cut short; kDamaged: no complete super block.
   static Result<LockIdentity> ReadLock(const std::string& segment_dir, std::string_view instance);
   // A client's view. The descriptors are closed after mapping. `read_only`: `chunk` cannot be
   // written through; nothing but payloads and their headers is there. kVersionMismatch names both
@@ -93,7 +95,8 @@ class MemPoolManager {
   static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk,
                                                         bool read_only = false);
 
-  // Unlinks both names. Daemon only; mappings stay valid.
+  // Unlinks both names, the management segment's last: it is the one that says whose they are.
+  // Daemon only; mappings stay valid.
   Status Destroy();
 
   // For the daemon.

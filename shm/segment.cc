@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -24,6 +25,14 @@ std::string LimitText(int resource) {
   rlimit limit{};
   if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "unlimited";
   return std::to_string(limit.rlim_cur) + " bytes";
+}
+
+// True if the name `path` is the file's that `fd` has open.
+bool IsAt(const std::string& path, int fd) {
+  struct stat there {
+  }, open{};
+  return lstat(path.c_str(), &there) == 0 && fstat(fd, &open) == 0 && there.st_dev == open.st_dev &&
+         there.st_ino == open.st_ino;
 }
 
 // Blocks all signals of this thread: one would only interrupt fallocate, again and again.
@@ -178,9 +187,20 @@ void Segment::Decommit(uint64_t offset, uint64_t length) {
 }
 
 Status Segment::Unlink() {
+  if (!IsAt(path_, fd())) return Status(Code::kNotFound, path_ + " is not this segment any more");
   if (unlink(path_.c_str()) != 0)
     return Status::FromErrno(Code::kInternal, "cannot unlink " + path_, errno);
   return Status();
+}
+
+Result<UniqueFd> Segment::Lock(const std::string& path) {
+  UniqueFd fd(open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
+  if (!fd) return Status::FromErrno(Code::kNotFound, "cannot open " + path, errno);
+  if (flock(fd.get(), LOCK_EX | LOCK_NB) != 0) {
+    return Status::FromErrno(Code::kAlreadyExists, "cannot lock " + path, errno);
+  }
+  if (!IsAt(path, fd.get())) return Status(Code::kNotFound, path + " was replaced");
+  return fd;
 }
 
 uint64_t Segment::file_bytes() const {

@@ -39,7 +39,12 @@ class Segment {
   Status Commit(uint64_t offset, uint64_t length);
   // Gives the memory of a range back to the system; it reads as zeros if it is committed again.
   void Decommit(uint64_t offset, uint64_t length);
+  // Removes the name, if it is still this file's. kNotFound: it is gone, or another file's.
   Status Unlink();
+  // An exclusive flock on the file at `path`, on a descriptor of its own: one that is passed to
+  // clients would keep it alive. kAlreadyExists: somebody else holds it; kNotFound: the file is
+  // gone or was replaced.
+  static Result<UniqueFd> Lock(const std::string& path);
   // Closes the descriptor; the mapping stays. What clients do after mapping.
   void CloseDescriptor() { fd_.Reset(); }
 

@@ -13,7 +13,7 @@ options choose.
   -j JOBS           compilers and tests at a time (default: all processors)
   --help            this text
 
-Useful ctest options: -L LABEL (unit system kill fuzz model interop bench), -R REGEX, -V.
+Useful ctest options: -L LABEL (unit system kill bench), -R REGEX, -V.
 For example: tests/run.sh --preset asan -L kill
 USAGE
 }
@@ -44,6 +44,7 @@ done
 deploy/setup.sh
 export PATH=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}:$PATH
 tree=$PWD/build/$preset
+mkdir -p build
 cmake --preset "$preset" >"$tree.log" 2>&1 || {
   cat "$tree.log" >&2
   exit 1

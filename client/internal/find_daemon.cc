@@ -65,6 +65,7 @@ Result<DaemonSocket> ConnectToDaemon(const std::string& path, int type) {
 
 Result<DaemonSocket> FindDaemon(const std::string& runtime_dir, const std::string& name, int type) {
   std::string tried;
+  bool denied = false;
   for (const std::string& dir : shm::CandidateRuntimeDirs(runtime_dir)) {
     std::string path(dir);
     path.append("/").append(name);
@@ -73,6 +74,12 @@ Result<DaemonSocket> FindDaemon(const std::string& runtime_dir, const std::strin
     if (error == 0) return DaemonSocket{std::move(socket), std::move(path)};
     if (!tried.empty()) tried += "; ";
     tried.append(path).append(" ").append(WhyNot(error));
+    denied |= error == EACCES || error == EPERM;
+  }
+  if (denied) {
+    return Status(Code::kDenied, "no zerocp daemon lets this user in: " + tried +
+                                     "; join the group of its socket, or start one of your own "
+                                     "with `zerocpd --runtime-dir`");
   }
   return Status(Code::kUnavailable,
                 "no zerocp daemon answers: " + tried +

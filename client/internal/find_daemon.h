@@ -15,7 +15,8 @@ struct DaemonSocket {
 
 // Connects to the socket called `name` (shm/runtime_dir.h), of type SOCK_STREAM or SOCK_SEQPACKET,
 // of the daemon that answers in the first of the directories where clients look. kUnavailable: none
-// does; the message lists every path tried.
+// does; kDenied: none does, and this user may not connect to one that may be there. The message
+// lists every path tried.
 shm::Result<DaemonSocket> FindDaemon(const std::string& runtime_dir, const std::string& name,
                                      int type);
 

@@ -60,24 +60,33 @@ extra=(--segment-dir "$work/shm")
 start env
 expect_refused SHM_FILESYSTEM_FULL
 create fits 65536 64 >"$work/log.fits" || fail "a pool that fits was refused: $(<"$work/log.fits")"
-# Fill it to the brim, then write into every byte of every chunk: all of it is really there.
-for i in 1 2 3 4 5 6 7; do create "more$i" 65536 32 >/dev/null || true; done
-answer=$(create one-more 65536 64) && fail "more was given than there is: $answer"
-head -c 33554432 /dev/urandom >"$work/in"
-"$bin/zerocp" pools --runtime-dir "$work/run"
-stop
-
-start env
-create stream 65536 128 >/dev/null || fail "a pool that fits was refused"
-"$grpcurl" -plaintext -unix -d '{"channel_id":"file","channel":{"pool":"pools/stream","when_full":"WHEN_FULL_WAIT"}}' \
+"$grpcurl" -plaintext -unix -d '{"channel_id":"file","channel":{"pool":"pools/fits","when_full":"WHEN_FULL_WAIT"}}' \
   "$work/run/admin.sock" zerocp.v1.AdminService/CreateChannel >/dev/null
+# Both ends join while there is room for it; then the rest is filled to the brim, and the stream still
+# flows: what was promised is there.
+mkfifo "$work/fifo"
 "$bin/zerocp" recv file -o "$work/out" --runtime-dir "$work/run" &
 receiver=$!
-"$bin/zerocp" send file "$work/in" --runtime-dir "$work/run"
-wait "$receiver"
+"$bin/zerocp" send file --runtime-dir "$work/run" <"$work/fifo" &
+sender=$!
+exec 9>"$work/fifo"
+until "$bin/zerocp" channels --runtime-dir "$work/run" --json | tr -d ' \n' | grep -q '"publisherCount":1'; do
+  kill -0 "$sender" || fail "the sender ended"
+  sleep 0.01
+done
+number=0
+for size in 1048576 65536 4096; do
+  for count in 8 4 2 1; do create "more$((number++))" "$size" "$count" >/dev/null || true; done
+done
+answer=$(create one-more 65536 64) && fail "more was given than there is: $answer"
+head -c 33554432 /dev/urandom >"$work/in"
+cat "$work/in" >&9
+exec 9>&-
+wait "$sender" && wait "$receiver" || fail "the stream broke"
 cmp "$work/in" "$work/out"
+"$bin/zerocp" pools --runtime-dir "$work/run"
 stop
-echo "memory_short_test: a tmpfs of 16 MiB: refused with the numbers, used to the last byte"
+echo "memory_short_test: a tmpfs of 16 MiB: refused with the numbers; a stream through it when it is full"
 
 # A memory cgroup with a limit, where one can be made.
 extra=()

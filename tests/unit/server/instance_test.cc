@@ -117,6 +117,16 @@ TEST_F(InstanceTest, WhateverSquatsOnANameIsReportedAndLeftAlone) {
          std::ofstream(path) << std::string(8192, 'x');
          chmod(path.c_str(), 0600);
        }},
+      {"a private file that begins with zeros",
+       [](const std::string& path) {
+         std::ofstream(path) << std::string(4096, '\0') << "PRECIOUS";
+         chmod(path.c_str(), 0600);
+       }},
+      {"a short private file",
+       [](const std::string& path) {
+         std::ofstream(path) << "hello";
+         chmod(path.c_str(), 0600);
+       }},
       {"a directory", [](const std::string& path) { mkdir(path.c_str(), 0700); }},
       {"a symbolic link",
        [](const std::string& path) { (void)!symlink("/etc/passwd", path.c_str()); }},
@@ -130,6 +140,7 @@ TEST_F(InstanceTest, WhateverSquatsOnANameIsReportedAndLeftAlone) {
       EXPECT_NE(opened.code(), Code::kAlreadyExists) << squatter.what;
       EXPECT_NE(opened.status().message().find(path), std::string::npos)
           << opened.status().message();
+      EXPECT_FALSE(CleanUpInstance(options_).ok()) << squatter.what;
       EXPECT_TRUE(std::filesystem::is_symlink(path) || std::filesystem::exists(path));
       EXPECT_EQ(std::distance(std::filesystem::directory_iterator(segments_), {}), 1);
       std::filesystem::remove_all(path);
@@ -162,10 +173,53 @@ TEST_F(InstanceTest, AnotherLayoutIsRefusedByNameOfBothVersions) {
 }
 
 TEST_F(InstanceTest, ACreationThatWasCutShortIsBegunAnew) {
+  const std::string kLeft[] = {
+      "",  // killed before the first byte
+      std::string(reinterpret_cast<const char*>(&shm::kUnfinishedMagic), sizeof(uint64_t)),
+      std::string(reinterpret_cast<const char*>(&shm::kUnfinishedMagic), sizeof(uint64_t)) +
+          std::string(8192, '\0')};
+  for (const std::string& management : kLeft) {
+    for (const bool with_chunk : {false, true}) {
+      std::ofstream(Management()) << management;
+      ASSERT_EQ(chmod(Management().c_str(), 0600), 0);
+      if (with_chunk) {
+        std::ofstream(Chunk()).flush();
+        ASSERT_EQ(chmod(Chunk().c_str(), 0600), 0);
+      }
+      const auto created = OpenInstance(options_);
+      ASSERT_TRUE(created.ok()) << created.status().message();
+      EXPECT_FALSE(created->adopted);
+      EXPECT_TRUE(created->manager->Destroy().ok());
+    }
+  }
+}
+
+// Two daemons of different runtime directories, the same instance: the second finds the first in
+// the middle of its creation.
+TEST_F(InstanceTest, ACreationUnderWayIsNotTakenForOneThatWasCutShort) {
   std::ofstream(Management()).flush();
-  std::ofstream(Chunk()).flush();
   ASSERT_EQ(chmod(Management().c_str(), 0600), 0);
-  ASSERT_EQ(chmod(Chunk().c_str(), 0600), 0);
+  const auto lock = shm::Segment::Lock(Management());  // as the first has it
+  ASSERT_TRUE(lock.ok());
+  EXPECT_EQ(OpenInstance(options_).code(), Code::kAlreadyExists);
+  EXPECT_EQ(CleanUpInstance(options_).code(), Code::kAlreadyExists);
+  EXPECT_TRUE(std::filesystem::exists(Management()));
+}
+
+TEST_F(InstanceTest, WhoLosesTheNameToAnotherDaemonLeavesThatOnesSegmentsAlone) {
+  auto slow = OpenInstance(options_);
+  ASSERT_TRUE(slow.ok());
+  std::filesystem::remove(Management());
+  std::filesystem::remove(Chunk());
+  const auto other = OpenInstance(options_);
+  ASSERT_TRUE(other.ok()) << other.status().message();
+  EXPECT_FALSE(slow->manager->Destroy().ok());
+  EXPECT_TRUE(std::filesystem::exists(Management()) && std::filesystem::exists(Chunk()));
+}
+
+TEST_F(InstanceTest, ARemovalThatWasCutShortIsFinished) {
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  std::filesystem::remove(Chunk());
   const auto created = OpenInstance(options_);
   ASSERT_TRUE(created.ok()) << created.status().message();
   EXPECT_FALSE(created->adopted);
@@ -179,7 +233,7 @@ TEST_F(InstanceTest, CleanupSaysWhatItDid) {
   const auto lines = CleanUpInstance(options_);
   ASSERT_TRUE(lines.ok()) << lines.status().message();
   EXPECT_EQ(lines->size(), 2u);
-  EXPECT_NE(lines->front().find(Management()), std::string::npos);
+  EXPECT_NE(lines->back().find(Management()), std::string::npos);
   EXPECT_TRUE(std::filesystem::is_empty(segments_));
 }
 
