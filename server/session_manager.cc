@@ -27,7 +27,7 @@ using shm::Status;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
-constexpr uint32_t kFileVersion = 1;
+constexpr uint32_t kFileVersion = 2;
 constexpr size_t kMaxPending = 1024;
 constexpr std::chrono::seconds kRemembered{60};  // how long the log can still name a dead token
 
@@ -304,6 +304,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   Copy(record.name, pending.name);
   Copy(record.client_name,
        pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
+  FillRandom(record.cookie.data(), record.cookie.size());
   if (!WriteRecord(id, record)) {
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
@@ -312,7 +313,46 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);
   core_.attached.set(id);
-  return AttachedSession{id, pending.name, record.read_only != 0};
+  return AttachedSession{id, pending.name, record.read_only != 0, record.cookie};
+}
+
+Status SessionManager::CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie) {
+  const auto found = id < core_.manager->session_capacity()
+                         ? sessions_.find(static_cast<uint16_t>(id))
+                         : sessions_.end();
+  if (found == sessions_.end()) {
+    return Status(Code::kInstanceLost, "there is no session id " + std::to_string(id));
+  }
+  const Record& record = found->second;
+  const std::string name = Text(record.name);
+  if (record.cookie == Cookie{}) {
+    return Status(Code::kInstanceLost,
+                  "the cookie of " + name + " was lost with the session table");
+  }
+  if (CRYPTO_memcmp(record.cookie.data(), cookie.data(), cookie.size()) != 0 && !Mutant(19)) {
+    return Status(Code::kInstanceLost, "not the cookie of " + name);
+  }
+  if (record.pid != peer.process.pid || record.start_time != peer.process.start_time ||
+      record.uid != peer.uid) {
+    return Status(Code::kInstanceLost, "the cookie of " + name + ", which process " +
+                                           std::to_string(record.pid) + " of uid " +
+                                           std::to_string(record.uid) + " attached");
+  }
+  return Status();
+}
+
+Result<AttachedSession> SessionManager::Reconnect(const Peer& peer, uint32_t id,
+                                                  const Cookie& cookie) {
+  MutexLock lock(mutex_);
+  if (Status status = CheckCookie(peer, id, cookie); !status.ok()) return status;
+  const auto session = static_cast<uint16_t>(id);
+  Record& record = sessions_[session];
+  record.state = static_cast<uint32_t>(SessionState::kAttached);
+  if (!WriteRecord(session, record)) {
+    return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+  }
+  SetMirrorState(session, SessionState::kAttached);
+  return AttachedSession{session, Text(record.name), record.read_only != 0, record.cookie};
 }
 
 void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {

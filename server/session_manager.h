@@ -24,11 +24,13 @@
 #include "absl/status/statusor.h"
 #include "server/core.h"
 #include "server/death_watch.h"
+#include "shm/attach_protocol.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
 
 inline constexpr std::chrono::seconds kTokenTtl{10};
+using Cookie = std::array<uint8_t, shm::kCookieBytes>;
 using Token = std::array<uint8_t, 32>;
 
 enum class SessionPhase { kPending, kAttached, kDead, kOrphaned };
@@ -77,6 +79,7 @@ struct AttachedSession {
   uint16_t id = 0;
   std::string name;  // resource name
   bool read_only = false;
+  Cookie cookie;
 };
 
 // True for a label that a client may give itself: at most 63 printable ASCII characters.
@@ -111,6 +114,10 @@ class SessionManager final : public SessionDirectory {
   // IsValidLabel(client_name).
   shm::Result<AttachedSession> Attach(const Peer& peer, std::string_view client_name,
                                       const Token* token, bool read_only = false);
+  // Gives `peer` back the session that it attached, whose connection has ended. kInstanceLost: it
+  // is not the same process, the cookie is another, or there is no such session; the message is for
+  // the log, never for the peer. kUnavailable.
+  shm::Result<AttachedSession> Reconnect(const Peer& peer, uint32_t id, const Cookie& cookie);
   // The process says that it no longer touches the segments.
   void Detach(uint16_t id);
   // The connection is gone, the process may live.
@@ -140,14 +147,16 @@ class SessionManager final : public SessionDirectory {
     int64_t attach_time_ns;
     char name[24];  // resource name
     char client_name[shm::kNameBytes];
+    Cookie cookie;  // all zero: lost with an earlier table; the session cannot reconnect
+    uint8_t reserved[16];
   };
-  static_assert(sizeof(Record) == 128);
+  static_assert(sizeof(Record) == 160);
   struct Header {
     uint64_t magic;
     uint32_t version;
     uint32_t record_bytes;
     uint8_t instance_uuid[16];
-    uint8_t reserved[96];
+    uint8_t reserved[128];
   };
   static_assert(sizeof(Header) == sizeof(Record));
   static constexpr uint64_t kFileMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
@@ -169,6 +178,8 @@ class SessionManager final : public SessionDirectory {
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
+  shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
+      ZEROCP_REQUIRES(mutex_);
   static std::string NewName();
   size_t capacity() const;
   std::string FullText() const;

@@ -44,7 +44,7 @@ TEST_F(SessionManagerTest, AnAttachedSessionIsInTheTableTheMirrorAndTheFile) {
   EXPECT_EQ(list[0].uid, geteuid());
   struct stat info {};
   ASSERT_EQ(stat((base_ + "/sessions").c_str(), &info), 0);
-  EXPECT_GE(info.st_size, (attached->id + 1) * 128);
+  EXPECT_GE(info.st_size, (attached->id + 1) * 160);
   sessions_->Detach(attached->id);
   EXPECT_FALSE(IsAttached(attached->id));
   EXPECT_TRUE(sessions_->List().empty());
@@ -196,6 +196,43 @@ TEST_F(SessionManagerTest, TheNextDaemonFindsTheSessionsOrphanedAndRecoversStran
   EXPECT_EQ(shm::Count(*manager->FindPool("p")).free_count, 64u);
   stranger->Close();
   delete stranger;
+}
+
+TEST_F(SessionManagerTest, OnlyTheProcessThatAttachedComesBackAndOnlyWithItsCookie) {
+  const auto attached = sessions_->Attach(Self(), "camera", nullptr);
+  ASSERT_TRUE(attached.ok());
+  sessions_ = Open();  // the next daemon
+  ASSERT_TRUE(sessions_->Restore().ok());
+  Cookie wrong = attached->cookie;
+  wrong[0] ^= 1;
+  Peer other = Self();
+  other.process.pid += 1;
+  Peer later = Self();  // the pid was used again
+  later.process.start_time += 1;
+  Peer foreign = Self();
+  foreign.uid = kForeign;
+  for (const auto& [peer, cookie] :
+       {std::pair(Self(), wrong), std::pair(Self(), Cookie{}), std::pair(other, attached->cookie),
+        std::pair(later, attached->cookie), std::pair(foreign, attached->cookie)}) {
+    EXPECT_EQ(sessions_->Reconnect(peer, attached->id, cookie).code(), Code::kInstanceLost);
+    EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kOrphaned);
+  }
+  const auto back = sessions_->Reconnect(Self(), attached->id, attached->cookie);
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_EQ(back->name, attached->name);
+  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kAttached);
+  EXPECT_EQ(Mirror(attached->id).state.load(), static_cast<uint32_t>(SessionState::kAttached));
+  sessions_->Detach(attached->id);
+  EXPECT_EQ(sessions_->Reconnect(Self(), attached->id, attached->cookie).code(),
+            Code::kInstanceLost);
+}
+
+TEST_F(SessionManagerTest, ASessionOutOfTheMirrorHasNoCookieNotEvenZeros) {
+  const uint16_t id = AttachSelf();
+  ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
+  sessions_ = Open();
+  ASSERT_TRUE(sessions_->Restore().ok());
+  EXPECT_EQ(sessions_->Reconnect(Self(), id, Cookie{}).code(), Code::kInstanceLost);
 }
 
 TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
