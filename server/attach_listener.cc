@@ -393,6 +393,10 @@ void AttachListener::Join(Connection& connection, const AttachRequest& request,
   const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kJoinPublisher;
   const std::string_view type(request.message_type,
                               strnlen(request.message_type, sizeof(request.message_type)));
+  if (sessions_.IsRevoked(connection.session)) {
+    reply.code = static_cast<int32_t>(Code::kDetached);
+    return SetMessage(reply, "an operator ended this session: detach");
+  }
   if (publisher && connection.read_only) {
     reply.code = static_cast<int32_t>(Code::kDenied);
     return SetMessage(reply, "a read-only session cannot publish");
@@ -543,6 +547,16 @@ void AttachListener::Tick(Clock::time_point now) {
     MutexLock lock(core_.mutex);
     (void)core_.recovery.Tick(core_.attached);
   }
+  sessions_.AdvanceTerminations(
+      [this](uint16_t session) {
+        const auto watched = watched_.find(session);
+        return watched != watched_.end() &&
+               (watched->second.connection == 0 || watched->second.watch.IsStopped());
+      },
+      [this](uint16_t session) {
+        const auto watched = watched_.find(session);
+        return watched == watched_.end() ? ESRCH : watched->second.watch.Kill();
+      });
   CloseSilent(now);
   if (!listening_)
     listening_ = SetEpoll(EPOLL_CTL_MOD, listener_.get(), Source::kListener, 0, EPOLLIN);

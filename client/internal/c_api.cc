@@ -265,6 +265,9 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   if (code == Code::kTimeout && timeout_ns != 0) {
     code = InSlices(core, timeout_ns, Code::kTimeout,
                     [&](Deadline deadline) { return subscriber->port->Take(deadline, &ref); });
+  } else if (code == Code::kTimeout && core.Called()) {  // who only polls learns it here
+    const Code daemon = core.LookSometimes();
+    if (daemon == Code::kDetached || daemon == Code::kInstanceLost) code = daemon;
   }
   if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
   if (code != Code::kOk) [[unlikely]]
