@@ -1,6 +1,7 @@
 #include "server/admin_service.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "server/convert.h"
 
@@ -55,6 +56,39 @@ grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
     response->set_violation_count(static_cast<int64_t>(report.violation_count));
     return absl::OkStatus();
   });
+}
+
+namespace {
+
+// How long TerminateSession waits: so that its answer is there before the caller gives up.
+std::chrono::milliseconds PatienceOf(const grpc::CallbackServerContext& call) {
+  constexpr std::chrono::milliseconds kMost{5000};
+  constexpr std::chrono::milliseconds kWayBack{200};
+  const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(
+      std::min(call.deadline() - std::chrono::system_clock::now(),
+               std::chrono::system_clock::duration(kMost + kWayBack)));
+  return std::max(left - kWayBack, std::chrono::milliseconds::zero());
+}
+
+}  // namespace
+
+// The worker only asks for it: whoever sees the session go answers, so that other calls go on.
+grpc::ServerUnaryReactor* AdminService::TerminateSession(grpc::CallbackServerContext* call,
+                                                         const v1::TerminateSessionRequest* request,
+                                                         v1::TerminateSessionResponse* response) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  context_.short_worker.Post([=, this](bool run) {
+    if (!run) return reactor->Finish(ToGrpc(Draining()));
+    const auto name = ToSessionName(*request);
+    if (!name.ok()) return reactor->Finish(ToGrpc(name.status()));
+    context_.sessions.Terminate(
+        *name, request->kill(), PatienceOf(*call),
+        [reactor, response](const absl::StatusOr<uint64_t>& released) {
+          if (released.ok()) response->set_released_chunk_count(static_cast<int64_t>(*released));
+          reactor->Finish(ToGrpc(released.status()));
+        });
+  });
+  return reactor;
 }
 
 }  // namespace zerocp

@@ -19,6 +19,9 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call,
                                   const v1::AuditRequest* request,
                                   v1::AuditResponse* response) override;
+  grpc::ServerUnaryReactor* TerminateSession(grpc::CallbackServerContext* call,
+                                             const v1::TerminateSessionRequest* request,
+                                             v1::TerminateSessionResponse* response) override;
 
  private:
   const ServiceContext context_;

@@ -275,6 +275,9 @@ void AttachListener::HandlePacket(Connection& connection, const std::string& wro
     case AttachOp::kAttach:
       Attach(connection, request, reply);
       return;
+    case AttachOp::kReconnect:
+      Reconnect(connection, request, reply);
+      return;
     case AttachOp::kJoinPublisher:
     case AttachOp::kJoinSubscriber:
       Join(connection, request, reply);
@@ -300,19 +303,37 @@ void AttachListener::Refuse(Connection& connection, AttachReply& reply, Code cod
   connection.closing = true;
 }
 
+bool AttachListener::RefuseLayout(Connection& connection, const AttachRequest& request,
+                                  AttachReply& reply) {
+  if (Mutant(9) ||
+      (request.layout_version == shm::kLayoutVersion && request.limits_hash == shm::LimitsHash())) {
+    return false;
+  }
+  const std::string text = fmt::format(
+      "the daemon has shared-memory layout version {} (limits {:08x}), the client has {} (limits "
+      "{:08x}): use "
+      "daemon and client library of the same release",
+      shm::kLayoutVersion, shm::LimitsHash(), request.layout_version, request.limits_hash);
+  spdlog::warn("attach: pid={} uid={} refused: {}", connection.peer.process.pid,
+               connection.peer.uid, text);
+  Refuse(connection, reply, Code::kVersionMismatch, text);
+  return true;
+}
+
+void AttachListener::WriteSession(const AttachedSession& session, AttachReply& reply) {
+  const auto& options = core_.manager->options();
+  const auto uuid = core_.manager->instance_uuid();
+  reply.session = session.id;
+  reply.read_only = session.read_only ? 1 : 0;
+  reply.management_reserved_bytes = options.management_reserved_bytes;
+  reply.chunk_reserved_bytes = options.chunk_reserved_bytes;
+  std::copy(uuid.begin(), uuid.end(), reply.instance_uuid);
+}
+
 void AttachListener::Attach(Connection& connection, const AttachRequest& request,
                             AttachReply& reply) {
   const Peer& peer = connection.peer;
-  if (!Mutant(9) &&
-      (request.layout_version != shm::kLayoutVersion || request.limits_hash != shm::LimitsHash())) {
-    const std::string text = fmt::format(
-        "the daemon has shared-memory layout version {} (limits {:08x}), the client has {} (limits "
-        "{:08x}): use "
-        "daemon and client library of the same release",
-        shm::kLayoutVersion, shm::LimitsHash(), request.layout_version, request.limits_hash);
-    spdlog::warn("attach: pid={} uid={} refused: {}", peer.process.pid, peer.uid, text);
-    return Refuse(connection, reply, Code::kVersionMismatch, text);
-  }
+  if (RefuseLayout(connection, request, reply)) return;
   if (Damaged()) {
     spdlog::warn("attach: pid={} uid={} refused: the segments are damaged", peer.process.pid,
                  peer.uid);
@@ -337,14 +358,34 @@ void AttachListener::Attach(Connection& connection, const AttachRequest& request
                request.name, attached->id, peer.process.pid, peer.uid,
                attached->read_only ? ", read-only" : "", connection.watch.method());
   Watch(attached->id, std::move(connection.watch), connection.serial);
-  const auto& options = core_.manager->options();
-  const auto uuid = core_.manager->instance_uuid();
-  reply.session = attached->id;
-  reply.read_only = attached->read_only ? 1 : 0;
-  reply.management_reserved_bytes = options.management_reserved_bytes;
-  reply.chunk_reserved_bytes = options.chunk_reserved_bytes;
-  std::copy(uuid.begin(), uuid.end(), reply.instance_uuid);
+  WriteSession(*attached, reply);
+  std::copy(attached->cookie.begin(), attached->cookie.end(), reply.cookie);
   connection.outbox_has_segments = true;
+}
+
+void AttachListener::Reconnect(Connection& connection, const AttachRequest& request,
+                               AttachReply& reply) {
+  const Peer& peer = connection.peer;
+  if (RefuseLayout(connection, request, reply)) return;
+  Cookie cookie;
+  std::copy(std::begin(request.cookie), std::end(request.cookie), cookie.begin());
+  shm::Result<AttachedSession> session = sessions_.Reconnect(peer, request.session, cookie);
+  if (!session.ok()) {
+    spdlog::warn("attach: pid={} uid={} refused to reconnect: {}", peer.process.pid, peer.uid,
+                 session.status().message());
+    return Refuse(connection, reply, session.code(), "this daemon does not know the session");
+  }
+  // The connection before may be there yet: its process has closed it, or says so by coming again.
+  const auto watched = watched_.find(session->id);
+  const auto before = watched == watched_.end() ? connections_.end()
+                                                : connections_.find(watched->second.connection);
+  if (before != connections_.end()) connections_.erase(before);
+  connection.session = session->id;
+  connection.read_only = session->read_only;
+  Watch(session->id, std::move(connection.watch), connection.serial);
+  WriteSession(*session, reply);
+  spdlog::info("reconnected: {} id={} pid={} uid={}, death seen by {}", session->name, session->id,
+               peer.process.pid, peer.uid, watched_[session->id].watch.method());
 }
 
 void AttachListener::Join(Connection& connection, const AttachRequest& request,
@@ -352,6 +393,10 @@ void AttachListener::Join(Connection& connection, const AttachRequest& request,
   const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kJoinPublisher;
   const std::string_view type(request.message_type,
                               strnlen(request.message_type, sizeof(request.message_type)));
+  if (sessions_.IsRevoked(connection.session)) {
+    reply.code = static_cast<int32_t>(Code::kDetached);
+    return SetMessage(reply, "an operator ended this session: detach");
+  }
   if (publisher && connection.read_only) {
     reply.code = static_cast<int32_t>(Code::kDenied);
     return SetMessage(reply, "a read-only session cannot publish");
@@ -502,6 +547,16 @@ void AttachListener::Tick(Clock::time_point now) {
     MutexLock lock(core_.mutex);
     (void)core_.recovery.Tick(core_.attached);
   }
+  sessions_.AdvanceTerminations(
+      [this](uint16_t session) {
+        const auto watched = watched_.find(session);
+        return watched != watched_.end() &&
+               (watched->second.connection == 0 || watched->second.watch.IsStopped());
+      },
+      [this](uint16_t session) {
+        const auto watched = watched_.find(session);
+        return watched == watched_.end() ? ESRCH : watched->second.watch.Kill();
+      });
   CloseSilent(now);
   if (!listening_)
     listening_ = SetEpoll(EPOLL_CTL_MOD, listener_.get(), Source::kListener, 0, EPOLLIN);

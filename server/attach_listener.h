@@ -93,6 +93,13 @@ class AttachListener {
   void Refuse(Connection& connection, shm::AttachReply& reply, shm::Code code,
               const std::string& message);
   void Attach(Connection& connection, const shm::AttachRequest& request, shm::AttachReply& reply);
+  void Reconnect(Connection& connection, const shm::AttachRequest& request,
+                 shm::AttachReply& reply);
+  // Refuses a client of another layout; true if it did.
+  bool RefuseLayout(Connection& connection, const shm::AttachRequest& request,
+                    shm::AttachReply& reply);
+  // What kAttach and kReconnect answer alike.
+  void WriteSession(const AttachedSession& session, shm::AttachReply& reply);
   void Join(Connection& connection, const shm::AttachRequest& request, shm::AttachReply& reply);
   void Leave(Connection& connection, const shm::AttachRequest& request, shm::AttachReply& reply);
   // False if the connection has ended.

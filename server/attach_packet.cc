@@ -42,6 +42,13 @@ std::string CheckAttach(const AttachRequest& r) {
   return "";
 }
 
+std::string CheckReconnect(const AttachRequest& r) {
+  if (r.has_token != 0 || !IsZero(r.token) || r.read_only != 0) return "fields of kAttach";
+  if (!IsZero(r.name) || !IsZero(r.message_type)) return "names in a reconnect";
+  if (r.channel != 0 || r.index != 0) return "indices in a reconnect";
+  return "";
+}
+
 std::string CheckJoin(const AttachRequest& r) {
   if (!IsPadded(r.name, /*full=*/false))
     return "the name does not end, or has something behind its end";
@@ -104,10 +111,12 @@ std::string CheckRequest(const void* packet, size_t size, bool attached, AttachR
     return "protocol version " + std::to_string(r.version) + ", not " +
            std::to_string(shm::kAttachVersion);
   }
-  if (r.reserved0 != 0) return "a reserved field is set";
   const AttachOp op = static_cast<AttachOp>(r.op);
-  if (op < AttachOp::kAttach || op > AttachOp::kDetach)
+  if (op < AttachOp::kAttach || op > AttachOp::kReconnect)
     return "unknown operation " + std::to_string(r.op);
+  if (op == AttachOp::kReconnect) return attached ? "a reconnect of a session" : CheckReconnect(r);
+  if (r.session != 0 || !IsZero(r.cookie))
+    return "fields of kReconnect in operation " + std::to_string(r.op);
   if (op == AttachOp::kAttach) return attached ? "a second attach" : CheckAttach(r);
   if (!attached) return "operation " + std::to_string(r.op) + " before an attach";
   if (r.layout_version != 0 || r.limits_hash != 0 || r.has_token != 0 || !IsZero(r.token) ||

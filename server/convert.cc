@@ -136,6 +136,19 @@ absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view
   return *name;
 }
 
+absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& request) {
+  constexpr std::string_view kPrefix = "sessions/";
+  const std::string_view name = request.name();
+  const bool fits = name.starts_with(kPrefix) && name.size() > kPrefix.size() &&
+                    std::all_of(name.begin() + kPrefix.size(), name.end(), [](char c) {
+                      return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');
+                    });
+  if (fits) return request.name();
+  return InvalidArgument(
+      {{"name", name.empty() ? "is required: sessions/{session}, as ListSessions names it"
+                             : "must be sessions/{session}, as ListSessions names it"}});
+}
+
 absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request) {
   Violations violations;
   std::vector<std::string> names;
@@ -224,6 +237,8 @@ v1::Session::State ToProto(SessionPhase phase) {
       return v1::Session::STATE_ATTACHED;
     case SessionPhase::kDead:
       return v1::Session::STATE_DEAD;
+    case SessionPhase::kRevoked:
+      return v1::Session::STATE_REVOKED;
     case SessionPhase::kOrphaned:
       return v1::Session::STATE_ORPHANED;
   }

@@ -38,6 +38,9 @@ struct SessionRequest {
 };
 absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request);
 
+// The name in "sessions/{name}".
+absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& request);
+
 // The names in the resource names "pools/video" of `field`; `collection` is "pools".
 absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view field,
                                    const std::string& resource);

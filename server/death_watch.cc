@@ -125,6 +125,21 @@ const char* DeathWatch::method() const {
   return from_peer_ ? "peer-pidfd" : "pidfd-open";
 }
 
+int DeathWatch::Kill() const {
+  shm::UniqueFd opened;
+  if (!pidfd_) opened = OpenPidfd(process_);
+  const int pidfd = pidfd_ ? pidfd_.get() : opened.get();
+  if (pidfd < 0) return Examine() == Verdict::kDead ? ESRCH : EPERM;
+  return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, nullptr, 0) == 0 ? 0 : errno;
+}
+
+bool DeathWatch::IsStopped() const {
+  const std::optional<ProcessStat> stat =
+      process_.pid > 0 ? ReadStat(process_.pid) : std::optional<ProcessStat>();
+  return stat && stat->start_time == process_.start_time &&
+         (stat->state == 'T' || stat->state == 't');
+}
+
 DeathWatch::Verdict DeathWatch::Examine() const {
   if (pidfd_) return IsGone(pidfd_.get()) ? Verdict::kDead : Verdict::kAlive;
   if (process_.pid <= 0) return Verdict::kUnknown;

@@ -55,6 +55,12 @@ class DeathWatch {
   // "peer-pidfd", "pidfd-open" or "hangup".
   const char* method() const;
 
+  // Sends SIGKILL to the process, and to no other that has its pid by now. 0, or the errno value:
+  // ESRCH if it is gone, EPERM if it cannot be signalled or named from here.
+  int Kill() const;
+  // True if the process is known to be stopped: by SIGSTOP or a debugger.
+  bool IsStopped() const;
+
   // Is the process gone? A few system calls; for what has no pidfd, and for any at a restart.
   Verdict Examine() const;
   // The same, and kDead also for a process that lives but maps none of the files with these inode

@@ -27,6 +27,7 @@ using absl::StatusCode;
 
 constexpr char kPoolType[] = "zerocp.v1.Pool";
 constexpr char kChannelType[] = "zerocp.v1.Channel";
+constexpr char kSessionType[] = "zerocp.v1.Session";
 
 constexpr std::array kTable = {
     Row{Reason::kFieldInvalid, StatusCode::kInvalidArgument, "FIELD_INVALID", Detail::kBadRequest,
@@ -37,6 +38,8 @@ constexpr std::array kTable = {
         kPoolType, 0},
     Row{Reason::kChannelNotFound, StatusCode::kNotFound, "CHANNEL_NOT_FOUND", Detail::kResourceInfo,
         kChannelType, 0},
+    Row{Reason::kSessionNotFound, StatusCode::kNotFound, "SESSION_NOT_FOUND", Detail::kResourceInfo,
+        kSessionType, 0},
     Row{Reason::kPoolAlreadyExists, StatusCode::kAlreadyExists, "POOL_ALREADY_EXISTS",
         Detail::kResourceInfo, kPoolType, 0},
     Row{Reason::kChannelAlreadyExists, StatusCode::kAlreadyExists, "CHANNEL_ALREADY_EXISTS",
@@ -55,6 +58,10 @@ constexpr std::array kTable = {
         "", 0},
     Row{Reason::kLayoutVersionMismatch, StatusCode::kFailedPrecondition, "LAYOUT_VERSION_MISMATCH",
         Detail::kPreconditionFailure, "LAYOUT_VERSION", 0},
+    Row{Reason::kSignalNotPermitted, StatusCode::kFailedPrecondition, "SIGNAL_NOT_PERMITTED",
+        Detail::kPreconditionFailure, "SIGNAL", 0},
+    Row{Reason::kStillAttached, StatusCode::kDeadlineExceeded, "STILL_ATTACHED", Detail::kNone, "",
+        0},
     Row{Reason::kServerDraining, StatusCode::kUnavailable, "SERVER_DRAINING", Detail::kNone, "", 1},
     Row{Reason::kSegmentCorrupt, StatusCode::kDataLoss, "SEGMENT_CORRUPT", Detail::kNone, "", 0},
     Row{Reason::kInternal, StatusCode::kInternal, "INTERNAL", Detail::kNone, "", 0},
@@ -216,6 +223,7 @@ absl::Status FromShm(const shm::Status& status, Resource resource, std::string_v
     case shm::Code::kEndOfStream:
     case shm::Code::kPublisherDied:
     case shm::Code::kDetached:
+    case shm::Code::kInstanceLost:
     case shm::Code::kExhausted:
     case shm::Code::kTooLarge:
     case shm::Code::kHoldersFull:

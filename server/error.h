@@ -32,6 +32,7 @@ enum class Reason {
   kPageTokenInvalid,       // INVALID_ARGUMENT
   kPoolNotFound,           // NOT_FOUND
   kChannelNotFound,        // NOT_FOUND
+  kSessionNotFound,        // NOT_FOUND
   kPoolAlreadyExists,      // ALREADY_EXISTS
   kChannelAlreadyExists,   // ALREADY_EXISTS
   kPoolLimit,              // RESOURCE_EXHAUSTED
@@ -41,6 +42,8 @@ enum class Reason {
   kShmFilesystemFull,      // RESOURCE_EXHAUSTED: the segment directory's file system
   kMemoryLimit,            // RESOURCE_EXHAUSTED: a memory cgroup or MemAvailable
   kLayoutVersionMismatch,  // FAILED_PRECONDITION
+  kSignalNotPermitted,     // FAILED_PRECONDITION: the daemon cannot kill the process
+  kStillAttached,          // DEADLINE_EXCEEDED: the process has not detached
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug

@@ -25,6 +25,11 @@ struct ServiceContext {
   Worker& short_worker;  // everything else: does not wait for those
 };
 
+// The answer to a call that came too late.
+inline absl::Status Draining() {
+  return MakeError(Reason::kServerDraining, "the daemon is stopping; try again when it is back");
+}
+
 // Runs `work`, which returns an absl::Status, on `worker` and finishes the call with it. A call
 // that its caller gave up before its turn does not run.
 template <class Work>
@@ -32,8 +37,7 @@ grpc::ServerUnaryReactor* RunOn(Worker& worker, grpc::CallbackServerContext* con
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   worker.Post([context, reactor, work = std::move(work)](bool run) {
     if (!run) {
-      reactor->Finish(ToGrpc(
-          MakeError(Reason::kServerDraining, "the daemon is stopping; try again when it is back")));
+      reactor->Finish(ToGrpc(Draining()));
     } else if (context->IsCancelled()) {
       reactor->Finish(grpc::Status::CANCELLED);
     } else {

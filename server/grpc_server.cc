@@ -226,6 +226,7 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   // From here on every call is answered by its worker: gRPC waits for each without limit.
   parts_->short_worker.Stop();
   parts_->long_worker.Stop();
+  parts_->context.sessions.AbandonTerminations();
   for (Endpoint& endpoint : parts_->endpoints) endpoint.server->Shutdown(deadline);
   parts_->endpoints.clear();
 }

@@ -27,7 +27,7 @@ using shm::Status;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
-constexpr uint32_t kFileVersion = 1;
+constexpr uint32_t kFileVersion = 2;
 constexpr size_t kMaxPending = 1024;
 constexpr std::chrono::seconds kRemembered{60};  // how long the log can still name a dead token
 
@@ -60,6 +60,12 @@ void Copy(char (&to)[N], std::string_view from) {
 template <size_t N>
 std::string Text(const char (&from)[N]) {
   return std::string(from, strnlen(from, N));
+}
+
+SessionPhase PhaseOf(uint32_t state) {
+  if (state == static_cast<uint32_t>(SessionState::kOrphaned)) return SessionPhase::kOrphaned;
+  if (state == static_cast<uint32_t>(SessionState::kRevoked)) return SessionPhase::kRevoked;
+  return SessionPhase::kAttached;
 }
 
 // The mirror's and the file's labels go to the log and to operators.
@@ -137,7 +143,8 @@ Result<size_t> SessionManager::Restore() {
       nobody.set(id);
       continue;
     }
-    found->second.state = static_cast<uint32_t>(SessionState::kOrphaned);
+    if (found->second.state != static_cast<uint32_t>(SessionState::kRevoked))
+      found->second.state = static_cast<uint32_t>(SessionState::kOrphaned);
     if (!WriteRecord(found->first, found->second)) {
       return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
     }
@@ -304,6 +311,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   Copy(record.name, pending.name);
   Copy(record.client_name,
        pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
+  FillRandom(record.cookie.data(), record.cookie.size());
   if (!WriteRecord(id, record)) {
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
@@ -312,7 +320,48 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);
   core_.attached.set(id);
-  return AttachedSession{id, pending.name, record.read_only != 0};
+  return AttachedSession{id, pending.name, record.read_only != 0, record.cookie};
+}
+
+Status SessionManager::CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie) {
+  const auto found = id < core_.manager->session_capacity()
+                         ? sessions_.find(static_cast<uint16_t>(id))
+                         : sessions_.end();
+  if (found == sessions_.end()) {
+    return Status(Code::kInstanceLost, "there is no session id " + std::to_string(id));
+  }
+  const Record& record = found->second;
+  const std::string name = Text(record.name);
+  if (record.cookie == Cookie{}) {
+    return Status(Code::kInstanceLost,
+                  "the cookie of " + name + " was lost with the session table");
+  }
+  if (CRYPTO_memcmp(record.cookie.data(), cookie.data(), cookie.size()) != 0 && !Mutant(19)) {
+    return Status(Code::kInstanceLost, "not the cookie of " + name);
+  }
+  if (record.pid != peer.process.pid || record.start_time != peer.process.start_time ||
+      record.uid != peer.uid) {
+    return Status(Code::kInstanceLost, "the cookie of " + name + ", which process " +
+                                           std::to_string(record.pid) + " of uid " +
+                                           std::to_string(record.uid) + " attached");
+  }
+  return Status();
+}
+
+Result<AttachedSession> SessionManager::Reconnect(const Peer& peer, uint32_t id,
+                                                  const Cookie& cookie) {
+  MutexLock lock(mutex_);
+  if (Status status = CheckCookie(peer, id, cookie); !status.ok()) return status;
+  const auto session = static_cast<uint16_t>(id);
+  Record& record = sessions_[session];
+  if (record.state != static_cast<uint32_t>(SessionState::kRevoked)) {
+    record.state = static_cast<uint32_t>(SessionState::kAttached);
+    if (!WriteRecord(session, record)) {
+      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+    }
+    SetMirrorState(session, SessionState::kAttached);
+  }
+  return AttachedSession{session, Text(record.name), record.read_only != 0, record.cookie};
 }
 
 void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
@@ -343,21 +392,147 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
 }
 
 void SessionManager::Detach(uint16_t id) {
-  MutexLock lock(mutex_);
-  if (sessions_.count(id) == 0) return;
-  Recover(shm::SessionSet().set(id), /*orderly=*/true);
+  const shm::SessionSet gone = shm::SessionSet().set(id);
+  Answers answers;
+  {
+    MutexLock lock(mutex_);
+    if (sessions_.count(id) == 0) return;
+    Recover(gone, /*orderly=*/true);
+    answers = AnswersFor(gone);
+  }
+  Send(std::move(answers));
 }
 
 void SessionManager::Died(const shm::SessionSet& dead) {
-  MutexLock lock(mutex_);
-  shm::SessionSet known;
-  for (const auto& [id, record] : sessions_) {
-    if (!dead.test(id)) continue;
-    known.set(id);
-    SetMirrorState(id, SessionState::kDead);
+  Answers answers;
+  {
+    MutexLock lock(mutex_);
+    shm::SessionSet known;
+    for (const auto& [id, record] : sessions_) {
+      if (!dead.test(id)) continue;
+      known.set(id);
+      SetMirrorState(id, SessionState::kDead);
+    }
+    recovered_count_ += known.count();
+    if (known.any()) Recover(known, /*orderly=*/false);
+    answers = AnswersFor(known);
   }
-  recovered_count_ += known.count();
-  if (known.any()) Recover(known, /*orderly=*/false);
+  Send(std::move(answers));
+}
+
+// True if a token of that name waited: it is good for nothing any more.
+bool SessionManager::RevokePending(const std::string& name) {
+  for (Pending& pending : pending_) {
+    if (pending.name != name || pending.used || options_.now() >= pending.expire_time) continue;
+    pending.used = true;
+    return true;
+  }
+  return false;
+}
+
+void SessionManager::Terminate(const std::string& name, bool kill,
+                               std::chrono::milliseconds patience, Terminated done) {
+  // Counting reads every record of every pool: not under the lock.
+  const std::vector<uint64_t> held = shm::HeldCounts(*core_.manager);
+  Answers answers;
+  {
+    MutexLock lock(mutex_);
+    const auto found = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& session) {
+      return Text(session.second.name) == name;
+    });
+    if (found == sessions_.end()) {
+      answers.emplace_back(
+          std::move(done),
+          RevokePending(name)
+              ? absl::StatusOr<uint64_t>(0)
+              : MakeError(Reason::kSessionNotFound, "there is no " + name, {{"resource", name}}));
+    } else {
+      auto& [id, record] = *found;
+      record.state = static_cast<uint32_t>(SessionState::kRevoked);
+      if (!WriteRecord(id, record))
+        spdlog::error("cannot write session id {} to the session table", id);
+      SetMirrorState(id, SessionState::kRevoked);
+      spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {} chunks{}", name,
+                   Text(record.client_name), id, record.pid, record.uid, held[id],
+                   kill ? "; it is killed if it does not detach" : "");
+      const auto now = options_.now();
+      terminations_.push_back(
+          {id, name, held[id], kill, now + kKillGrace, now + patience, std::move(done)});
+    }
+  }
+  Send(std::move(answers));
+}
+
+void SessionManager::AdvanceTerminations(const std::function<bool(uint16_t)>& cannot_answer,
+                                         const std::function<int(uint16_t)>& kill) {
+  Answers answers;
+  {
+    MutexLock lock(mutex_);
+    const auto now = options_.now();
+    for (auto next = terminations_.begin(); next != terminations_.end();) {
+      const auto t = next++;
+      const std::string pid = std::to_string(sessions_.at(t->id).pid);
+      absl::Status failed;
+      if (t->kill && (now >= t->kill_at || cannot_answer(t->id))) {
+        t->kill = false;
+        const int error = kill(t->id);
+        spdlog::warn("killed: {} id={} pid={}{}", t->name, t->id, pid,
+                     error == 0 ? "" : std::string(": ") + std::strerror(error));
+        if (error != 0 && error != ESRCH) {
+          failed = MakeError(
+              Reason::kSignalNotPermitted,
+              "process " + pid + " of " + t->name + " cannot be killed: " + std::strerror(error),
+              {{"resource", t->name}, {"pid", pid}});
+        }
+      }
+      if (failed.ok() && now >= t->give_up) {
+        failed = MakeError(
+            Reason::kStillAttached,
+            t->name + " is revoked, and its process " + pid + " has not detached; `kill` ends it",
+            {{"resource", t->name}, {"pid", pid}});
+      }
+      if (failed.ok()) continue;
+      answers.emplace_back(std::move(t->done), failed);
+      terminations_.erase(t);
+    }
+  }
+  Send(std::move(answers));
+}
+
+void SessionManager::AbandonTerminations() {
+  Answers answers;
+  {
+    MutexLock lock(mutex_);
+    for (Termination& termination : terminations_) {
+      answers.emplace_back(
+          std::move(termination.done),
+          MakeError(Reason::kServerDraining, "the daemon is stopping; try again when it is back"));
+    }
+    terminations_.clear();
+  }
+  Send(std::move(answers));
+}
+
+SessionManager::Answers SessionManager::AnswersFor(const shm::SessionSet& gone) {
+  Answers answers;
+  for (auto next = terminations_.begin(); next != terminations_.end();) {
+    const auto t = next++;
+    if (!gone.test(t->id)) continue;
+    answers.emplace_back(std::move(t->done), t->held_chunk_count);
+    terminations_.erase(t);
+  }
+  return answers;
+}
+
+void SessionManager::Send(Answers answers) {
+  for (auto& [done, answer] : answers) done(std::move(answer));
+}
+
+bool SessionManager::IsRevoked(uint16_t id) {
+  MutexLock lock(mutex_);
+  const auto found = sessions_.find(id);
+  return found != sessions_.end() &&
+         found->second.state == static_cast<uint32_t>(SessionState::kRevoked);
 }
 
 void SessionManager::Orphan(uint16_t id) {
@@ -365,10 +540,12 @@ void SessionManager::Orphan(uint16_t id) {
   const auto found = sessions_.find(id);
   if (found == sessions_.end()) return;
   Record& record = found->second;
-  record.state = static_cast<uint32_t>(SessionState::kOrphaned);
-  if (!WriteRecord(id, record))
-    spdlog::error("cannot write session id {} to the session table", id);
-  SetMirrorState(id, SessionState::kOrphaned);
+  if (record.state != static_cast<uint32_t>(SessionState::kRevoked)) {
+    record.state = static_cast<uint32_t>(SessionState::kOrphaned);
+    if (!WriteRecord(id, record))
+      spdlog::error("cannot write session id {} to the session table", id);
+    SetMirrorState(id, SessionState::kOrphaned);
+  }
   spdlog::warn(
       "orphaned: {} \"{}\" id={} pid={} uid={}: its connection ended and its process may live; "
       "what it "
@@ -392,9 +569,7 @@ std::vector<SessionInfo> SessionManager::List() {
       info.id = id;
       info.name = Text(record.name);
       info.client_name = Text(record.client_name);
-      info.phase = record.state == static_cast<uint32_t>(SessionState::kOrphaned)
-                       ? SessionPhase::kOrphaned
-                       : SessionPhase::kAttached;
+      info.phase = PhaseOf(record.state);
       info.pid = record.pid;
       info.uid = record.uid;
       info.read_only = record.read_only != 0;

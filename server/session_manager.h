@@ -24,14 +24,17 @@
 #include "absl/status/statusor.h"
 #include "server/core.h"
 #include "server/death_watch.h"
+#include "shm/attach_protocol.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
 
 inline constexpr std::chrono::seconds kTokenTtl{10};
+inline constexpr std::chrono::seconds kKillGrace{2};
+using Cookie = std::array<uint8_t, shm::kCookieBytes>;
 using Token = std::array<uint8_t, 32>;
 
-enum class SessionPhase { kPending, kAttached, kDead, kOrphaned };
+enum class SessionPhase { kPending, kAttached, kDead, kOrphaned, kRevoked };
 
 struct SessionInfo {
   uint16_t id = 0;   // 0 while pending
@@ -60,6 +63,16 @@ class SessionDirectory {
   virtual absl::StatusOr<CreatedSession> Create(const std::string& client_name,
                                                 int32_t layout_version,
                                                 std::optional<uid_t> peer_uid, bool read_only) = 0;
+  // Ends a session: its process is told, may begin nothing more, and is to detach; with `kill` it
+  // is killed kKillGrace later, or at once if it cannot answer. Returns at once. `done` is called
+  // exactly once, from any thread: with the chunks that the session held, when it is gone;
+  // SESSION_NOT_FOUND; after `patience` STILL_ATTACHED, the session stays revoked;
+  // SIGNAL_NOT_PERMITTED; SERVER_DRAINING.
+  using Terminated = std::function<void(absl::StatusOr<uint64_t>)>;
+  virtual void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
+                         Terminated done) = 0;
+  // Gives up every Terminate that waits: the daemon stops. Others must not follow.
+  virtual void AbandonTerminations() = 0;
   // In creation order.
   virtual std::vector<SessionInfo> List() = 0;
   // Sessions recovered after the death of their process, since the daemon's start.
@@ -77,6 +90,7 @@ struct AttachedSession {
   uint16_t id = 0;
   std::string name;  // resource name
   bool read_only = false;
+  Cookie cookie;
 };
 
 // True for a label that a client may give itself: at most 63 printable ASCII characters.
@@ -111,13 +125,25 @@ class SessionManager final : public SessionDirectory {
   // IsValidLabel(client_name).
   shm::Result<AttachedSession> Attach(const Peer& peer, std::string_view client_name,
                                       const Token* token, bool read_only = false);
+  // Gives `peer` back the session that it attached, whose connection has ended. kInstanceLost: it
+  // is not the same process, the cookie is another, or there is no such session; the message is for
+  // the log, never for the peer. kUnavailable.
+  shm::Result<AttachedSession> Reconnect(const Peer& peer, uint32_t id, const Cookie& cookie);
   // The process says that it no longer touches the segments.
   void Detach(uint16_t id);
   // The connection is gone, the process may live.
   void Orphan(uint16_t id);
   // None of `dead` can store to the segments any more: recovers all they had, in one sweep.
   void Died(const shm::SessionSet& dead);
-  // Who owns chunks now: attached or orphaned.
+  void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
+                 Terminated done) override;
+  void AbandonTerminations() override;
+  // What terminations wait for, about every 100 ms. `cannot_answer` says that a session's process
+  // will not do anything by itself; `kill` kills it and returns 0 or the errno value.
+  void AdvanceTerminations(const std::function<bool(uint16_t)>& cannot_answer,
+                           const std::function<int(uint16_t)>& kill);
+  bool IsRevoked(uint16_t id);
+  // Who owns chunks now: attached, orphaned or revoked.
   std::map<uint16_t, ProcessIdentity> Living();
 
   // In creation order; pending ones too.
@@ -140,14 +166,16 @@ class SessionManager final : public SessionDirectory {
     int64_t attach_time_ns;
     char name[24];  // resource name
     char client_name[shm::kNameBytes];
+    Cookie cookie;  // all zero: lost with an earlier table; the session cannot reconnect
+    uint8_t reserved[16];
   };
-  static_assert(sizeof(Record) == 128);
+  static_assert(sizeof(Record) == 160);
   struct Header {
     uint64_t magic;
     uint32_t version;
     uint32_t record_bytes;
     uint8_t instance_uuid[16];
-    uint8_t reserved[96];
+    uint8_t reserved[128];
   };
   static_assert(sizeof(Header) == sizeof(Record));
   static constexpr uint64_t kFileMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
@@ -163,12 +191,29 @@ class SessionManager final : public SessionDirectory {
     bool used = false;
   };
 
+  struct Termination {
+    uint16_t id;
+    std::string name;
+    uint64_t held_chunk_count;
+    bool kill;  // and not done yet
+    std::chrono::steady_clock::time_point kill_at;
+    std::chrono::steady_clock::time_point give_up;
+    Terminated done;
+  };
+  // To be called without a lock.
+  using Answers = std::vector<std::pair<Terminated, absl::StatusOr<uint64_t>>>;
+
+  bool RevokePending(const std::string& name) ZEROCP_REQUIRES(mutex_);
+  Answers AnswersFor(const shm::SessionSet& gone) ZEROCP_REQUIRES(mutex_);
+  static void Send(Answers answers);
   void ReadTable(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
   void ReadMirror(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
   bool WriteRecord(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
+  shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
+      ZEROCP_REQUIRES(mutex_);
   static std::string NewName();
   size_t capacity() const;
   std::string FullText() const;
@@ -184,6 +229,7 @@ class SessionManager final : public SessionDirectory {
   std::map<uint16_t, Record> sessions_ ZEROCP_GUARDED_BY(mutex_);
   // Unused tokens, and for a minute used and expired ones, so that the log can tell them apart.
   std::list<Pending> pending_ ZEROCP_GUARDED_BY(mutex_);
+  std::list<Termination> terminations_ ZEROCP_GUARDED_BY(mutex_);
   uint64_t recovered_count_ ZEROCP_GUARDED_BY(mutex_) = 0;
   uint16_t next_id_ ZEROCP_GUARDED_BY(mutex_) = shm::kFirstSession;
 };

@@ -9,7 +9,15 @@
 // longer will. Requests are answered in order. A malformed packet ends the connection after a
 // kInvalid reply.
 //
-// Refusals of tokens all look the same to the client; the daemon's log says more.
+// kReconnect takes kAttach's place for a process whose connection ended, in a daemon's restart
+// above all, and which still maps the segments: with the session id and the cookie that its kAttach
+// brought it has its session back, with everything in it. Only the process that attached can: the
+// daemon compares process id, start time and user as the kernel tells them. A request that was
+// under way when the connection ended may have been carried out or not: the client finds its
+// session's entries in the channels' tables and leaves those that it was not told of.
+//
+// Refusals of tokens all look the same to the client, and so do those of cookies (kInstanceLost);
+// the daemon's log says more.
 #pragma once
 
 #include <array>
@@ -27,6 +35,7 @@ static_assert(std::endian::native == std::endian::little);
 inline constexpr uint32_t kAttachMagic = 0x41435a01;  // "\1ZCA"
 inline constexpr uint32_t kAttachVersion = 2;
 inline constexpr size_t kTokenBytes = 32;
+inline constexpr size_t kCookieBytes = 16;
 
 enum class AttachOp : uint32_t {
   kAttach = 1,
@@ -35,14 +44,15 @@ enum class AttachOp : uint32_t {
   kLeavePublisher = 4,
   kLeaveSubscriber = 5,
   kDetach = 6,
+  kReconnect = 7,
 };
 
 struct AttachRequest {
   uint32_t magic;
   uint32_t version;         // kAttachVersion
   uint32_t op;              // AttachOp
-  uint32_t layout_version;  // kAttach: the client's kLayoutVersion; else 0
-  uint32_t limits_hash;     // kAttach: the client's LimitsHash(); else 0
+  uint32_t layout_version;  // kAttach, kReconnect: the client's kLayoutVersion; else 0
+  uint32_t limits_hash;     // kAttach, kReconnect: the client's LimitsHash(); else 0
   uint32_t has_token;       // kAttach: 0, the kernel vouches for the peer; 1, `token` is redeemed
   uint8_t token[kTokenBytes];
   char name[kNameBytes];                 // kAttach: label of the client; kJoin...: the channel
@@ -50,7 +60,8 @@ struct AttachRequest {
   uint32_t channel;                      // kLeave...: index in the channel table
   uint32_t index;                        // kLeave...: of the lane or of the subscriber
   uint32_t read_only;                    // kAttach: 1, no right to write payloads is wanted
-  uint32_t reserved0;
+  uint32_t session;                      // kReconnect
+  uint8_t cookie[kCookieBytes];          // kReconnect
 };
 
 struct AttachReply {
@@ -59,7 +70,7 @@ struct AttachReply {
   uint32_t op;   // as in the request
   int32_t code;  // Code; the rest is only set if kOk, but for `message` and layout_version
   uint32_t layout_version;
-  uint32_t session;  // kAttach: this process's session id
+  uint32_t session;  // kAttach, kReconnect: this process's session id
   uint64_t management_reserved_bytes;
   uint64_t chunk_reserved_bytes;
   uint8_t instance_uuid[16];
@@ -75,10 +86,11 @@ struct AttachReply {
   uint64_t ended_lanes;
   uint32_t read_only;  // kAttach: 1, the chunk segment's descriptor is for reading only
   uint32_t reserved0;
-  char message[248];  // what happened, for people; NUL terminated
+  uint8_t cookie[kCookieBytes];  // kAttach: for a kReconnect; secret
+  char message[248];             // what happened, for people; NUL terminated
 };
 
-static_assert(sizeof(AttachRequest) == 264 && sizeof(AttachReply) == 360);
+static_assert(sizeof(AttachRequest) == 280 && sizeof(AttachReply) == 376);
 
 inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->channel = info.channel;

@@ -28,7 +28,7 @@ namespace zerocp::shm {
 
 inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
 inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 
 inline constexpr uint32_t kMaxPools = 16;
 inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
@@ -131,7 +131,13 @@ struct MemPool {
   char name[kNameBytes];
 };
 
-enum class SessionState : uint32_t { kFree = 0, kAttached = 1, kDead = 2, kOrphaned = 3 };
+enum class SessionState : uint32_t {
+  kFree = 0,
+  kAttached = 1,
+  kDead = 2,
+  kOrphaned = 3,
+  kRevoked = 4,  // an operator ended it: its process is to begin nothing and to detach
+};
 
 // A mirror for clients and tools; the daemon's own table is private.
 struct SessionEntry {

@@ -325,6 +325,11 @@ void Session::Close() {
   caches_.clear();
 }
 
+void Session::Disown() {
+  std::lock_guard lifetime(LifetimeMutex());
+  *self_ = nullptr;
+}
+
 int64_t Session::held() const {
   std::lock_guard lock(mutex_);
   int64_t sum = held_by_ended_threads_;

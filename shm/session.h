@@ -110,6 +110,9 @@ class Session {
 
   // Gives all cached chunks of all threads back. REQUIRES: no other call is under way or follows.
   void Close();
+  // Touches the segments no more, not even to give cached chunks back, when threads end or the
+  // session is destroyed: they are not this session's any more.
+  void Disown();
   // In the child of a fork, where the segments are not mapped: nothing of this process is to touch
   // them when its threads end or the session is destroyed. Takes no lock. No other call may follow.
   void Abandon() { *self_ = nullptr; }

@@ -20,6 +20,7 @@ enum class Code : int32_t {
   kEndOfStream = 2,
   kPublisherDied = 3,
   kDetached = 4,
+  kInstanceLost = 5,  // the daemon does not know the session: it came back with other segments
   kExhausted = 6,
   kTooLarge = 7,
   kHoldersFull = 9,

@@ -16,6 +16,13 @@
  * last of all these is gone. What a process still has when it ends, in whatever way, the daemon
  * takes back.
  *
+ * The daemon. When it is stopped or killed, all but control calls go on. Once it is back the
+ * library reconnects by itself: in the next control call, and, within half a second, in calls that
+ * wait. If it came back with other segments, both fail with ZEROCP_INSTANCE_LOST: what the client
+ * has can be read and released, and reaches nobody any more. When an operator ends the session,
+ * what is new fails with ZEROCP_DETACHED: release, close, or connect again. A program that only
+ * ever polls learns both from zerocp_client_state.
+ *
  * fork. The child of a fork does not have the memory. There every call on what the parent made
  * fails with ZEROCP_UNAVAILABLE, closing and releasing do nothing, and the bytes of its loans and
  * samples must not be touched. Connect again in the child.
@@ -59,7 +66,8 @@ enum {
   ZEROCP_TIMEOUT = 1,        /* nothing came before the deadline: try again */
   ZEROCP_END_OF_STREAM = 2,  /* the last publisher closed in order and nothing is left to take */
   ZEROCP_PUBLISHER_DIED = 3, /* the same, but a publisher died instead of closing */
-  ZEROCP_DETACHED = 4,       /* the channel is closed: leave it */
+  ZEROCP_DETACHED = 4,       /* the channel is closed, or an operator ended the session: leave */
+  ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other segments: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
   ZEROCP_HOLDERS_FULL = 9,   /* the chunk has as many holders as its pool allows */
@@ -121,6 +129,11 @@ ZEROCP_API zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES],
 /* Gives the client up. Publishers, subscribers, loans and samples made with it go on. NULL:
  * nothing. */
 ZEROCP_API void zerocp_client_close(zerocp_client* client);
+
+/* What the daemon is to the client now: OK; UNAVAILABLE: it is away, what is joined goes on (also
+ * after fork, where nothing does); INSTANCE_LOST and DETACHED, see above: for good. Reconnects if
+ * the daemon is back; a system call or two otherwise. */
+ZEROCP_API zerocp_code zerocp_client_state(zerocp_client* client);
 
 /* Loans and samples. */
 

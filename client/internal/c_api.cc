@@ -27,6 +27,7 @@ static_assert(ZEROCP_TIMEOUT == static_cast<int>(Code::kTimeout));
 static_assert(ZEROCP_END_OF_STREAM == static_cast<int>(Code::kEndOfStream));
 static_assert(ZEROCP_PUBLISHER_DIED == static_cast<int>(Code::kPublisherDied));
 static_assert(ZEROCP_DETACHED == static_cast<int>(Code::kDetached));
+static_assert(ZEROCP_INSTANCE_LOST == static_cast<int>(Code::kInstanceLost));
 static_assert(ZEROCP_EXHAUSTED == static_cast<int>(Code::kExhausted));
 static_assert(ZEROCP_TOO_LARGE == static_cast<int>(Code::kTooLarge));
 static_assert(ZEROCP_HOLDERS_FULL == static_cast<int>(Code::kHoldersFull));
@@ -104,16 +105,49 @@ void Release(Right* right) {
   if (core == nullptr) return;
   const ChunkRef ref = RefOf(*right);
   right->opaque[0] = nullptr;
-  if (core->mapped()) [[likely]]
+  if (core->writable()) [[likely]] {
     core->Release(ref);
+  } else if (core->mapped()) {
+    core->ReleaseLost();
+  }
 }
 
 // Failures: out of line, so that the hot path stays short.
 
-[[gnu::cold, gnu::noinline]] zerocp_code FailForked() {
+// Why the core takes no call. REQUIRES: it is not open.
+[[gnu::cold, gnu::noinline]] zerocp_code FailClosed(ClientCore& core) {
+  if (core.state() == ClientCore::kLost) {
+    return Fail(Code::kInstanceLost,
+                "the daemon came back with other segments: what this client has can be read and "
+                "released, and reaches nobody; connect again");
+  }
+  if (core.state() == ClientCore::kRevoked) {
+    core.session().FlushThisThread();
+    return Fail(Code::kDetached,
+                "an operator ended this session (TerminateSession): release what this client has "
+                "and close it; connect again if that makes sense");
+  }
   return Fail(Code::kUnavailable,
               "this process is the child of a fork, which does not have the memory of its parent: "
               "connect again after fork");
+}
+
+zerocp_code FailWait(ClientCore& core, Code code) {
+  return core.open() ? Fail(code) : FailClosed(core);
+}
+
+// Waits as `wait` does with a deadline, which returns `nothing` when it has passed. Before each
+// slice, when there is time, it looks after the daemon; returns kDetached or kInstanceLost if there
+// is no sense in waiting longer.
+template <class Wait>
+[[gnu::noinline]] Code InSlices(ClientCore& core, int64_t timeout_ns, Code nothing, Wait wait) {
+  const Deadline deadline = ToDeadline(timeout_ns);
+  for (;;) {
+    const Code daemon = core.LookSometimes();
+    if (daemon == Code::kDetached || daemon == Code::kInstanceLost) return daemon;
+    const Code code = wait(Deadline::After(deadline.Left(ClientCore::kLookInterval)));
+    if (code != nothing || deadline.Passed()) return code;
+  }
 }
 
 [[gnu::cold, gnu::noinline]] zerocp_code FailReadOnly() {
@@ -124,7 +158,7 @@ void Release(Right* right) {
 
 [[gnu::cold, gnu::noinline]] zerocp_code FailLoan(ClientCore& core, const PoolView& pool,
                                                   size_t bytes, Code code) {
-  if (!core.open()) return FailForked();
+  if (!core.open()) return FailClosed(core);
   if (bytes > pool.chunk_size_bytes) {
     return Fail(Code::kTooLarge, std::to_string(bytes) +
                                      " bytes were asked for, but the chunks of pool '" + pool.name +
@@ -135,7 +169,7 @@ void Release(Right* right) {
 
 [[gnu::cold, gnu::noinline]] zerocp_code FailPublish(const zerocp_publisher& publisher,
                                                      const zerocp_loan& loan) {
-  if (!publisher.core->open()) return FailForked();
+  if (!publisher.core->open()) return FailClosed(*publisher.core);
   if (CoreOf(loan) == nullptr)
     return Fail(Code::kInvalid, "this is not a loan: published or released");
   if (CoreOf(loan) != publisher.core) {
@@ -161,11 +195,16 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
 
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
                                           int64_t timeout_ns, zerocp_loan* loan) {
+  if (core.open() && core.Called()) (void)core.LookSometimes();
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);
   }
   ChunkRef ref;
-  const Code code = core.session().Loan(pool, ToDeadline(timeout_ns), &ref);
+  Code code = core.session().Loan(pool, Deadline::Now(), &ref);
+  if (code == Code::kExhausted && timeout_ns != 0) {
+    code = InSlices(core, timeout_ns, Code::kExhausted,
+                    [&](Deadline deadline) { return core.session().Loan(pool, deadline, &ref); });
+  }
   if (code != Code::kOk) return FailLoan(core, pool, bytes, code);
   FillLoan(core, ref, bytes, loan);
   return ZEROCP_OK;
@@ -202,9 +241,14 @@ zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* l
   }
   ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
   int delivered = 0;
-  const Code code = publisher->port->Publish(ref, ToDeadline(timeout_ns), &delivered);
+  Code code = publisher->port->Publish(ref, Deadline::Now(), &delivered);
+  if (code == Code::kTimeout && timeout_ns != 0) {
+    code = InSlices(core, timeout_ns, Code::kTimeout, [&](Deadline deadline) {
+      return publisher->port->Publish(ref, deadline, &delivered);
+    });
+  }
   if (code != Code::kOk) [[unlikely]] {
-    return code == Code::kInvalid ? FailPublish(*publisher, *loan) : Fail(code);
+    return code == Code::kInvalid ? FailPublish(*publisher, *loan) : FailWait(core, code);
   }
   loan->opaque[0] = nullptr;
   if (published != nullptr) *published = {delivered, 0};
@@ -213,15 +257,22 @@ zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* l
 
 zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
                                    zerocp_sample* sample) {
-  if (!subscriber->core->open()) [[unlikely]]
-    return FailForked();
+  ClientCore& core = *subscriber->core;
+  if (!core.open()) [[unlikely]]
+    return FailClosed(core);
   ChunkRef ref;
-  const Code code = timeout_ns == 0 ? subscriber->port->TryTake(&ref)
-                                    : subscriber->port->Take(ToDeadline(timeout_ns), &ref);
+  Code code = subscriber->port->TryTake(&ref);
+  if (code == Code::kTimeout && timeout_ns != 0) {
+    code = InSlices(core, timeout_ns, Code::kTimeout,
+                    [&](Deadline deadline) { return subscriber->port->Take(deadline, &ref); });
+  } else if (code == Code::kTimeout && core.Called()) {  // who only polls learns it here
+    const Code daemon = core.LookSometimes();
+    if (daemon == Code::kDetached || daemon == Code::kInstanceLost) code = daemon;
+  }
   if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
   if (code != Code::kOk) [[unlikely]]
-    return Fail(code);
-  FillSample(*subscriber->core, ref, sample);
+    return FailWait(core, code);
+  FillSample(core, ref, sample);
   return ZEROCP_OK;
 }
 
@@ -233,7 +284,7 @@ void zerocp_sample_release(zerocp_sample* sample) { Release(sample); }
 
 zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                int64_t timeout_ns, zerocp_loan* loan) {
-  if (!client->core->open()) return FailForked();
+  if (!client->core->open()) return FailClosed(*client->core);
   if (client->core->read_only()) return FailReadOnly();
   const PoolView* view = client->core->session().manager().FindPool(pool);
   if (view == nullptr) {
@@ -247,7 +298,7 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
 zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample) {
   ClientCore* core = CoreOf(*loan);
   if (core == nullptr) return Fail(Code::kInvalid, "this is not a loan: published or released");
-  if (!core->mapped()) return FailForked();
+  if (!core->writable()) return FailClosed(*core);
   if (loan->size > loan->capacity) {
     return Fail(Code::kInvalid, "the loan's size was set to " + std::to_string(loan->size) +
                                     " bytes, it has " + std::to_string(loan->capacity));
@@ -264,7 +315,7 @@ zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample) {
 zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
   ClientCore* core = CoreOf(*sample);
   if (core == nullptr) return Fail(Code::kInvalid, "this is not a sample: it was released");
-  if (!core->mapped()) return FailForked();
+  if (!core->writable()) return FailClosed(*core);
   ChunkRef ref = RefOf(*sample);
   handle->instance = core->session().manager().instance_id();
   if (ref.slot == ChunkRef::kExclusive) {
@@ -278,7 +329,7 @@ zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
 
 zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zerocp_sample* sample) {
   ClientCore& core = *client->core;
-  if (!core.open()) return FailForked();
+  if (!core.open()) return FailClosed(core);
   if (handle.instance != core.session().manager().instance_id()) {
     return Fail(Code::kStale, "the handle belongs to another instance than the one at " +
                                   core.connection().socket_path());
@@ -334,11 +385,14 @@ template <class Member, class Port>
 zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_options* options,
                  AttachOp join, AttachOp leave, Member** member) {
   ClientCore& core = *client->core;
-  if (!core.open()) return FailForked();
+  if (!core.open()) return FailClosed(core);
   auto made = std::make_unique<Member>();  // before anything that would have to be undone
   auto info = core.connection().Join(join, TextOf(channel),
                                      TextOf(Option(options, &zerocp_join_options::message_type)));
-  if (!info.ok()) return Fail(info.status());
+  if (!info.ok()) {
+    core.Note(info.code());
+    return Fail(info.status());
+  }
   auto port = Port::Create(core.shared_session(), *info);
   if (!port.ok()) {
     (void)core.connection().Leave(leave, info->channel, info->index);
@@ -355,10 +409,12 @@ template <class Member>
 void Close(Member* member, AttachOp leave) {
   if (member == nullptr) return;
   ClientCore* core = member->core;
-  if (core->mapped()) {
+  if (core->writable()) {
     const auto& info = member->port->info();
+    const Code code = core->connection().Leave(leave, info.channel, info.index).code();
+    core->Note(code);
     // A daemon that cannot be told now, or its successor, finds it in shared memory.
-    if (!core->connection().Leave(leave, info.channel, info.index).ok()) member->port->Leave();
+    if (code != Code::kOk && code != Code::kInstanceLost) member->port->Leave();
   }
   delete member;
   if (core->mapped()) core->DropUser();
@@ -392,6 +448,19 @@ zerocp_code zerocp_attach(const uint8_t token[ZEROCP_TOKEN_BYTES], const char* s
     if (!connection.ok()) return Fail(connection.status());
     return Attach(std::move(*connection), options, Connection::Token(token, ZEROCP_TOKEN_BYTES),
                   client);
+  });
+}
+
+zerocp_code zerocp_client_state(zerocp_client* client) {
+  return Guarded([&] {
+    ClientCore& core = *client->core;
+    if (core.state() == ClientCore::kForked) return FailClosed(core);
+    const Code code = core.Look();
+    if (code == Code::kOk) return zerocp_code{ZEROCP_OK};
+    if (!core.open()) return FailClosed(core);
+    return Fail(code, "the daemon at " + core.connection().socket_path() +
+                          " is away: what is joined goes on, and this client finds it again when "
+                          "it is back");
   });
 }
 
@@ -435,11 +504,14 @@ size_t zerocp_publisher_max_bytes(const zerocp_publisher* publisher) {
 
 zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_t count, int64_t timeout_ns,
                                   int32_t* present) {
-  if (!publisher->core->open()) return FailForked();
+  ClientCore& core = *publisher->core;
+  if (!core.open()) return FailClosed(core);
   int found = 0;
-  const Code code = publisher->port->WaitForSubscribers(count, ToDeadline(timeout_ns), &found);
+  const Code code = InSlices(core, timeout_ns, Code::kTimeout, [&](Deadline deadline) {
+    return publisher->port->WaitForSubscribers(count, deadline, &found);
+  });
   if (present != nullptr && (code == Code::kOk || code == Code::kTimeout)) *present = found;
-  return code == Code::kOk ? ZEROCP_OK : Fail(code);
+  return code == Code::kOk ? ZEROCP_OK : FailWait(core, code);
 }
 
 const char* zerocp_last_error(void) { return zerocp::internal::LastError(); }
@@ -458,6 +530,8 @@ const char* zerocp_code_name(zerocp_code code) {
       return "PUBLISHER_DIED";
     case ZEROCP_DETACHED:
       return "DETACHED";
+    case ZEROCP_INSTANCE_LOST:
+      return "INSTANCE_LOST";
     case ZEROCP_EXHAUSTED:
       return "EXHAUSTED";
     case ZEROCP_TOO_LARGE:

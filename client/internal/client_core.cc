@@ -67,6 +67,7 @@ shm::Result<ClientCore*> ClientCore::Attach(std::unique_ptr<Connection> connecti
   core->read_only_ = attached->read_only;
   core->user_count_ = 1;
   core->holders_ = {};
+  core->last_look_ns_.store(0, std::memory_order_relaxed);
   core->state_.store(kOpen, std::memory_order_relaxed);
   return core;
 }
@@ -80,7 +81,7 @@ void ClientCore::DropUser() {
   {
     std::lock_guard lock(CoreTable::Get().mutex());
     if (!mapped() || --user_count_ > 0) return;
-    state_.store(kClosing, std::memory_order_relaxed);
+    if (state() != kLost) state_.store(kClosing, std::memory_order_relaxed);
   }
   syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);  // see Letting go
   Retire();
@@ -95,17 +96,64 @@ void ClientCore::ReleaseSlow(shm::ChunkRef ref) {
 void ClientCore::Retire() {
   std::shared_ptr<shm::Session> session;
   std::unique_ptr<Connection> connection;
+  bool lost;
   {
     std::lock_guard lock(CoreTable::Get().mutex());
-    if (state_.load(std::memory_order_relaxed) != kClosing || session_->held() != 0) return;
+    if (user_count_ > 0 || state() == kIdle || session_->held() != 0) return;
+    lost = state() == kLost;
     session = std::move(session_);
     connection = std::move(connection_);
     state_.store(kIdle, std::memory_order_relaxed);
   }
-  session->Close();
+  if (lost) {
+    session->Disown();
+  } else {
+    session->Close();
+  }
   session.reset();  // the last reference: unmaps
   // If the daemon is gone, its successor finds this session when the process ends.
   (void)connection->Detach();
+}
+
+void ClientCore::ReleaseLost() {
+  session_->CountReleased();
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // as in Release
+  Retire();
+}
+
+// Only further: what is lost is not open again.
+void ClientCore::MoveTo(State state) {
+  {
+    std::lock_guard lock(CoreTable::Get().mutex());
+    if (this->state() != kOpen && this->state() != kRevoked) return;
+    state_.store(state, std::memory_order_relaxed);
+  }
+  if (state == kLost) session_->Disown();  // there: the caller is a user
+}
+
+void ClientCore::Note(shm::Code code) {
+  if (code == shm::Code::kInstanceLost) MoveTo(kLost);
+}
+
+shm::Code ClientCore::Look() {
+  if (state() == kLost) return shm::Code::kInstanceLost;
+  const bool revoked = Revoked();
+  if (revoked) MoveTo(kRevoked);
+  const shm::Code code = connection_->CheckIn().code();
+  Note(code);
+  return revoked && code != shm::Code::kInstanceLost ? shm::Code::kDetached : code;
+}
+
+shm::Code ClientCore::LookSometimes() {
+  if (Revoked()) return Look();
+  const int64_t now = std::chrono::steady_clock::now().time_since_epoch().count();
+  int64_t last = last_look_ns_.load(std::memory_order_relaxed);
+  constexpr int64_t kInterval = std::chrono::nanoseconds(kLookInterval).count();
+  if (now - last < kInterval ||
+      !last_look_ns_.compare_exchange_strong(last, now, std::memory_order_relaxed)) {
+    return shm::Code::kOk;
+  }
+  return Look();
 }
 
 std::string ClientCore::DescribeExhausted(const shm::PoolView& pool) {

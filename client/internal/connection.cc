@@ -3,10 +3,15 @@
 #include <poll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
+#include "shm/channel.h"
+#include "shm/mutant.h"
 #include "shm/runtime_dir.h"
 
 namespace zerocp::internal {
@@ -50,6 +55,16 @@ void TakeDescriptors(msghdr& message, UniqueFd (*descriptors)[2]) {
   }
 }
 
+Status LimitTime(int socket, const std::string& path) {
+  const timeval timeout{.tv_sec = kReplyTimeout.count(), .tv_usec = 0};
+  for (int option : {SO_SNDTIMEO, SO_RCVTIMEO}) {
+    if (setsockopt(socket, SOL_SOCKET, option, &timeout, sizeof(timeout)) != 0) {
+      return Status::FromErrno(Code::kUnavailable, "cannot limit the time of " + path, errno);
+    }
+  }
+  return Status();
+}
+
 std::string MessageOf(const AttachReply& reply) {
   return std::string(reply.message, strnlen(reply.message, sizeof(reply.message)));
 }
@@ -66,13 +81,11 @@ Result<std::unique_ptr<Connection>> Connection::Find(const std::string& runtime_
 
 Result<std::unique_ptr<Connection>> Connection::FromSocket(Result<DaemonSocket> socket) {
   if (!socket.ok()) return socket.status();
-  const timeval timeout{.tv_sec = kReplyTimeout.count(), .tv_usec = 0};
-  for (int option : {SO_SNDTIMEO, SO_RCVTIMEO}) {
-    if (setsockopt(socket->fd.get(), SOL_SOCKET, option, &timeout, sizeof(timeout)) != 0) {
-      return Status::FromErrno(Code::kUnavailable, "cannot limit the time of " + socket->path,
-                               errno);
-    }
-  }
+  if (Status status = LimitTime(socket->fd.get(), socket->path); !status.ok()) return status;
+  // To be found again from whatever directory the process is in then.
+  std::error_code error;
+  const std::filesystem::path absolute = std::filesystem::absolute(socket->path, error);
+  if (!error) socket->path = absolute;
   return std::unique_ptr<Connection>(new Connection(std::move(*socket)));
 }
 
@@ -89,6 +102,7 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
   }
   AttachReply reply;
   UniqueFd descriptors[2];
+  std::lock_guard lock(mutex_);
   Status status = Call(request, &reply, &descriptors);
   explicit_bzero(request.token, sizeof(request.token));
   if (!status.ok()) {
@@ -111,7 +125,10 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
     return Lost("it sent session number " + std::to_string(reply.session) + " of " +
                 std::to_string((*manager)->session_capacity()));
   }
-  return Attached{static_cast<uint16_t>(reply.session), reply.read_only != 0, std::move(*manager)};
+  session_ = static_cast<uint16_t>(reply.session);
+  std::copy(std::begin(reply.cookie), std::end(reply.cookie), cookie_.begin());
+  memory_ = manager->get();
+  return Attached{session_, reply.read_only != 0, std::move(*manager)};
 }
 
 Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
@@ -130,6 +147,8 @@ Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
   Copy(request.name, channel);
   Copy(request.message_type, message_type);
   AttachReply reply;
+  std::lock_guard lock(mutex_);
+  members_.reserve(members_.size() + 1);
   if (Status status = Call(request, &reply); !status.ok()) {
     if (status.code() != Code::kNotFound) return status;
     return Status(Code::kNotFound,
@@ -137,6 +156,9 @@ Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
                       "'; `zerocp channels` lists those it has; make one with `zerocpd --channel " +
                       std::string(channel) + "=POOL` or the RPC CreateChannel");
   }
+  const AttachOp leave =
+      op == AttachOp::kJoinPublisher ? AttachOp::kLeavePublisher : AttachOp::kLeaveSubscriber;
+  members_.push_back({leave, reply.channel, reply.index});
   return shm::ReadJoinInfo(reply);
 }
 
@@ -145,19 +167,43 @@ Status Connection::Leave(AttachOp op, uint32_t channel, uint32_t index) {
   request.channel = channel;
   request.index = index;
   AttachReply reply;
-  return Call(request, &reply);
+  std::lock_guard lock(mutex_);
+  const Status status = Call(request, &reply);
+  std::erase(members_, Member{op, channel, index});
+  // A request that was carried out before its answer was lost; or the daemon let the member out.
+  return status.code() == Code::kNotFound ? Status() : status;
 }
 
 Status Connection::Detach() {
   AttachReply reply;
+  std::lock_guard lock(mutex_);
+  memory_ = nullptr;
   return Call(NewRequest(AttachOp::kDetach), &reply);
+}
+
+Status Connection::CheckIn() {
+  std::unique_lock lock(mutex_, std::try_to_lock);
+  if (!lock.owns_lock()) return Status();
+  // The daemon says nothing unasked: whatever is there is the end.
+  pollfd end{socket_.get(), 0, 0};
+  if (!broken_ && poll(&end, 1, 0) == 0) return Status();
+  return Reconnect();
 }
 
 Status Connection::Call(const AttachRequest& request, AttachReply* reply,
                         UniqueFd (*descriptors)[2]) {
+  if (!broken_) {
+    Status status = Exchange(request, reply, descriptors);
+    if (!broken_ || session_ == 0) return status;
+  }
+  if (session_ == 0) return Lost("it was lost in an earlier call");
+  if (Status status = Reconnect(); !status.ok()) return status;
+  return Exchange(request, reply, descriptors);
+}
+
+Status Connection::Exchange(const AttachRequest& request, AttachReply* reply,
+                            UniqueFd (*descriptors)[2]) {
   std::memset(reply, 0, sizeof(*reply));
-  std::lock_guard lock(mutex_);
-  if (broken_) return Lost("it was lost in an earlier call");
   Status status = Send(request);
   if (status.ok()) status = Receive(reply, descriptors);
   if (status.ok() && (reply->magic != shm::kAttachMagic || reply->version != shm::kAttachVersion ||
@@ -171,6 +217,78 @@ Status Connection::Call(const AttachRequest& request, AttachReply* reply,
   }
   if (reply->code == static_cast<int32_t>(Code::kOk)) return Status();
   return Status(static_cast<Code>(reply->code), MessageOf(*reply));
+}
+
+Status Connection::Reconnect() {
+  broken_ = true;
+  if (instance_lost_) return InstanceLost();
+  Result<DaemonSocket> socket = ConnectToDaemon(socket_path_, SOCK_SEQPACKET);
+  if (!socket.ok()) return Lost(socket.status().message());
+  if (Status status = LimitTime(socket->fd.get(), socket_path_); !status.ok()) return status;
+  socket_ = std::move(socket->fd);
+  broken_ = false;
+  AttachRequest request = NewRequest(AttachOp::kReconnect);
+  request.layout_version = shm::kLayoutVersion;
+  request.limits_hash = shm::LimitsHash();
+  request.session = session_;
+  std::copy(cookie_.begin(), cookie_.end(), request.cookie);
+  AttachReply reply;
+  Status status = Exchange(request, &reply);
+  explicit_bzero(request.cookie, sizeof(request.cookie));
+  if (broken_) return status;
+  // Another layout has other segments.
+  if (status.code() == Code::kInstanceLost || status.code() == Code::kVersionMismatch) {
+    broken_ = instance_lost_ = true;
+    return InstanceLost();
+  }
+  if (!status.ok()) {
+    broken_ = true;
+    return Lost("it refused the session: " + status.message());
+  }
+  LeaveForgotten();
+  return broken_ ? Lost("it ended again") : Status();
+}
+
+// Only what the daemon keeps in shared memory says what became of a join whose answer never came.
+// Whatever a peer has forged there, the daemon lets nobody out but this session's own.
+void Connection::LeaveForgotten() {
+  if (memory_ == nullptr) return;  // about to detach, which lets everybody out
+  for (uint32_t channel = 0; channel < shm::kMaxChannels; ++channel) {
+    const shm::ChannelEntry& entry = memory_->channel_entry(channel);
+    if (entry.state.load(std::memory_order_acquire) !=  // PAIR channel.state
+        static_cast<uint32_t>(shm::ChannelState::kOpen)) {
+      continue;
+    }
+    const shm::ChannelGeometry geometry{entry.region_offset, entry.queue_capacity,
+                                        entry.max_subscriber_count};
+    std::byte* region = memory_->ManagementAt(geometry.region_offset, geometry.region_bytes());
+    if (region == nullptr || geometry.max_subscriber_count > shm::kMaxSubscribers) continue;
+    const shm::ChannelView view = shm::ChannelView::At(region, geometry);
+    for (uint32_t k = 0; k < geometry.max_subscriber_count; ++k) {
+      LeaveIfForgotten({AttachOp::kLeaveSubscriber, channel, k},
+                       view.subscribers[k].session.load(std::memory_order_acquire));
+    }
+    for (uint32_t lane = 0; lane < shm::kLaneEntries; ++lane) {
+      if (view.lanes[lane].state.load(std::memory_order_acquire) !=
+          static_cast<uint16_t>(shm::LaneState::kOpen)) {
+        continue;
+      }
+      LeaveIfForgotten({AttachOp::kLeavePublisher, channel, lane},
+                       view.lanes[lane].session.load(std::memory_order_relaxed));
+    }
+  }
+}
+
+void Connection::LeaveIfForgotten(const Member& member, uint16_t session) {
+  if (session != session_ || broken_ || Mutant(21) ||
+      std::find(members_.begin(), members_.end(), member) != members_.end()) {
+    return;
+  }
+  AttachRequest request = NewRequest(member.leave);
+  request.channel = member.channel;
+  request.index = member.index;
+  AttachReply reply;
+  (void)Exchange(request, &reply);
 }
 
 Status Connection::Send(const AttachRequest& request) {
@@ -209,8 +327,15 @@ Status Connection::Receive(AttachReply* reply, UniqueFd (*descriptors)[2]) {
 }
 
 Status Connection::Lost(const std::string& why) const {
-  return Status(Code::kUnavailable,
-                "lost the daemon at " + socket_path_ + ": " + why + "; connect again");
+  const char* next = session_ != 0 ? "; the next call tries again" : "; connect again";
+  return Status(Code::kUnavailable, "lost the daemon at " + socket_path_ + ": " + why + next);
+}
+
+Status Connection::InstanceLost() const {
+  return Status(Code::kInstanceLost,
+                "the daemon at " + socket_path_ +
+                    " does not know this session: it came back with other segments. What this "
+                    "client has can be read and released, and reaches nobody; connect again");
 }
 
 }  // namespace zerocp::internal

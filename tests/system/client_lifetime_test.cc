@@ -176,6 +176,72 @@ TEST_F(ClientLifetime, ChildOfAForkMayConnectAgain) {
   EXPECT_TRUE(client.NewLoan("frames", 1));
 }
 
+// What a process holds when it ends in another way than by closing all of it: each in a child with
+// a connection of its own.
+class ProcessEnd : public ClientLifetime {
+ protected:
+  // In a child: attaches, takes a sample of its own message, keeps a loan, a thread's cached chunks
+  // and both ports, then calls `end`.
+  template <class End>
+  pid_t Spawn(End end) {
+    const pid_t pid = fork();
+    if (pid != 0) return pid;
+    auto client = Client::Connect({.name = "ending", .runtime_dir = daemon_.runtime_dir()});
+    auto subscriber = client->JoinAsSubscriber("camera");
+    auto publisher = client->JoinAsPublisher("camera");
+    auto sent = publisher->NewLoan(1);
+    if (!publisher->Publish(*sent)) _exit(2);
+    auto sample = subscriber->TryTake();
+    auto loan = client->NewLoan("frames", 1);
+    std::thread([&] { (void)client->NewLoan("frames", 1); }).join();
+    if (!sample || !loan) _exit(3);
+    end();
+    _exit(4);
+  }
+  void WaitUntilRecovered() {
+    while (HasSession("ending")) std::this_thread::sleep_for(milliseconds(2));
+    const std::string stats = testing::RunCommand(daemon_.Command({"stats", "-o", "json"})).output;
+    EXPECT_NE(stats.find("\"free_chunk_count\": \"32\""), std::string::npos) << stats;
+    EXPECT_NE(stats.find("\"publisher_count\": 0"), std::string::npos) << stats;
+    EXPECT_EQ(stats.find("\"subscriber\":"), std::string::npos) << stats;
+    const testing::Ran audit = testing::RunCommand(daemon_.Command({"audit"}));
+    EXPECT_EQ(audit.exit_code, 0) << audit.output;
+  }
+};
+
+TEST_F(ProcessEnd, ExitWithHeldSamplesAndWithoutACloseIsRecovered) {
+  int status = -1;
+  const pid_t child = Spawn([] { _exit(0); });
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+  WaitUntilRecovered();
+}
+
+TEST_F(ProcessEnd, ExecEndsTheSessionWhileTheProcessLives) {
+  const pid_t child = Spawn([] { execl("/bin/sleep", "sleep", "1000", nullptr); });
+  while (daemon_.Log().find("\"ending\"") == std::string::npos) {
+    std::this_thread::sleep_for(milliseconds(2));
+  }
+  WaitUntilRecovered();
+  EXPECT_EQ(waitpid(child, nullptr, WNOHANG), 0);  // it lives
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+}
+
+TEST_F(ClientLifetime, ChunksInTheCacheOfAThreadAreFreeWhenItEnds) {
+  Client client = Connect("threads");
+  std::thread([&] {
+    std::vector<Loan> loans;
+    for (int i = 0; i < 32; ++i) {
+      auto loan = client.NewLoan("frames", 1, milliseconds(10'000));
+      ASSERT_TRUE(loan) << loan.message();
+      loans.push_back(std::move(*loan));
+    }
+  }).join();
+  const std::string stats = testing::RunCommand(daemon_.Command({"stats", "-o", "json"})).output;
+  EXPECT_NE(stats.find("\"free_chunk_count\": \"32\""), std::string::npos) << stats;
+}
+
 TEST_F(ClientLifetime, DataFlowsOnWithoutTheDaemonAndDestructorsDoNotHang) {
   Client client = Connect("survivor");
   auto subscriber = client.JoinAsSubscriber("camera");
@@ -189,7 +255,8 @@ TEST_F(ClientLifetime, DataFlowsOnWithoutTheDaemonAndDestructorsDoNotHang) {
   }
   auto late = client.JoinAsPublisher("camera");
   EXPECT_EQ(late.code(), Code::kUnavailable);
-  EXPECT_NE(late.message().find("connect again"), std::string::npos) << late.message();
+  EXPECT_NE(late.message().find("the next call tries again"), std::string::npos) << late.message();
+  EXPECT_EQ(client.state(), Code::kUnavailable);
   *publisher = Publisher();
   *subscriber = Subscriber();
   client = Client();

@@ -144,6 +144,24 @@ absl::StatusOr<CreatedSession> FakeSessions::Create(const std::string& client_na
   return CreatedSession{session, Token{}, session.create_time + kTokenTtl};
 }
 
+void FakeSessions::Terminate(const std::string& name, bool, std::chrono::milliseconds,
+                             Terminated done) {
+  std::unique_lock lock(mutex_);
+  const bool found = std::any_of(sessions_.begin(), sessions_.end(),
+                                 [&](const SessionInfo& session) { return session.name == name; });
+  if (found) return terminations_.push_back(std::move(done));
+  lock.unlock();
+  done(MakeError(Reason::kSessionNotFound, "there is no " + name, {{"resource", name}}));
+}
+
+void FakeSessions::AbandonTerminations() {
+  std::lock_guard lock(mutex_);
+  for (const Terminated& done : terminations_) {
+    done(MakeError(Reason::kServerDraining, "the daemon is stopping"));
+  }
+  terminations_.clear();
+}
+
 std::vector<SessionInfo> FakeSessions::List() {
   std::lock_guard lock(mutex_);
   return sessions_;

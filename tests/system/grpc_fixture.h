@@ -37,6 +37,7 @@ inline constexpr int kUnavailable = 14;
 
 inline constexpr char kCreatePool[] = "zerocp.v1.AdminService/CreatePool";
 inline constexpr char kCreateChannel[] = "zerocp.v1.AdminService/CreateChannel";
+inline constexpr char kTerminateSession[] = "zerocp.v1.AdminService/TerminateSession";
 inline constexpr char kAudit[] = "zerocp.v1.AdminService/Audit";
 inline constexpr char kGetServerInfo[] = "zerocp.v1.ObserverService/GetServerInfo";
 inline constexpr char kGetPool[] = "zerocp.v1.ObserverService/GetPool";
@@ -83,6 +84,10 @@ class FakeSessions : public SessionDirectory {
  public:
   absl::StatusOr<CreatedSession> Create(const std::string& client_name, int32_t layout_version,
                                         std::optional<uid_t> peer_uid, bool read_only) override;
+  // Those that are there never end: the call waits until the server stops.
+  void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
+                 Terminated done) override;
+  void AbandonTerminations() override;
   std::vector<SessionInfo> List() override;
   uint64_t recovered_session_count() override { return 7; }
   std::string attach_socket() const override { return "/run/test/attach.sock"; }
@@ -93,6 +98,7 @@ class FakeSessions : public SessionDirectory {
  private:
   std::mutex mutex_;
   std::vector<SessionInfo> sessions_;
+  std::vector<Terminated> terminations_;
 };
 
 class ControlPlane {

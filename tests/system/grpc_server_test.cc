@@ -34,7 +34,7 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_TRUE(Contains(client.Call(kGetChannel, R"({"name":"channels/sound"})").json,
                        R"("pool":"pools/audio")"));
   const Outcome session =
-      client.Call(kCreateSession, R"({"layoutVersion":1,"clientName":"me","peerUserId":0})");
+      client.Call(kCreateSession, R"({"layoutVersion":2,"clientName":"me","peerUserId":0})");
   EXPECT_TRUE(Contains(session.json, R"("attachSocket":"/run/test/attach.sock")"))
       << session.message;
   EXPECT_TRUE(Contains(session.json, R"("state":"STATE_PENDING")"));
@@ -51,7 +51,7 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
 }
 
 TEST_F(GrpcServerTest, TheClientSocketHasNoAdminService) {
-  for (const char* method : {kCreatePool, kCreateChannel, kAudit}) {
+  for (const char* method : {kCreatePool, kCreateChannel, kAudit, kTerminateSession}) {
     EXPECT_EQ(client.Call(method).code, kUnimplemented) << method;
   }
   for (const char* method : {kGetServerInfo, kListPools, kListChannels, kListSessions, kGetStats}) {
@@ -120,7 +120,7 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
     return absl::OkStatus();
   };
   auto running = std::async(std::launch::async,
-                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":1})"); });
+                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":2})"); });
   started.get_future().wait();
   EXPECT_TRUE(client.Call(kGetServerInfo).ok());  // needs no worker
   std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });

@@ -34,7 +34,8 @@ cat >"$work/plain.c" <<'C'
 #include <zerocp.h>
 int main(void) {
   zerocp_client* client = 0;
-  zerocp_client_options options = {sizeof(options), "c", "/nowhere"};
+  zerocp_client_options options = {
+      .struct_size = sizeof(options), .name = "c", .runtime_dir = "/nowhere"};
   return zerocp_connect(&options, &client) == ZEROCP_UNAVAILABLE && zerocp_last_error()[0] ? 0 : 1;
 }
 C

@@ -96,6 +96,10 @@ class Client {
     result.Set(zerocp_client_open(raw_.get(), {handle.instance, handle.chunk}, &result->raw_));
     return result;
   }
+  // kOk; kUnavailable: the daemon is away, what is joined goes on, and the client finds it again;
+  // kInstanceLost: it came back with other segments, kDetached: an operator ended the session; both
+  // for good, what is held can be read and released. Calls that wait learn it by themselves.
+  Code state() const { return static_cast<Code>(zerocp_client_state(raw_.get())); }
   explicit operator bool() const { return raw_ != nullptr; }
 
  private:

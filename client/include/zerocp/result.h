@@ -18,7 +18,8 @@ enum class Code : std::int32_t {
   kTimeout = ZEROCP_TIMEOUT,               // nothing came before the deadline: try again
   kEndOfStream = ZEROCP_END_OF_STREAM,     // the last publisher closed in order; nothing is left
   kPublisherDied = ZEROCP_PUBLISHER_DIED,  // the same, but a publisher died
-  kDetached = ZEROCP_DETACHED,             // the channel is closed: leave it
+  kDetached = ZEROCP_DETACHED,             // the channel or, by an operator, the session is closed
+  kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other segments
   kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
   kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes
   kHoldersFull = ZEROCP_HOLDERS_FULL,    // as many holders as the chunk's pool allows

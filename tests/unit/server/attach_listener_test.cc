@@ -66,6 +66,21 @@ AttachRequest AttachPacket() {
   return request;
 }
 
+AttachRequest ReconnectPacket(uint32_t session, const Cookie& cookie) {
+  AttachRequest request = Request(AttachOp::kReconnect);
+  request.layout_version = shm::kLayoutVersion;
+  request.limits_hash = shm::LimitsHash();
+  request.session = session;
+  std::copy(cookie.begin(), cookie.end(), request.cookie);
+  return request;
+}
+
+Cookie CookieOf(const AttachReply& reply) {
+  Cookie cookie;
+  std::copy(std::begin(reply.cookie), std::end(reply.cookie), cookie.begin());
+  return cookie;
+}
+
 AttachRequest JoinPacket(AttachOp op, const char* channel) {
   AttachRequest request = Request(op);
   std::string(channel).copy(request.name, sizeof(request.name) - 1);
@@ -212,7 +227,7 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
       {"magic", false, [](AttachRequest& r) { r.magic ^= 1; }},
       {"protocol version", false, [](AttachRequest& r) { r.version += 1; }},
       {"operation 0", false, [](AttachRequest& r) { r.op = 0; }},
-      {"operation 7", false, [](AttachRequest& r) { r.op = 7; }},
+      {"operation 8", false, [](AttachRequest& r) { r.op = 8; }},
       {"operation -1", true, [](AttachRequest& r) { r.op = UINT32_MAX; }},
       {"join before attach", false,
        [](AttachRequest& r) { r = JoinPacket(AttachOp::kJoinPublisher, "c"); }},
@@ -222,7 +237,24 @@ TEST_F(AttachListenerTest, EveryMalformedPacketIsAnsweredInvalidAndEndsTheConnec
       {"second attach", true, [](AttachRequest&) {}},
       {"has_token 2", false, [](AttachRequest& r) { r.has_token = 2; }},
       {"read_only 2", false, [](AttachRequest& r) { r.read_only = 2; }},
-      {"reserved field", false, [](AttachRequest& r) { r.reserved0 = 1; }},
+      {"session in attach", false, [](AttachRequest& r) { r.session = 2; }},
+      {"cookie in attach", false, [](AttachRequest& r) { r.cookie[15] = 1; }},
+      {"reconnect of a session", true, [](AttachRequest& r) { r = ReconnectPacket(2, Cookie{1}); }},
+      {"token in reconnect", false,
+       [](AttachRequest& r) {
+         r = ReconnectPacket(2, Cookie{1});
+         r.token[0] = 1;
+       }},
+      {"name in reconnect", false,
+       [](AttachRequest& r) {
+         r = ReconnectPacket(2, Cookie{1});
+         r.name[0] = 'x';
+       }},
+      {"index in reconnect", false,
+       [](AttachRequest& r) {
+         r = ReconnectPacket(2, Cookie{1});
+         r.index = 1;
+       }},
       {"token without has_token", false, [](AttachRequest& r) { r.token[31] = 1; }},
       {"unterminated label", false,
        [](AttachRequest& r) { std::memset(r.name, 'a', sizeof(r.name)); }},
@@ -469,6 +501,64 @@ TEST_F(AttachListenerTest, AHangUpOfALivingProcessOrphansItsSession) {
   const std::vector<SessionInfo> left = sessions_->List();
   EXPECT_EQ(left.size(), 1u);
   for (const SessionInfo& session : left) EXPECT_EQ(session.phase, SessionPhase::kOrphaned);
+}
+
+TEST_F(AttachListenerTest, AnOrphanThatComesWithItsCookieHasItsSessionBackAndIsWatchedAgain) {
+  AddChannel();
+  RawClient client(socket());
+  const AttachReply attached = client.Ask(AttachPacket());
+  const auto id = static_cast<uint16_t>(attached.session);
+  ASSERT_EQ(client.Ask(JoinPacket(AttachOp::kJoinPublisher, "c")).code, 0);
+  client.Close();
+  const auto state = [&] { return Mirror(id).state.load(); };
+  ASSERT_TRUE(
+      Eventually([&] { return state() == static_cast<uint32_t>(SessionState::kOrphaned); }));
+  RawClient again(socket());
+  const AttachReply reply = again.Ask(ReconnectPacket(id, CookieOf(attached)));
+  ASSERT_EQ(reply.code, 0) << reply.message;
+  EXPECT_EQ(reply.session, attached.session);
+  EXPECT_EQ(std::memcmp(reply.instance_uuid, attached.instance_uuid, sizeof(reply.instance_uuid)),
+            0);
+  EXPECT_TRUE(again.descriptors.empty());
+  EXPECT_EQ(state(), static_cast<uint32_t>(SessionState::kAttached));
+  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kAttached);
+  EXPECT_EQ(PublisherCount(), 1u);
+  EXPECT_EQ(again.Ask(JoinPacket(AttachOp::kJoinSubscriber, "c")).code, 0);
+  again.Close();
+  EXPECT_TRUE(
+      Eventually([&] { return state() == static_cast<uint32_t>(SessionState::kOrphaned); }));
+}
+
+TEST_F(AttachListenerTest, AReconnectTakesThePlaceOfAConnectionThatSeemsToBeThereStill) {
+  RawClient client(socket());
+  const AttachReply attached = client.Ask(AttachPacket());
+  RawClient again(socket());
+  ASSERT_EQ(again.Ask(ReconnectPacket(attached.session, CookieOf(attached))).code, 0);
+  EXPECT_TRUE(client.Ended());
+  EXPECT_EQ(again.Ask(Request(AttachOp::kDetach)).code, 0);
+  EXPECT_TRUE(sessions_->List().empty());
+}
+
+TEST_F(AttachListenerTest, EveryRefusedReconnectLooksTheSameAndTheLogSaysWhich) {
+  RawClient client(socket());
+  const AttachReply attached = client.Ask(AttachPacket());
+  const Cookie cookie = CookieOf(attached);
+  Cookie wrong = cookie;
+  wrong[15] ^= 1;
+  std::vector<AttachReply> replies;
+  const auto refuse = [&](uint32_t session, const Cookie& with, const char* reason) {
+    RawClient stranger(socket());
+    replies.push_back(stranger.Ask(ReconnectPacket(session, with)));
+    EXPECT_EQ(replies.back().code, static_cast<int32_t>(Code::kInstanceLost)) << reason;
+    EXPECT_EQ(std::memcmp(&replies.back(), &replies.front(), sizeof(AttachReply)), 0) << reason;
+    EXPECT_TRUE(stranger.Ended()) << reason;
+    EXPECT_TRUE(log_.Has(reason)) << log_.text();
+  };
+  refuse(attached.session, wrong, "not the cookie of sessions/");
+  refuse(attached.session + 1, cookie, "there is no session id");
+  refuse(UINT32_MAX, cookie, "there is no session id 4294967295");
+  EXPECT_EQ(client.Ask(JoinPacket(AttachOp::kJoinPublisher, "nowhere")).code,
+            static_cast<int32_t>(Code::kNotFound));  // and the owner goes on
 }
 
 TEST_F(AttachListenerTest, SilentConnectionsAreClosed) {

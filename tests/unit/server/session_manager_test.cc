@@ -5,6 +5,8 @@
 
 #include <set>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "server/error.h"
 #include "shm/session.h"
@@ -44,7 +46,7 @@ TEST_F(SessionManagerTest, AnAttachedSessionIsInTheTableTheMirrorAndTheFile) {
   EXPECT_EQ(list[0].uid, geteuid());
   struct stat info {};
   ASSERT_EQ(stat((base_ + "/sessions").c_str(), &info), 0);
-  EXPECT_GE(info.st_size, (attached->id + 1) * 128);
+  EXPECT_GE(info.st_size, (attached->id + 1) * 160);
   sessions_->Detach(attached->id);
   EXPECT_FALSE(IsAttached(attached->id));
   EXPECT_TRUE(sessions_->List().empty());
@@ -196,6 +198,114 @@ TEST_F(SessionManagerTest, TheNextDaemonFindsTheSessionsOrphanedAndRecoversStran
   EXPECT_EQ(shm::Count(*manager->FindPool("p")).free_count, 64u);
   stranger->Close();
   delete stranger;
+}
+
+TEST_F(SessionManagerTest, OnlyTheProcessThatAttachedComesBackAndOnlyWithItsCookie) {
+  const auto attached = sessions_->Attach(Self(), "camera", nullptr);
+  ASSERT_TRUE(attached.ok());
+  sessions_ = Open();  // the next daemon
+  ASSERT_TRUE(sessions_->Restore().ok());
+  Cookie wrong = attached->cookie;
+  wrong[0] ^= 1;
+  Peer other = Self();
+  other.process.pid += 1;
+  Peer later = Self();  // the pid was used again
+  later.process.start_time += 1;
+  Peer foreign = Self();
+  foreign.uid = kForeign;
+  for (const auto& [peer, cookie] :
+       {std::pair(Self(), wrong), std::pair(Self(), Cookie{}), std::pair(other, attached->cookie),
+        std::pair(later, attached->cookie), std::pair(foreign, attached->cookie)}) {
+    EXPECT_EQ(sessions_->Reconnect(peer, attached->id, cookie).code(), Code::kInstanceLost);
+    EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kOrphaned);
+  }
+  const auto back = sessions_->Reconnect(Self(), attached->id, attached->cookie);
+  ASSERT_TRUE(back.ok()) << back.status().message();
+  EXPECT_EQ(back->name, attached->name);
+  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kAttached);
+  EXPECT_EQ(Mirror(attached->id).state.load(), static_cast<uint32_t>(SessionState::kAttached));
+  sessions_->Detach(attached->id);
+  EXPECT_EQ(sessions_->Reconnect(Self(), attached->id, attached->cookie).code(),
+            Code::kInstanceLost);
+}
+
+TEST_F(SessionManagerTest, ASessionOutOfTheMirrorHasNoCookieNotEvenZeros) {
+  const uint16_t id = AttachSelf();
+  ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
+  sessions_ = Open();
+  ASSERT_TRUE(sessions_->Restore().ok());
+  EXPECT_EQ(sessions_->Reconnect(Self(), id, Cookie{}).code(), Code::kInstanceLost);
+}
+
+TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
+  using std::chrono::milliseconds;
+  std::vector<absl::StatusOr<uint64_t>> answers;
+  const auto done = [&](absl::StatusOr<uint64_t> answer) { answers.push_back(std::move(answer)); };
+  const auto name = [&] { return sessions_->List().at(0).name; };
+  bool cannot_answer = false;
+  std::vector<uint16_t> killed;
+  int error = 0;
+  const auto advance = [&] {
+    sessions_->AdvanceTerminations([&](uint16_t) { return cannot_answer; },
+                                   [&](uint16_t id) { return killed.push_back(id), error; });
+  };
+  sessions_->Terminate("sessions/0", true, milliseconds(5000), done);
+  ASSERT_EQ(answers.size(), 1u);
+  EXPECT_EQ(ReasonOf(answers[0].status()), "SESSION_NOT_FOUND");
+
+  // Detaches in time.
+  uint16_t id = AttachSelf();
+  sessions_->Terminate(name(), true, milliseconds(5000), done);
+  EXPECT_EQ(Mirror(id).state.load(), static_cast<uint32_t>(SessionState::kRevoked));
+  EXPECT_TRUE(sessions_->IsRevoked(id));
+  now_ms_ += 1'999;
+  advance();
+  EXPECT_EQ(answers.size(), 1u);
+  sessions_->Detach(id);
+  ASSERT_EQ(answers.size(), 2u);
+  EXPECT_TRUE(answers[1].ok());
+  EXPECT_TRUE(killed.empty());
+
+  // Does not: killed once, after 2 s; asked for twice.
+  id = AttachSelf();
+  sessions_->Terminate(name(), true, milliseconds(5000), done);
+  sessions_->Terminate(name(), false, milliseconds(5000), done);
+  sessions_->Orphan(id);
+  EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kRevoked);
+  now_ms_ += 2'000;
+  advance();
+  advance();
+  EXPECT_EQ(killed, std::vector<uint16_t>{id});
+  EXPECT_EQ(answers.size(), 2u);
+  sessions_->Died(shm::SessionSet().set(id));
+  ASSERT_EQ(answers.size(), 4u);
+  EXPECT_TRUE(answers[2].ok() && answers[3].ok());
+
+  // Cannot answer, and may not be killed; then nobody kills it.
+  id = AttachSelf();
+  cannot_answer = true;
+  error = EPERM;
+  sessions_->Terminate(name(), true, milliseconds(5000), done);
+  advance();
+  ASSERT_EQ(answers.size(), 5u);
+  EXPECT_EQ(ReasonOf(answers[4].status()), "SIGNAL_NOT_PERMITTED");
+  sessions_->Terminate(name(), false, milliseconds(100), done);
+  now_ms_ += 100;
+  advance();
+  ASSERT_EQ(answers.size(), 6u);
+  EXPECT_EQ(ReasonOf(answers[5].status()), "STILL_ATTACHED");
+  sessions_->Terminate(name(), false, milliseconds(100), done);
+  sessions_->AbandonTerminations();
+  ASSERT_EQ(answers.size(), 7u);
+  EXPECT_EQ(ReasonOf(answers[6].status()), "SERVER_DRAINING");
+
+  // A token that waits is good for nothing afterwards.
+  sessions_->Detach(id);
+  const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
+  sessions_->Terminate(created->session.name, false, milliseconds(100), done);
+  ASSERT_EQ(answers.size(), 8u);
+  EXPECT_TRUE(answers[7].ok());
+  EXPECT_EQ(sessions_->Attach(Self(), "", &created->token).code(), Code::kDenied);
 }
 
 TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
