@@ -43,6 +43,7 @@ std::string CheckAttach(const AttachRequest& r) {
 }
 
 std::string CheckJoin(const AttachRequest& r) {
+  if (r.lossy > 1) return "lossy is " + std::to_string(r.lossy) + ", not 0 or 1";
   if (!IsPadded(r.name, /*full=*/false))
     return "the name does not end, or has something behind its end";
   if (!IsPadded(r.message_type, /*full=*/true))
@@ -108,6 +109,9 @@ std::string CheckRequest(const void* packet, size_t size, bool attached, AttachR
   const AttachOp op = static_cast<AttachOp>(r.op);
   if (op < AttachOp::kAttach || op > AttachOp::kDetach)
     return "unknown operation " + std::to_string(r.op);
+  if (op != AttachOp::kJoinSubscriber && (r.queue_capacity != 0 || r.lossy != 0)) {
+    return "a subscriber's fields in operation " + std::to_string(r.op);
+  }
   if (op == AttachOp::kAttach) return attached ? "a second attach" : CheckAttach(r);
   if (!attached) return "operation " + std::to_string(r.op) + " before an attach";
   if (r.layout_version != 0 || r.limits_hash != 0 || r.has_token != 0 || !IsZero(r.token) ||

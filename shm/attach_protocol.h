@@ -51,6 +51,8 @@ struct AttachRequest {
   uint32_t index;                        // kLeave...: of the lane or of the subscriber
   uint32_t read_only;                    // kAttach: 1, no right to write payloads is wanted
   uint32_t reserved0;
+  uint32_t queue_capacity;  // kJoinSubscriber: 0: the channel's
+  uint32_t lossy;           // kJoinSubscriber: 1: served by dropping
 };
 
 struct AttachReply {
@@ -75,10 +77,12 @@ struct AttachReply {
   uint64_t ended_lanes;
   uint32_t read_only;  // kAttach: 1, the chunk segment's descriptor is for reading only
   uint32_t reserved0;
+  uint32_t own_queue_capacity;
+  uint32_t lossy;
   char message[248];  // what happened, for people; NUL terminated
 };
 
-static_assert(sizeof(AttachRequest) == 264 && sizeof(AttachReply) == 360);
+static_assert(sizeof(AttachRequest) == 272 && sizeof(AttachReply) == 368);
 
 inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->channel = info.channel;
@@ -90,6 +94,8 @@ inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->epoch = info.epoch;
   reply->lane_offset = info.lane_offset;
   reply->ended_lanes = info.ended_lanes;
+  reply->own_queue_capacity = info.queue_capacity;
+  reply->lossy = info.lossy ? 1 : 0;
 }
 
 inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
@@ -100,7 +106,9 @@ inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
           reply.index,
           reply.epoch,
           reply.lane_offset,
-          reply.ended_lanes};
+          reply.ended_lanes,
+          reply.own_queue_capacity,
+          reply.lossy != 0};
 }
 
 }  // namespace zerocp::shm

@@ -47,9 +47,11 @@ class Connection {
   // bytes. A token may grant less than is asked for. kVersionMismatch, kDenied, kLimit, kDamaged,
   // kUnavailable.
   shm::Result<Attached> Attach(std::string_view name, std::optional<Token> token, bool read_only);
-  // kJoinPublisher or kJoinSubscriber. kNotFound, kTypeMismatch, kLimit, kUnavailable, kInvalid.
+  // kJoinPublisher or kJoinSubscriber; `subscriber` is only for the latter. kNotFound,
+  // kTypeMismatch, kLimit, kUnavailable, kInvalid.
   shm::Result<shm::JoinInfo> Join(shm::AttachOp op, std::string_view channel,
-                                  std::string_view message_type);
+                                  std::string_view message_type,
+                                  const shm::SubscriberSpec& subscriber);
   // kLeavePublisher or kLeaveSubscriber.
   shm::Status Leave(shm::AttachOp op, uint32_t channel, uint32_t index);
   // Tells the daemon that the segments are unmapped.
