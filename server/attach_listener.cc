@@ -404,7 +404,8 @@ void AttachListener::Join(Connection& connection, const AttachRequest& request,
   MutexLock lock(core_.mutex);
   const shm::Result<shm::JoinInfo> joined =
       publisher ? core_.registry.JoinAsPublisher(request.name, type, connection.session)
-                : core_.registry.JoinAsSubscriber(request.name, type, connection.session);
+                : core_.registry.JoinAsSubscriber(request.name, type, connection.session,
+                                                  {request.queue_capacity, request.lossy != 0});
   if (!joined.ok()) {
     reply.code = static_cast<int32_t>(PublicCode(joined.code()));
     SetMessage(reply, joined.status().message());

@@ -50,6 +50,7 @@ std::string CheckReconnect(const AttachRequest& r) {
 }
 
 std::string CheckJoin(const AttachRequest& r) {
+  if (r.lossy > 1) return "lossy is " + std::to_string(r.lossy) + ", not 0 or 1";
   if (!IsPadded(r.name, /*full=*/false))
     return "the name does not end, or has something behind its end";
   if (!IsPadded(r.message_type, /*full=*/true))
@@ -114,6 +115,9 @@ std::string CheckRequest(const void* packet, size_t size, bool attached, AttachR
   const AttachOp op = static_cast<AttachOp>(r.op);
   if (op < AttachOp::kAttach || op > AttachOp::kReconnect)
     return "unknown operation " + std::to_string(r.op);
+  if (op != AttachOp::kJoinSubscriber && (r.queue_capacity != 0 || r.lossy != 0)) {
+    return "a subscriber's fields in operation " + std::to_string(r.op);
+  }
   if (op == AttachOp::kReconnect) return attached ? "a reconnect of a session" : CheckReconnect(r);
   if (r.session != 0 || !IsZero(r.cookie))
     return "fields of kReconnect in operation " + std::to_string(r.op);

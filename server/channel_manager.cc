@@ -23,6 +23,10 @@ ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
   return {std::move(spec), std::min<uint32_t>(pool.grant_slots, shm::kMaxSubscribers)};
 }
 
+std::string_view Name(shm::WhenFull when_full) {
+  return when_full == shm::WhenFull::kWait ? "WHEN_FULL_WAIT" : "WHEN_FULL_DROP_OLDEST";
+}
+
 // In what an existing channel differs from a wanted one, for the error.
 std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& actual) {
   std::string text;
@@ -34,6 +38,9 @@ std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& a
   if (wanted.queue_capacity != 0 && std::bit_ceil(wanted.queue_capacity) != actual.queue_capacity) {
     add(fmt::format("queue_capacity {}, not {}", actual.queue_capacity,
                     std::bit_ceil(wanted.queue_capacity)));
+  }
+  if (wanted.when_full != actual.when_full) {
+    add(fmt::format("when_full {}, not {}", Name(actual.when_full), Name(wanted.when_full)));
   }
   if (wanted.message_type != actual.message_type) {
     add(fmt::format("message_type \"{}\", not \"{}\"", actual.message_type, wanted.message_type));
@@ -106,8 +113,9 @@ absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wa
   const shm::Result<uint32_t> index = core_.registry.Create(wanted);
   if (!index.ok()) return FromShm(index.status(), Resource::kChannel, ChannelResource(wanted.name));
   const ChannelInfo info = Describe(*core_.registry.channel(*index));
-  spdlog::info("channel {} created: pool {}, queue of {}, at most {} subscribers", info.spec.name,
-               info.spec.pool, info.spec.queue_capacity, info.max_subscriber_count);
+  spdlog::info("channel {} created: pool {}, queue of {}, {}, at most {} subscribers",
+               info.spec.name, info.spec.pool, info.spec.queue_capacity, Name(info.spec.when_full),
+               info.max_subscriber_count);
   return CreatedChannel{info, true};
 }
 
@@ -144,8 +152,8 @@ std::vector<ChannelStats> ChannelManager::Stats() {
     for (uint32_t i = 0; i < channel.subscribers.size(); ++i) {
       const uint16_t session = channel.subscribers[i].session;
       if (session == 0) continue;
-      stats.subscribers.push_back(
-          {i, session, core_.registry.QueuedCount(channel, i), channel.geometry.queue_capacity});
+      stats.subscribers.push_back({i, session, core_.registry.QueuedCount(channel, i),
+                                   channel.subscribers[i].queue_capacity});
     }
     std::stable_sort(stats.subscribers.begin(), stats.subscribers.end(),
                      [](const SubscriberStats& a, const SubscriberStats& b) {

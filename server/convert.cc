@@ -84,9 +84,12 @@ absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request)
   shm::ChannelSpec spec;
   spec.name = request.channel_id();
   spec.pool = ParseResource("pools", "channel.pool", channel.pool(), violations).value_or("");
-  if (channel.when_full() != v1::Channel::WHEN_FULL_WAIT) {
-    violations.push_back({"channel.when_full", fmt::format("is {}, but must be WHEN_FULL_WAIT",
-                                                           static_cast<int>(channel.when_full()))});
+  if (channel.when_full() == v1::Channel::WHEN_FULL_DROP_OLDEST) {
+    spec.when_full = shm::WhenFull::kDropOldest;
+  } else if (channel.when_full() != v1::Channel::WHEN_FULL_WAIT) {
+    violations.push_back({"channel.when_full",
+                          fmt::format("is {}, but must be WHEN_FULL_WAIT or WHEN_FULL_DROP_OLDEST",
+                                      static_cast<int>(channel.when_full()))});
   }
   spec.queue_capacity =
       Narrow<uint32_t>(channel.queue_capacity(), "channel.queue_capacity", violations);
@@ -220,7 +223,9 @@ v1::Channel ToProto(const ChannelInfo& channel) {
   v1::Channel proto;
   proto.set_name(ChannelResource(channel.spec.name));
   proto.set_pool(PoolResource(channel.spec.pool));
-  proto.set_when_full(v1::Channel::WHEN_FULL_WAIT);
+  proto.set_when_full(channel.spec.when_full == shm::WhenFull::kWait
+                          ? v1::Channel::WHEN_FULL_WAIT
+                          : v1::Channel::WHEN_FULL_DROP_OLDEST);
   proto.set_queue_capacity(static_cast<int32_t>(channel.spec.queue_capacity));
   proto.set_message_type(channel.spec.message_type);
   proto.set_max_subscriber_count(static_cast<int32_t>(channel.max_subscriber_count));

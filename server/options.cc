@@ -118,7 +118,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->allow_extra_args(false);
   app.add_option("--channel", raw.channels,
                  "a channel to create, as camera=video,queue=8; repeatable")
-      ->type_name("NAME=POOL[,queue=N]")
+      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop]")
       ->allow_extra_args(false);
   app.add_option("--reserve", raw.reserve,
                  "address range for chunks (default 1TiB); memory is only taken by pools")
@@ -282,26 +282,48 @@ Result<shm::PoolSpec> ParsePool(std::string_view text) {
   return pool;
 }
 
+namespace {
+
+// Removes what stands before the next comma, or the end, and returns it.
+std::string_view NextField(std::string_view& text) {
+  const std::string_view field = text.substr(0, text.find(','));
+  text.remove_prefix(field.size());
+  return field;
+}
+
+// One of what can follow the pool: "queue=8".
+Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
+  const size_t equals = std::min(field.find('='), field.size());
+  const std::string_view key = field.substr(0, equals);
+  const std::string_view value = field.substr(std::min(equals + 1, field.size()));
+  uint64_t number = 0;
+  if (key == "queue") {
+    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxQueueCapacity) {
+      return Invalid("queue= is from 1 to " + std::to_string(shm::kMaxQueueCapacity));
+    }
+    channel.queue_capacity = static_cast<uint32_t>(number);
+  } else if (key == "when-full" && (value == "wait" || value == "drop")) {
+    channel.when_full = value == "wait" ? shm::WhenFull::kWait : shm::WhenFull::kDropOldest;
+  } else {
+    return Invalid("after the pool ,queue=N and ,when-full=wait or drop are possible, not \"" +
+                   std::string(field) + "\"");
+  }
+  return Status();
+}
+
+}  // namespace
+
 Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos)
-    return Invalid("NAME=POOL[,queue=N] is needed, as camera=video,queue=8");
+    return Invalid("NAME=POOL[,queue=N][,when-full=wait|drop] is needed, as camera=video,queue=8");
   shm::ChannelSpec channel;
   channel.name = text.substr(0, equals);
   std::string_view rest = text.substr(equals + 1);
-  const size_t comma = std::min(rest.find(','), rest.size());
-  channel.pool = rest.substr(0, comma);
-  rest.remove_prefix(comma);
-  constexpr std::string_view kQueue = ",queue=";
-  if (!rest.empty()) {
-    uint64_t capacity = 0;
-    if (rest.substr(0, kQueue.size()) != kQueue ||
-        !ParseNumber(rest.substr(kQueue.size()), &capacity) || capacity == 0 ||
-        capacity > shm::kMaxQueueCapacity) {
-      return Invalid("after the pool only ,queue=N is possible, N from 1 to " +
-                     std::to_string(shm::kMaxQueueCapacity));
-    }
-    channel.queue_capacity = static_cast<uint32_t>(capacity);
+  channel.pool = NextField(rest);
+  while (!rest.empty()) {
+    rest.remove_prefix(1);  // the comma
+    if (Status status = ParseChannelField(NextField(rest), channel); !status.ok()) return status;
   }
   if (auto violations = shm::Validate(channel); !violations.empty())
     return Invalid(Describe(violations));

@@ -62,6 +62,8 @@ struct AttachRequest {
   uint32_t read_only;                    // kAttach: 1, no right to write payloads is wanted
   uint32_t session;                      // kReconnect
   uint8_t cookie[kCookieBytes];          // kReconnect
+  uint32_t queue_capacity;               // kJoinSubscriber: 0: the channel's
+  uint32_t lossy;                        // kJoinSubscriber: 1: served by dropping
 };
 
 struct AttachReply {
@@ -87,10 +89,12 @@ struct AttachReply {
   uint32_t read_only;  // kAttach: 1, the chunk segment's descriptor is for reading only
   uint32_t reserved0;
   uint8_t cookie[kCookieBytes];  // kAttach: for a kReconnect; secret
-  char message[248];             // what happened, for people; NUL terminated
+  uint32_t own_queue_capacity;
+  uint32_t lossy;
+  char message[248];  // what happened, for people; NUL terminated
 };
 
-static_assert(sizeof(AttachRequest) == 280 && sizeof(AttachReply) == 376);
+static_assert(sizeof(AttachRequest) == 288 && sizeof(AttachReply) == 384);
 
 inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->channel = info.channel;
@@ -102,6 +106,8 @@ inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->epoch = info.epoch;
   reply->lane_offset = info.lane_offset;
   reply->ended_lanes = info.ended_lanes;
+  reply->own_queue_capacity = info.queue_capacity;
+  reply->lossy = info.lossy ? 1 : 0;
 }
 
 inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
@@ -112,7 +118,9 @@ inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
           reply.index,
           reply.epoch,
           reply.lane_offset,
-          reply.ended_lanes};
+          reply.ended_lanes,
+          reply.own_queue_capacity,
+          reply.lossy != 0};
 }
 
 }  // namespace zerocp::shm

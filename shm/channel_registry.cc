@@ -120,6 +120,7 @@ Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
   entry.queue_capacity = channel.geometry.queue_capacity;
   entry.max_subscriber_count = channel.geometry.max_subscriber_count;
   entry.pool = pool->index;
+  entry.when_full = static_cast<uint8_t>(channel.spec.when_full);
   entry.region_offset = *offset;
   std::memcpy(entry.uid, channel.uid.data(), sizeof(entry.uid));
   entry.create_time_ns = channel.create_time_ns;
@@ -182,15 +183,21 @@ Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
   StoreLaneState(*channel, index, LaneState::kOpen);
   RingAll(*channel);
   return JoinInfo{
-      IndexOf(*channel), channel->pool, channel->geometry, index, lane.epoch, *offset, 0};
+      IndexOf(*channel), channel->pool, channel->geometry, index, lane.epoch, *offset, 0, 0, false};
 }
 
 Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
-                                                   std::string_view message_type,
-                                                   uint16_t session) {
+                                                   std::string_view message_type, uint16_t session,
+                                                   const SubscriberSpec& spec) {
   Channel* channel = Find(name);
   if (channel == nullptr) return NotFound(name);
   if (Status status = CheckType(*channel, message_type); !status.ok()) return status;
+  if (spec.queue_capacity > channel->geometry.queue_capacity) {
+    return Status(Code::kInvalid, "a queue of " + std::to_string(spec.queue_capacity) +
+                                      " was asked for; channel " + Quoted(name) + " has " +
+                                      std::to_string(channel->geometry.queue_capacity) +
+                                      ", and a subscriber's may be shorter only");
+  }
   uint32_t k = 0;
   while (k < channel->subscribers.size() && channel->subscribers[k].session != 0) ++k;
   if (k == channel->subscribers.size()) {
@@ -199,9 +206,13 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                       " subscribers; its pool's max_holders_per_chunk allows no more");
   }
   SubscriberRecord& subscriber = channel->subscribers[k];
-  subscriber = {session, NextEpoch(subscriber.epoch)};
+  subscriber = {session, NextEpoch(subscriber.epoch),
+                spec.queue_capacity == 0 ? channel->geometry.queue_capacity : spec.queue_capacity,
+                spec.lossy || channel->spec.when_full == WhenFull::kDropOldest};
   SubscriberEntry& entry = channel->view.subscribers[k];
   entry.session.store(session, std::memory_order_relaxed);
+  entry.lossy.store(subscriber.lossy ? 1 : 0, std::memory_order_relaxed);
+  entry.queue_capacity.store(subscriber.queue_capacity, std::memory_order_relaxed);
   // It knows nothing yet: no lane that is there now is freed before it has looked (R2).
   entry.lane_ack.store(
       channel->view.header->lane_stamp.load(std::memory_order_relaxed) - kNothingKnown,
@@ -215,7 +226,8 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
     if (state != LaneState::kFree && state != LaneState::kOpen) ended |= uint64_t{1} << i;
   }
   return JoinInfo{
-      IndexOf(*channel), channel->pool, channel->geometry, k, subscriber.epoch, 0, ended};
+      IndexOf(*channel),         channel->pool,   channel->geometry, k, subscriber.epoch, 0, ended,
+      subscriber.queue_capacity, subscriber.lossy};
 }
 
 Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {
@@ -397,6 +409,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   channel.spec.name = ReadText(entry.name, sizeof(entry.name));
   channel.spec.message_type = ReadText(entry.message_type, sizeof(entry.message_type));
   channel.spec.queue_capacity = entry.queue_capacity;
+  channel.spec.when_full = static_cast<WhenFull>(entry.when_full);
   channel.pool = entry.pool;
   const PoolView* pool = manager_.pool(channel.pool);
   const auto damaged = [&](const std::string& what) {
@@ -406,6 +419,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   channel.spec.pool = pool->name;
   channel.geometry = {entry.region_offset, entry.queue_capacity, entry.max_subscriber_count};
   if (!shm::Validate(channel.spec).empty() || Find(channel.spec.name) != nullptr ||
+      channel.spec.when_full > WhenFull::kDropOldest ||
       !std::has_single_bit(channel.geometry.queue_capacity) ||
       channel.geometry.max_subscriber_count != MaxSubscribers(*pool)) {
     return damaged("its entry is impossible");
@@ -425,8 +439,11 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     const SubscriberEntry& shared = channel.view.subscribers[k];
     const uint16_t session = shared.session.load(std::memory_order_acquire);
+    const uint32_t queue = shared.queue_capacity.load(std::memory_order_relaxed);
     channel.subscribers[k] = {IsSession(session) ? session : uint16_t{0},
-                              SubscriberEpoch(shared.epoch.load(std::memory_order_acquire))};
+                              SubscriberEpoch(shared.epoch.load(std::memory_order_acquire)),
+                              std::clamp(queue, 1u, channel.geometry.queue_capacity),
+                              shared.lossy.load(std::memory_order_relaxed) != 0};
   }
   for (uint32_t i = 0; i < kLaneEntries; ++i) {
     LaneEntry& shared = channel.view.lanes[i];

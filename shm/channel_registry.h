@@ -32,8 +32,15 @@ struct ChannelSpec {
   std::string pool;             // name of an existing pool
   uint32_t queue_capacity = 0;  // 1 to kMaxQueueCapacity, rounded up to a power of two; 0: 16
   std::string message_type;     // at most kMessageTypeBytes characters
+  WhenFull when_full = WhenFull::kWait;
 };
 std::vector<Violation> Validate(const ChannelSpec& spec);
+
+// What a subscriber asks for.
+struct SubscriberSpec {
+  uint32_t queue_capacity = 0;  // 1 to the channel's; 0: the channel's
+  bool lossy = false;           // served by dropping on a waiting channel too
+};
 
 // What a member needs to start; travels in the attach protocol.
 struct JoinInfo {
@@ -45,6 +52,8 @@ struct JoinInfo {
   uint64_t lane_offset;  // publishers only
   uint64_t
       ended_lanes;  // subscribers only: bit i: what lane entry i holds had ended before the join
+  uint32_t queue_capacity;  // subscribers only: of its own
+  bool lossy;               // subscribers only: served by dropping
 };
 
 class ChannelRegistry {
@@ -59,6 +68,8 @@ class ChannelRegistry {
   struct SubscriberRecord {
     uint16_t session = 0;  // 0: free
     uint32_t epoch = 0;
+    uint32_t queue_capacity = 0;
+    bool lossy = false;
   };
   struct Channel {
     ChannelSpec spec;  // defaults filled in
@@ -87,8 +98,9 @@ class ChannelRegistry {
   // kNotFound, kTypeMismatch, kLimit, kNoMemory. REQUIRES: the session is attached.
   Result<JoinInfo> JoinAsPublisher(std::string_view channel, std::string_view message_type,
                                    uint16_t session);
+  // Also kInvalid: a longer queue than the channel's.
   Result<JoinInfo> JoinAsSubscriber(std::string_view channel, std::string_view message_type,
-                                    uint16_t session);
+                                    uint16_t session, const SubscriberSpec& spec = {});
   // A publisher leaves in order: what it published stays deliverable. kNotFound unless the lane is
   // its.
   Status LeavePublisher(uint32_t channel, uint32_t lane, uint16_t session);

@@ -58,8 +58,8 @@ constexpr ChunkHandle DecodeHandle(uint64_t bits) {
 }
 
 // A cell of a lane: kind:2 | pool:4 | chunk:24 | valid:1 | bit:1 | tag:32.
-// `valid` and `bit` are used in claims only: `bit` is the cursor's D bit
-// before the claim.
+// `valid` and `bit` are used in claims only: `bit` is the claimer's bit of
+// the cursor (S or D) before the claim.
 
 enum class CellKind : uint8_t {
   kNone = 0,    // published to nobody
@@ -86,8 +86,10 @@ constexpr Cell DecodeCell(uint64_t bits) {
 inline constexpr uint64_t kClaimValid = uint64_t{1} << 30;
 inline constexpr uint64_t kClaimBit = uint64_t{1} << 31;
 
-// A cursor: 0:1 | D:1 | epoch:14 | position:48.
+// A cursor: S:1 | D:1 | epoch:14 | position:48. Each bit is flipped with a take that was claimed
+// before, and by its one writer only: after a death it tells whether the claim was won.
 
+inline constexpr uint64_t kCursorS = 1;  // flipped by a lossy subscriber with each take
 inline constexpr uint64_t kCursorD = 2;  // flipped by the daemon with each take in its place
 inline constexpr uint64_t kPositionMask = (uint64_t{1} << 48) - 1;
 inline constexpr uint32_t kEpochMask = 0x3fff;
@@ -96,10 +98,18 @@ constexpr uint64_t CursorPosition(uint64_t cursor) { return cursor >> 16; }
 constexpr uint32_t CursorEpoch(uint64_t cursor) {
   return static_cast<uint32_t>(cursor >> 2) & kEpochMask;
 }
-// The same D bit with another epoch and position.
+// The same S and D bits with another epoch and position.
 constexpr uint64_t CursorWith(uint64_t cursor, uint32_t epoch, uint64_t position) {
-  return (cursor & kCursorD) | (uint64_t{epoch & kEpochMask} << 2) |
+  return (cursor & (kCursorS | kCursorD)) | (uint64_t{epoch & kEpochMask} << 2) |
          ((position & kPositionMask) << 16);
+}
+// The claim on `cell` by who owns `bit` (kCursorS or kCursorD) of the cursor that was read before.
+constexpr uint64_t EncodeClaim(uint64_t cell, uint64_t cursor, uint64_t bit) {
+  return (cell & ~(kClaimValid | kClaimBit)) | kClaimValid | ((cursor & bit) != 0 ? kClaimBit : 0);
+}
+// True if the claim's take moved the cursor: its owner's bit is another than it was before.
+constexpr bool ClaimWasWon(uint64_t claim, uint64_t cursor, uint64_t bit) {
+  return (claim & kClaimValid) != 0 && ((claim & kClaimBit) != 0) != ((cursor & bit) != 0);
 }
 // Messages between a position and a tail, modulo 2^48.
 constexpr uint64_t QueuedCount(uint64_t tail, uint64_t position) {
@@ -121,7 +131,7 @@ constexpr uint32_t NextEpoch(uint32_t epoch) { return epoch == kEpochMask ? 1 : 
 static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~uint64_t{0});
 static_assert(Encode(ChunkHandle{15, 15, 0xffffff, 0xffffffff}) == ~uint64_t{0});
 static_assert((Encode(Cell{CellKind::kShared, 15, 0xffffff, 0}) & (kClaimValid | kClaimBit)) == 0);
-static_assert(CursorPosition(CursorWith(2, kEpochMask, kPositionMask)) == kPositionMask &&
-              CursorEpoch(CursorWith(2, kEpochMask, 0)) == kEpochMask);
+static_assert(CursorPosition(CursorWith(3, kEpochMask, kPositionMask)) == kPositionMask &&
+              CursorEpoch(CursorWith(3, kEpochMask, 0)) == kEpochMask);
 
 }  // namespace zerocp::shm

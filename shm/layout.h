@@ -176,13 +176,16 @@ struct ChunkHeader {
 
 enum class ChannelState : uint32_t { kFree = 0, kOpen = 1, kClosed = 2 };
 
+// What a publisher meets when a subscriber's queue is full.
+enum class WhenFull : uint8_t { kWait = 0, kDropOldest = 1 };
+
 // A line of the channel table.
 struct ChannelEntry {
   std::atomic<uint32_t> state;  // ChannelState, stored last  PAIR channel.state
   uint32_t queue_capacity;      // power of two
   uint16_t max_subscriber_count;
   uint8_t pool;
-  uint8_t reserved0;
+  uint8_t when_full;  // WhenFull
   uint32_t reserved1;
   uint64_t region_offset;  // management segment: ChannelHeader and what follows it
   uint8_t uid[16];
@@ -206,13 +209,14 @@ struct ChannelHeader {
 };
 
 struct SubscriberEntry {
-  std::atomic<uint32_t> epoch;    // open:1 | epoch:14, see encoding.h; daemon only
-  std::atomic<uint16_t> session;  // daemon only
-  uint16_t reserved0;
-  std::atomic<uint32_t> lane_ack;    // (C) lane_stamp whose lanes this subscriber knows
-  std::atomic<uint32_t> bell;        // (C) futex word; only ever added to
-  std::atomic<uint32_t> left_epoch;  // (C) the epoch whose subscriber left without the daemon
-  uint8_t reserved1[44];
+  std::atomic<uint32_t> epoch;           // open:1 | epoch:14, see encoding.h; daemon only
+  std::atomic<uint16_t> session;         // daemon only
+  std::atomic<uint16_t> lossy;           // 1: served by dropping; daemon only
+  std::atomic<uint32_t> lane_ack;        // (C) lane_stamp whose lanes this subscriber knows
+  std::atomic<uint32_t> bell;            // (C) futex word; only ever added to
+  std::atomic<uint32_t> left_epoch;      // (C) the epoch whose subscriber left without the daemon
+  std::atomic<uint32_t> queue_capacity;  // of its own, 1 to the channel's; daemon only
+  uint8_t reserved1[40];
 };
 
 enum class LaneState : uint16_t {
@@ -244,10 +248,15 @@ struct Lane {
 };
 
 struct Cursor {
-  std::atomic<uint64_t> word;  // (C) 0:1 | D:1 | epoch:14 | position:48  PAIR cursor.word
+  std::atomic<uint64_t> word;  // (C) S:1 | D:1 | epoch:14 | position:48  PAIR cursor.word
   std::atomic<uint64_t>
       daemon_claim;  // daemon only: what it is taking in a dead subscriber's place
-  uint8_t reserved[48];
+  std::atomic<uint64_t> subscriber_claim;  // (C) what a lossy subscriber is taking
+  // (C) The publisher's, for the epoch it serves: positions from `start` on, of which it has
+  // dropped so many. What is taken is position - start - dropped.
+  std::atomic<uint64_t> start;    // stored before the epoch  PAIR cursor.word
+  std::atomic<uint64_t> dropped;  // stored after the drop
+  uint8_t reserved[24];
 };
 
 static_assert(sizeof(SuperBlock) == 4096);
@@ -278,7 +287,11 @@ static_assert(offsetof(ChunkHeader, sequence) == 8 && offsetof(SubscriberEntry, 
 static_assert(offsetof(SubscriberEntry, bell) == 12 && offsetof(SubscriberEntry, left_epoch) == 16);
 static_assert(offsetof(LaneEntry, epoch) == 4 && offsetof(LaneEntry, offset) == 8);
 static_assert(offsetof(Lane, publisher_bell) == 68 && offsetof(Lane, left) == 72);
-static_assert(offsetof(Cursor, daemon_claim) == 8);
+static_assert(offsetof(Cursor, daemon_claim) == 8 && offsetof(Cursor, subscriber_claim) == 16 &&
+              offsetof(Cursor, start) == 24 && offsetof(Cursor, dropped) == 32);
+static_assert(offsetof(SubscriberEntry, lossy) == 6 &&
+              offsetof(SubscriberEntry, queue_capacity) == 20);
+static_assert(offsetof(ChannelEntry, when_full) == 11);
 static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
 static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
 static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&

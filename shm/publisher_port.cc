@@ -10,6 +10,10 @@
 namespace zerocp::shm {
 namespace {
 
+// Messages that are dropped at once, so that a publisher that overruns a subscriber meets its
+// cursor's line only now and then: a sixteenth of the queue, but no long pause either.
+constexpr uint32_t kDropsAtOnce = 16;
+
 bool IsCapacity(uint32_t value) {
   return value >= 1 && value <= kMaxQueueCapacity && std::has_single_bit(value);
 }
@@ -39,15 +43,16 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
   return port;
 }
 
-Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, int* delivered) {
+Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published* published) {
   if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) [[unlikely]] {
     Refresh();  // PAIR sub.stamp
   }
   // A chunk of another pool needs a grant slot for each subscriber that there can be.
   if (chunk.pool != pool_ && chunk.pool->grant_slots < channel_.geometry.max_subscriber_count)
     return Code::kInvalid;
+  int dropped = 0;
   if (tail_ >= room_) [[unlikely]] {
-    if (Code code = MakeRoom(deadline); code != Code::kOk) return code;
+    if (Code code = MakeRoom(deadline, &dropped); code != Code::kOk) return code;
   }
   ChunkManager& record = chunk.pool->record(chunk.chunk);
   chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
@@ -77,7 +82,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, int* deliv
   }
   if (active_ == 0) session_->ToCache(*chunk.pool, chunk.chunk);
   session_->CountReleased();
-  *delivered = std::popcount(active_);
+  *published = {std::popcount(active_), dropped};
   return Code::kOk;
 }
 
@@ -107,17 +112,32 @@ void PublisherPort::Refresh() {
     const uint64_t bit = uint64_t{1} << k;
     if ((active_ & bit) != 0 && (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != epoch_[k]))
       Detach(k);
-    if ((active_ & bit) == 0 && SubscriberIsOpen(entry)) {
-      std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
-      uint64_t word = cursor.load(std::memory_order_acquire);
-      while (!cursor.compare_exchange_weak(word, CursorWith(word, SubscriberEpoch(entry), tail_),
-                                           std::memory_order_acq_rel, std::memory_order_acquire)) {
-      }
-      epoch_[k] = SubscriberEpoch(entry);
-      active_ |= bit;
-    }
+    if ((active_ & bit) == 0 && SubscriberIsOpen(entry)) Serve(k, SubscriberEpoch(entry));
   }
-  room_ = tail_ + FreeCells();
+  shortest_queue_ = lane_.capacity;
+  for (uint64_t bits = active_ & ~lossy_; bits != 0; bits &= bits - 1) {
+    shortest_queue_ = std::min(shortest_queue_, capacity_[std::countr_zero(bits)]);
+  }
+  room_ = tail_ + FreeCells(active_);
+}
+
+// Serves subscriber `k` from the next message on, as it asked for when it joined.
+void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
+  const SubscriberEntry& entry = channel_.subscribers[k];
+  Cursor& cursor = lane_.cursors[k];
+  const uint64_t bit = uint64_t{1} << k;
+  const uint32_t capacity = entry.queue_capacity.load(std::memory_order_relaxed);
+  capacity_[k] = std::clamp(capacity, 1u, lane_.capacity);  // it may be forged
+  lossy_ = entry.lossy.load(std::memory_order_relaxed) != 0 ? lossy_ | bit : lossy_ & ~bit;
+  cursor.start.store(tail_, std::memory_order_relaxed);
+  cursor.dropped.store(0, std::memory_order_relaxed);
+  uint64_t word = cursor.word.load(std::memory_order_acquire);
+  while (!cursor.word.compare_exchange_weak(word, CursorWith(word, epoch, tail_),
+                                            std::memory_order_acq_rel,  // PAIR cursor.word
+                                            std::memory_order_acquire)) {
+  }
+  epoch_[k] = epoch;
+  active_ |= bit;
 }
 
 // Stops serving subscriber `k`, of whom the daemon says that it can take nothing any more. Each
@@ -146,8 +166,9 @@ void PublisherPort::Detach(uint32_t k) {
   active_ &= ~(uint64_t{1} << k);
 }
 
-// A message of this port's that subscriber `k`, now gone, may or may not have taken over before it
-// went (take-over comes before the cursor). Whether it is still ours is seen in the records alone.
+// A message of this port's, over which this port moved the cursor of subscriber `k`. One that is
+// gone may have taken it over before it went (with a waiting one, take-over comes before the
+// cursor): whether it is still ours is seen in the records alone.
 void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
   const Cell cell = DecodeCell(cell_bits);
   const PoolView* pool = session_->manager().pool(cell.pool);
@@ -173,40 +194,76 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
   }
 }
 
-// Cells that every served subscriber has taken. A subscriber whose cursor is impossible is not
-// served any more; what it left stays in this session's name.
-uint64_t PublisherPort::FreeCells() {
-  uint64_t most_queued = 0;
-  for (uint64_t bits = active_; bits != 0; bits &= bits - 1) {
+// Cells that each of `subscribers`, as far as they are served, has taken of its queue. One whose
+// cursor is impossible is not served any more; what it left stays in this session's name.
+uint64_t PublisherPort::FreeCells(uint64_t subscribers) {
+  uint64_t free = lane_.capacity;
+  for (uint64_t bits = active_ & subscribers; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
     const uint64_t word =
         lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
     const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
-    if (queued > lane_.capacity || CursorEpoch(word) != epoch_[k]) {
+    if (queued > capacity_[k] || CursorEpoch(word) != epoch_[k]) {
       active_ &= ~(uint64_t{1} << k);
     } else {
-      most_queued = std::max(most_queued, queued);
+      free = std::min(free, capacity_[k] - queued);
     }
   }
-  return lane_.capacity - most_queued;
+  return free;
 }
 
-// Waits until at least one cell is free at every subscriber; nothing is changed before (P2).
-Code PublisherPort::MakeRoom(Deadline deadline) {
-  uint64_t free = FreeCells();
+// Waits for the waiting subscribers, then drops at the lossy ones: nothing is changed before (P2).
+Code PublisherPort::MakeRoom(Deadline deadline, int* dropped) {
+  if (Code code = WaitForRoom(deadline); code != Code::kOk) return code;
+  for (uint64_t bits = active_ & lossy_; bits != 0; bits &= bits - 1) {
+    *dropped += DropOldest(static_cast<uint32_t>(std::countr_zero(bits)));
+  }
+  room_ = tail_ + FreeCells(active_);
+  return Code::kOk;
+}
+
+// Takes the oldest messages of subscriber `k` back if its queue is full. Returns how many: 0 if it
+// made room itself.
+int PublisherPort::DropOldest(uint32_t k) {
+  Cursor& cursor = lane_.cursors[k];
+  uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
+  while (QueuedCount(tail_, CursorPosition(word)) == capacity_[k] &&
+         CursorEpoch(word) == epoch_[k]) {
+    const uint64_t position = CursorPosition(word);
+    const uint32_t count = std::clamp(capacity_[k] / 16, 1u, kDropsAtOnce);
+    const uint64_t moved = CursorWith(word, epoch_[k], position + count);
+    if constexpr (Mutant(11)) {  // a store: what the subscriber takes meanwhile is dropped as well
+      cursor.word.store(moved, std::memory_order_release);
+    } else if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
+                                                    std::memory_order_acquire)) {
+      continue;
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+      TakeBack(lane_.cell(position + i).load(std::memory_order_relaxed), k);
+    }
+    cursor.dropped.store(cursor.dropped.load(std::memory_order_relaxed) + count,
+                         std::memory_order_relaxed);
+    return static_cast<int>(count);
+  }
+  return 0;
+}
+
+// Waits until at least one cell is free at every waiting subscriber.
+Code PublisherPort::WaitForRoom(Deadline deadline) {
+  uint64_t free = FreeCells(~lossy_);
   if (free == 0 && deadline.waits()) {
     // A subscriber that keeps up frees cells one by one; asking for a quarter at once spares both
     // sides the ping-pong over the cursor's line.
-    const uint32_t quarter = std::max(1u, lane_.capacity / 4);
+    const uint32_t quarter = std::max(1u, shortest_queue_ / 4);
     const auto spin_end = std::chrono::steady_clock::now() + kSpinTime;
     do {
       if (deadline.Passed()) break;
       for (int i = 0; i < 16; ++i) SpinPause();
-      free = FreeCells();
+      free = FreeCells(~lossy_);
     } while (free < quarter && std::chrono::steady_clock::now() < spin_end);
     if (free == 0) SleepUntilRoom(quarter, Deadline::After(deadline.Left(kFirstSlice)));
   }
-  while ((free = FreeCells()) == 0) {
+  while (FreeCells(~lossy_) == 0) {
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
       Refresh();
       continue;
@@ -218,7 +275,6 @@ Code PublisherPort::MakeRoom(Deadline deadline) {
     if (deadline.Passed()) return Code::kTimeout;
     SleepUntilRoom(1, deadline);
   }
-  room_ = tail_ + free;
   return Code::kOk;
 }
 
@@ -230,7 +286,7 @@ void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
   lane.publisher_waits.store(wanted, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   auto enough = [&] {
-    return FreeCells() >= wanted ||
+    return FreeCells(~lossy_) >= wanted ||
            channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ ||
            channel_.header->state.load(std::memory_order_acquire) !=
                static_cast<uint32_t>(ChannelState::kOpen);

@@ -1,13 +1,20 @@
-// Publishing into a waiting channel: the writer of one lane.
+// Publishing into a channel: the writer of one lane.
+//
+// What. How a subscriber with a full queue is met is a property of its cursor: a waiting one is
+// waited for; a lossy one loses its oldest messages, each taken back by who moves the cursor over
+// it.
 //
 // Invariants. P1: a message is in the lane from the store of `tail` on, and not before. P2: nothing
-// is changed before there is room at every subscriber, so a publish that times out published to
-// nobody. P3: the cell at a position holds until every served cursor is behind it.
+// is changed before there is room at every waiting subscriber, so a publish that times out
+// published to nobody and dropped nothing. P3: the cell at a position holds until every served
+// cursor is behind it. P4: only a compare-exchange moves the cursor of a lossy subscriber, so each
+// position is either taken or dropped.
 //
 // Threads and processes. One thread at a time. Peers: the subscribers of the channel, and the
 // daemon.
 //
 // Crash. Killed before the tail store, the chunk is swept as the session's; after it, delivered.
+// What was dropped and not yet taken back is swept as the session's too.
 #pragma once
 
 #include <array>
@@ -21,6 +28,11 @@
 
 namespace zerocp::shm {
 
+struct Published {
+  int delivered;  // subscribers that will see the message
+  int dropped;    // older messages that lossy subscribers lost to make room for it
+};
+
 class PublisherPort {
  public:
   // kDamaged if `info` does not fit the segment.
@@ -28,10 +40,10 @@ class PublisherPort {
                                                        const JoinInfo& info);
 
   // Sends an exclusive chunk whose header size is set; stamps its sequence. kOk: the chunk is given
-  // up, `delivered` subscribers will see it. Any other code: the caller still has it and nobody got
-  // it. kTimeout; kDetached: the channel is closed; kInvalid: a chunk of another pool than the
-  // channel's, with fewer grant slots than the channel has subscribers at most.
-  Code Publish(const ChunkRef& chunk, Deadline deadline, int* delivered);
+  // up. Any other code: the caller still has it and nobody got it. kTimeout; kDetached: the channel
+  // is closed; kInvalid: a chunk of another pool than the channel's, with fewer grant slots than
+  // the channel has subscribers at most.
+  Code Publish(const ChunkRef& chunk, Deadline deadline, Published* published);
   // Waits until at least `count` subscribers are served. kTimeout, kDetached.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
 
@@ -45,10 +57,13 @@ class PublisherPort {
  private:
   PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info);
   void Refresh();
+  void Serve(uint32_t index, uint32_t epoch);
   void Detach(uint32_t index);
   void TakeBack(uint64_t cell, uint32_t index);
-  Code MakeRoom(Deadline deadline);
-  uint64_t FreeCells();
+  Code MakeRoom(Deadline deadline, int* dropped);
+  Code WaitForRoom(Deadline deadline);
+  int DropOldest(uint32_t index);
+  uint64_t FreeCells(uint64_t subscribers);
   void SleepUntilRoom(uint32_t wanted, Deadline deadline);
   void RingWaiters(uint64_t waiters);
 
@@ -58,10 +73,13 @@ class PublisherPort {
   LaneView lane_;
   const PoolView* pool_;
   uint64_t tail_ = 0;
-  uint64_t room_ = 0;    // tail_ may reach this without another look at the cursors
-  uint32_t stamp_ = 0;   // subscriber_stamp of the last Refresh
-  uint64_t active_ = 0;  // bit k: subscriber k is served
+  uint64_t room_ = 0;            // tail_ may reach this without another look at the cursors
+  uint32_t stamp_ = 0;           // subscriber_stamp of the last Refresh
+  uint64_t active_ = 0;          // bit k: subscriber k is served
+  uint64_t lossy_ = 0;           // bit k: by dropping
+  uint32_t shortest_queue_ = 0;  // of those that are waited for
   std::array<uint32_t, kMaxSubscribers> epoch_{};      // that is served
+  std::array<uint32_t, kMaxSubscribers> capacity_{};   // of its queue, at most the lane's
   std::array<uint32_t, kMaxSubscribers> last_rung_{};  // bell values this port left
 };
 

@@ -72,8 +72,9 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
       if (channel.subscribers[k].session == 0 || !gone[channel.subscribers[k].session]) continue;
       for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
         const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
-        if (record.state != LaneState::kFree && !gone[record.session])
-          Drain(channel, lane, k, 0, MostDrains(channel), report);
+        if (record.state == LaneState::kFree || gone[record.session]) continue;
+        FinishTake(channel, lane, k, report);
+        Drain(channel, lane, k, 0, MostDrains(channel), report);
       }
       registry_.FreeSubscriber(channel, k);  // R1
     }
@@ -107,25 +108,50 @@ void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
     const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
     const uint64_t queued =
         std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
+    // Read after the cursor: a take that it shows is in the claim, or was taken over before.
+    const uint64_t claim = lane.cursors[k].subscriber_claim.load(std::memory_order_acquire);
+    if (!Mutant(10) && ClaimWasWon(claim, cursor, kCursorS)) {
+      Relabel(claim, k, publisher, subscriber.session, report);
+    }
     for (uint64_t i = 0; i < queued; ++i) {
-      const Cell cell =
-          DecodeCell(lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed));
-      const CellTarget target = Locate(manager_, cell);
-      if (target.record == nullptr) continue;
-      if (cell.kind == CellKind::kMoved) {  // T9
-        uint64_t word = target.record->word.load(std::memory_order_acquire);
-        if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
-            target.record->word.compare_exchange_strong(
-                word, NextWord(word, Kind::kLoaned, subscriber.session))) {
-          ++report.delivered_count;
-        }
-      } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
-        uint16_t expected = publisher;
-        if (target.record->slots()[k].compare_exchange_strong(expected, subscriber.session))
-          ++report.delivered_count;
-      }
+      Relabel(lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed), k, publisher,
+              subscriber.session, report);
     }
   }
+}
+
+// One message of a gone publisher gets the name of subscriber `k`, unless it has it already.
+void Recovery::Relabel(uint64_t cell_bits, uint32_t k, uint16_t publisher, uint16_t subscriber,
+                       RecoveryReport& report) {
+  const Cell cell = DecodeCell(cell_bits & ~(kClaimValid | kClaimBit));
+  const CellTarget target = Locate(manager_, cell);
+  if (target.record == nullptr) return;
+  if (cell.kind == CellKind::kMoved) {  // T9
+    uint64_t word = target.record->word.load(std::memory_order_acquire);
+    if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
+        target.record->word.compare_exchange_strong(word,
+                                                    NextWord(word, Kind::kLoaned, subscriber))) {
+      ++report.delivered_count;
+    }
+  } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
+    uint16_t expected = publisher;
+    if (target.record->slots()[k].compare_exchange_strong(expected, subscriber))
+      ++report.delivered_count;
+  }
+}
+
+// Subscriber `k` can take nothing any more: lets go of the message whose cursor it had won and that
+// it had not taken over.
+void Recovery::FinishTake(ChannelRegistry::Channel& channel, uint32_t lane_index, uint32_t k,
+                          RecoveryReport& report) {
+  const ChannelRegistry::LaneRecord& record = channel.lanes[lane_index];
+  Cursor& cursor = channel.Lane(record, manager_).cursors[k];
+  const uint64_t claim = cursor.subscriber_claim.load(std::memory_order_acquire);
+  if (claim == 0) return;
+  if (ClaimWasWon(claim, cursor.word.load(std::memory_order_acquire), kCursorS)) {
+    Orphan(claim, k, record.session, report);
+  }
+  cursor.subscriber_claim.store(0, std::memory_order_release);
 }
 
 // Takes in the place of subscriber `k`, who can take nothing any more, what a living publisher
@@ -147,10 +173,10 @@ uint32_t Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index,
     const uint64_t position = CursorPosition(word);
     const uint64_t queued =
         shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
+    if (queued > lane.capacity && cursor.word.load(std::memory_order_acquire) != word) continue;
     if (queued == 0 || queued > lane.capacity) break;
     const uint64_t cell = lane.cell(position).load(std::memory_order_acquire);
-    const uint64_t claim = cell | kClaimValid | ((word & kCursorD) != 0 ? kClaimBit : 0);
-    cursor.daemon_claim.store(claim, std::memory_order_release);
+    cursor.daemon_claim.store(EncodeClaim(cell, word, kCursorD), std::memory_order_release);
     if (cursor.word.compare_exchange_strong(word,
                                             CursorWith(word ^ kCursorD, epoch, position + 1))) {
       Orphan(cell, k, record.session, report);
@@ -228,10 +254,9 @@ RecoveryReport Recovery::FinishClaims() {
         Cursor& cursor = lane.cursors[k];
         const uint64_t claim = cursor.daemon_claim.load(std::memory_order_acquire);
         if ((claim & kClaimValid) == 0) continue;
-        const bool before = (claim & kClaimBit) != 0;
-        const bool now = (cursor.word.load(std::memory_order_acquire) & kCursorD) != 0;
-        // The cursor moved: the claim was won.
-        if (before != now) Orphan(claim, k, record.session, report);
+        if (ClaimWasWon(claim, cursor.word.load(std::memory_order_acquire), kCursorD)) {
+          Orphan(claim, k, record.session, report);
+        }
         cursor.daemon_claim.store(0, std::memory_order_release);
       }
     }
@@ -256,8 +281,9 @@ void Recovery::DrainSubscriber(uint32_t index, uint32_t k, RecoveryReport& repor
   ChannelRegistry::Channel* channel = registry_.channel(index);
   if (channel == nullptr || k >= channel->subscribers.size()) return;
   for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
-    if (channel->lanes[lane].state != LaneState::kFree)
-      Drain(*channel, lane, k, 0, MostDrains(*channel), report);
+    if (channel->lanes[lane].state == LaneState::kFree) continue;
+    FinishTake(*channel, lane, k, report);
+    Drain(*channel, lane, k, 0, MostDrains(*channel), report);
   }
   registry_.FreeSubscriber(*channel, k);
 }

@@ -52,7 +52,11 @@ class Recovery {
  private:
   void Deliver(ChannelRegistry::Channel& channel, uint32_t lane, const SessionSet& gone,
                RecoveryReport& report);
+  void Relabel(uint64_t cell, uint32_t index, uint16_t publisher, uint16_t subscriber,
+               RecoveryReport& report);
   void DrainSubscriber(uint32_t channel, uint32_t index, RecoveryReport& report);
+  void FinishTake(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
+                  RecoveryReport& report);
   // Returns how many steps it made, at most `most`.
   uint32_t Drain(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
                  uint32_t living_epoch, uint32_t most, RecoveryReport& report);

@@ -26,7 +26,8 @@ Result<std::unique_ptr<SubscriberPort>> SubscriberPort::Create(std::shared_ptr<S
       geometry.queue_capacity > kMaxQueueCapacity ||
       !std::has_single_bit(geometry.queue_capacity) ||
       geometry.max_subscriber_count > kMaxSubscribers ||
-      info.index >= geometry.max_subscriber_count) {
+      info.index >= geometry.max_subscriber_count || info.queue_capacity < 1 ||
+      info.queue_capacity > geometry.queue_capacity) {
     return Status(Code::kDamaged, "the daemon's answer to the join does not fit the segments");
   }
   std::unique_ptr<SubscriberPort> port(new SubscriberPort(std::move(session), info));
@@ -56,27 +57,68 @@ Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
 }
 
 Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
-  std::atomic<uint64_t>& cursor = lane.view.cursors[info_.index].word;
-  const uint64_t word = cursor.load(std::memory_order_acquire);
-  if (CursorEpoch(word) != info_.epoch) return Code::kTimeout;  // not served yet, or no more
-  const uint64_t position = CursorPosition(word);
-  if (((lane.tail - position) & kPositionMask) == 0 || lane.tail == kTailUnknown) {
-    lane.tail = lane.view.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
+  Cursor& cursor = lane.view.cursors[info_.index];
+  for (;;) {
+    uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
+    if (CursorEpoch(word) != info_.epoch) return Code::kTimeout;  // not served yet, or no more
+    const uint64_t position = CursorPosition(word);
+    // The known tail is used up; or a publisher that dropped has passed it.
+    if (QueuedCount(lane.tail, position) - 1 >= lane.view.capacity) {
+      lane.tail = lane.view.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
+    }
+    const uint64_t queued = QueuedCount(lane.tail, position);
+    if (queued == 0) return Code::kTimeout;
+    if (queued > lane.view.capacity) {
+      if (info_.lossy && cursor.word.load(std::memory_order_acquire) != word) continue;  // dropped
+      return Damaged(lane);
+    }
+    const uint64_t bits = lane.view.cell(position).load(std::memory_order_relaxed);
+    if (info_.lossy) {
+      // The publisher may write the cell anew meanwhile, but only after it has moved the cursor:
+      // who wins the cursor has read the right cell.
+      if constexpr (!Mutant(12)) {
+        cursor.subscriber_claim.store(EncodeClaim(bits, word, kCursorS), std::memory_order_release);
+      }
+      const uint64_t moved = CursorWith(word ^ kCursorS, info_.epoch, position + 1);
+      if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
+                                               std::memory_order_relaxed)) {
+        continue;
+      }
+      const bool taken = TakeOver(lane, DecodeCell(bits), out);
+      cursor.subscriber_claim.store(0, std::memory_order_release);  // after take-over (U3)
+      if (!taken) return Damaged(lane);
+      CountMissed(lane, position);
+      lane.expected = position + 1;
+      missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
+    } else {
+      const auto move_cursor = [&] {
+        cursor.word.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
+      };
+      if constexpr (Mutant(4)) move_cursor();  // the cursor before take-over
+      if (!TakeOver(lane, DecodeCell(bits), out)) return Damaged(lane);
+      // Take-over before cursor (U1): the cursor's store is a release, so nobody sees it without
+      // the take-over.
+      if constexpr (!Mutant(4)) move_cursor();
+    }
+    session_->CountAcquired();
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    if (lane.view.lane->publisher_waits.load(std::memory_order_relaxed) != 0) [[unlikely]] {
+      RingPublisher(lane, position + 1);
+    }
+    return Code::kOk;
   }
-  const uint64_t queued = QueuedCount(lane.tail, position);
-  if (queued == 0) return Code::kTimeout;
-  const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_relaxed));
+}
+
+// Puts this session's id on the message of `cell`. False, and nothing is done, if it is neither the
+// publisher's nor, because the daemon has delivered it, this session's already.
+// REQUIRES: nobody else takes the message, or this port has won the cursor.
+bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out) {
   const PoolView* pool = session_->manager().pool(cell.pool);
-  if (queued > lane.view.capacity || cell.kind == CellKind::kNone || pool == nullptr ||
-      cell.chunk >= pool->live_chunk_count()) {
-    return Damaged(lane);
+  if (cell.kind == CellKind::kNone || pool == nullptr || cell.chunk >= pool->live_chunk_count()) {
+    return false;
   }
   ChunkManager& record = pool->record(cell.chunk);
   *out = {pool, cell.chunk, ChunkRef::kExclusive};
-  const auto move_cursor = [&] {
-    cursor.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
-  };
-  if constexpr (Mutant(4)) move_cursor();  // the cursor before take-over
   if (cell.kind == CellKind::kMoved) {
     const uint64_t owned = record.word.load(std::memory_order_relaxed);
     const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
@@ -86,30 +128,30 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     const bool delivered = IsOwned(owned, Kind::kLoaned, session_->id()) &&
                            static_cast<uint32_t>(DecodeWord(owned).stamp) ==
                                static_cast<uint32_t>(DecodeWord(moved).stamp);
-    if (!from_publisher && !delivered) return Damaged(lane);
+    if (!from_publisher && !delivered) return false;
     // A store, not a compare-exchange: the miss hides in the store buffer.
     if (from_publisher) {
       record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
     }
-  } else {
-    std::atomic<uint16_t>& slot = record.slots()[info_.index];
-    const uint16_t holder = slot.load(std::memory_order_relaxed);
-    if (info_.index >= pool->grant_slots ||
-        (holder != lane.publisher && holder != session_->id())) {
-      return Damaged(lane);
-    }
-    slot.store(session_->id(), std::memory_order_relaxed);
-    out->slot = static_cast<uint16_t>(info_.index);
+    return true;
   }
-  // Take-over before cursor (U1): the cursor's store is a release, so nobody sees it without the
-  // take-over.
-  if constexpr (!Mutant(4)) move_cursor();
-  session_->CountAcquired();
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  if (lane.view.lane->publisher_waits.load(std::memory_order_relaxed) != 0) [[unlikely]] {
-    RingPublisher(lane, position + 1);
+  std::atomic<uint16_t>& slot = record.slots()[info_.index];
+  const uint16_t holder = slot.load(std::memory_order_relaxed);
+  if (info_.index >= pool->grant_slots || (holder != lane.publisher && holder != session_->id())) {
+    return false;
   }
-  return Code::kOk;
+  slot.store(session_->id(), std::memory_order_relaxed);
+  out->slot = static_cast<uint16_t>(info_.index);
+  return true;
+}
+
+// What lies between the last message that was taken from the lane, or the start of its service, and
+// `position` was dropped.
+void SubscriberPort::CountMissed(LaneRef& lane, uint64_t position) {
+  if (lane.expected == kNotServedYet) {
+    lane.expected = lane.view.cursors[info_.index].start.load(std::memory_order_relaxed);
+  }
+  missed_count_ += QueuedCount(position, lane.expected);
 }
 
 Code SubscriberPort::Damaged(LaneRef& lane) {
@@ -118,11 +160,13 @@ Code SubscriberPort::Damaged(LaneRef& lane) {
   return Code::kDamaged;
 }
 
-// Wakes the publisher if as many cells are free for it as it asks for; once per sleep.
+// Wakes the publisher if as many cells are free for it as it asks for; once per sleep. It does not
+// wait for a lossy subscriber.
 void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
+  if (info_.lossy) return;
   const uint32_t wanted = lane.view.lane->publisher_waits.load(std::memory_order_relaxed);
   const uint64_t tail = lane.view.lane->tail.load(std::memory_order_relaxed);
-  if (lane.view.capacity - QueuedCount(tail, position) < wanted) return;
+  if (info_.queue_capacity - QueuedCount(tail, position) < wanted) return;
   std::atomic<uint32_t>& bell = lane.view.lane->publisher_bell;
   if (bell.load(std::memory_order_relaxed) == last_rung_[lane.entry]) return;
   last_rung_[lane.entry] = bell.fetch_add(1) + 1;
@@ -140,7 +184,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
   RefreshLanes(stamp);
 
   std::vector<LaneRef> open;
-  for (const LaneRef& lane : lanes_) {
+  for (LaneRef& lane : lanes_) {
     // The state before the last look at the lane: after kClosed or kDead, nothing is added to it.
     const LaneEntry& shared = channel_.lanes[lane.entry];
     const auto state = static_cast<LaneState>(shared.state.load(std::memory_order_acquire));
@@ -153,6 +197,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
       open.push_back(lane);
       continue;
     }
+    if (served && info_.lossy) CountMissed(lane, CursorPosition(word));
     // Done with it: epoch 0 tells the daemon.
     if (served) cursor.compare_exchange_strong(word, CursorWith(word, 0, CursorPosition(word)));
     finished_epoch_[lane.entry] = lane.epoch;
@@ -197,8 +242,13 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
     std::byte* bytes = session_->manager().ManagementAt(
         entry.offset.load(std::memory_order_relaxed), channel_.geometry.lane_bytes());
     if (bytes == nullptr) continue;  // forged
-    lanes.push_back({LaneView::At(bytes, channel_.geometry), i, epoch,
-                     entry.session.load(std::memory_order_relaxed), kTailUnknown});
+    const LaneView view = LaneView::At(bytes, channel_.geometry);
+    const auto known = std::find_if(lanes_.begin(), lanes_.end(), [&](const LaneRef& lane) {
+      return lane.entry == i && lane.epoch == epoch;
+    });
+    lanes.push_back({view, i, epoch, entry.session.load(std::memory_order_relaxed),
+                     view.lane->tail.load(std::memory_order_acquire),  // PAIR lane.tail
+                     known == lanes_.end() ? kNotServedYet : known->expected});
   }
   lanes_ = std::move(lanes);
   stamp_ = stamp;

@@ -1,13 +1,17 @@
-// Taking from a waiting channel: one cursor in each publisher's lane.
+// Taking from a channel: one cursor in each publisher's lane.
 //
-// Invariants. U1: take-over (slot or word gets this session's id) comes before the cursor moves, so
-// at no instant is a taken message without a living owner. U2: per publisher, messages come in
-// order and once.
+// Invariants. U1: a waiting subscriber takes over (slot or word gets this session's id) before it
+// moves the cursor, so at no instant is a taken message without a living owner. U2: per publisher,
+// messages come in order and once. U3: a lossy subscriber, whose messages the publisher may take
+// back, writes a claim before the compare-exchange on the cursor and takes over after it; claim and
+// cursor tell recovery whether it won.
 //
 // Threads and processes. One thread at a time. Peers: the publishers of the channel, and the
 // daemon.
 //
-// Crash. Killed before take-over, the message is drained; after it, swept as this session's.
+// Crash. Killed before take-over, the message is drained, or let go by its claim; after it, swept
+// as this session's. Stopped between the compare-exchange and take-over while the publisher dies,
+// it is delivered by its claim.
 #pragma once
 
 #include <array>
@@ -42,6 +46,10 @@ class SubscriberPort {
   // it, or the next one, lets go of what waits. The last call.
   void Leave();
 
+  // Messages lost between the message that was taken last and the one taken before it.
+  uint64_t missed_before() const { return missed_before_; }
+  // All that were lost: taken and missed messages are together those published since the join.
+  uint64_t missed_count() const { return missed_count_; }
   const JoinInfo& info() const { return info_; }
 
  private:
@@ -50,14 +58,17 @@ class SubscriberPort {
     uint32_t entry;
     uint32_t epoch;
     uint16_t publisher;
-    uint64_t tail;  // as last read; not read again while the cursor is behind it
+    uint64_t tail;      // as last read; not read again while the cursor is behind it
+    uint64_t expected;  // lossy: position behind the last message that was taken
   };
 
-  static constexpr uint64_t kTailUnknown = ~uint64_t{0};
+  static constexpr uint64_t kNotServedYet = ~uint64_t{0};
 
   SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
   Code TakeFromLanes(ChunkRef* out);
   Code TakeFrom(LaneRef& lane, ChunkRef* out);
+  bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);
+  void CountMissed(LaneRef& lane, uint64_t position);
   Code Idle(ChunkRef* out);
   void LookForNewLanes();
   void RefreshLanes(uint32_t stamp);
@@ -72,7 +83,10 @@ class SubscriberPort {
   uint32_t taken_in_a_row_ = 0;
   uint32_t stamp_ = 0;        // lane_stamp of lanes_
   bool stamp_known_ = false;  // false: look at the lane table whatever the stamp says
-  uint32_t ended_count_ = 0;  // lanes that ended since the last kEndOfStream
+  uint64_t missed_count_ = 0;
+  uint64_t missed_before_ = 0;
+  uint64_t told_missed_count_ = 0;  // missed_count_ when the last message was taken
+  uint32_t ended_count_ = 0;        // lanes that ended since the last kEndOfStream
   bool publisher_died_ = false;
   std::array<uint32_t, kLaneEntries> finished_epoch_{};
   std::array<uint32_t, kLaneEntries> last_rung_{};

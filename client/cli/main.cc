@@ -77,6 +77,8 @@ void AddRecv(CLI::App& app, RecvOptions* options, std::function<int()>* chosen) 
           "-o,--output", options->output,
           "Where the bytes go; - or nothing: standard output; with --sha256 nothing: nowhere")
       ->type_name("FILE");
+  command->add_flag("--lossy", options->lossy,
+                    "Lose messages instead of making senders wait; says how many at the end");
   command->add_flag("--sha256", options->sha256, "Print the SHA-256 of all bytes at the end");
   command->add_flag("--verify-in-place", options->verify_in_place,
                     "Check against /proc/self/maps that all bytes lie in the chunk segment");

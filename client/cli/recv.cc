@@ -58,6 +58,10 @@ class Receiver {
     if (code == kDone && StopSignal() != 0) code = kSignal + StopSignal();
     subscriber_.Close();
     meter_.Report(kCommand);
+    if (missed_count_ > 0) {
+      std::fprintf(stderr, "recv: missed %llu messages\n",
+                   static_cast<unsigned long long>(missed_count_));
+    }
     if (code == kDone) code = Finish();
     return code;
   }
@@ -72,6 +76,7 @@ class Receiver {
     }
     switch (sample.code()) {
       case Code::kOk:
+        missed_count_ += sample->missed_before();
         return Consume(sample->data());
       case Code::kEndOfStream:
         at_end_ = true;
@@ -141,6 +146,7 @@ class Receiver {
   std::optional<Sha256> digest_;
   std::optional<ChunkSegmentMapping> segment_;
   Output& output_;
+  uint64_t missed_count_ = 0;
   bool at_end_ = false;
 };
 
@@ -156,7 +162,7 @@ int Recv(const RecvOptions& options) {
   int code = kDone;
   auto client = ConnectOrSay(kCommand, options.runtime_dir, /*read_only=*/true, &code);
   if (!client) return code;
-  auto subscriber = client->JoinAsSubscriber(options.channel);
+  auto subscriber = client->JoinAsSubscriber(options.channel, {.lossy = options.lossy});
   if (!subscriber) return Failed(kCommand, subscriber.message());
   return Receiver(options, std::move(*subscriber), output).Run();
 }

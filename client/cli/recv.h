@@ -13,6 +13,7 @@ struct RecvOptions {
   std::string runtime_dir;
   std::string channel;
   std::string output;               // empty: standard output, unless sha256; "-": standard output
+  bool lossy = false;               // lose messages instead of making senders wait
   bool sha256 = false;              // print the digest of all bytes
   bool verify_in_place = false;     // prove that the bytes read lie in the chunk segment's mapping
   std::optional<uint64_t> count;    // stop after so many messages

@@ -155,8 +155,8 @@ typedef struct zerocp_sample {
   size_t size;
   uint64_t sequence; /* the message's number, counted per publisher from 1; 0: not published */
   const void* user_header; /* ZEROCP_USER_HEADER_BYTES from the publisher */
-  uint64_t reserved;
-  void* opaque[2]; /* the library's; opaque[0] is NULL if this is no sample */
+  uint64_t missed_before;  /* messages that the subscriber lost between its last sample and this */
+  void* opaque[2];         /* the library's; opaque[0] is NULL if this is no sample */
   uint64_t opaque_chunk;
 } zerocp_sample;
 
@@ -202,11 +202,16 @@ typedef struct zerocp_subscriber zerocp_subscriber;
 typedef struct zerocp_join_options {
   size_t struct_size;
   const char* message_type; /* at most 128 bytes; must equal the channel's if both are set */
+  int32_t queue_capacity;   /* subscribers: messages of one publisher that may wait, 1 (the latest
+                               only) to the channel's; 0: the channel's */
+  int32_t lossy; /* subscribers: not 0: on a waiting channel too, lose the oldest messages instead
+                    of making publishers wait: for taps and viewers */
 } zerocp_join_options;
 
-/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE, INVALID.
- * DENIED: a read-only client cannot publish.
- * A message published after zerocp_join_subscriber returned reaches the subscriber. */
+/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE; INVALID:
+ * also a longer queue than the channel's. DENIED: a read-only client cannot publish.
+ * A message published after zerocp_join_subscriber returned reaches the subscriber, or is counted
+ * as missed. */
 ZEROCP_API zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
                                              const zerocp_join_options* options,
                                              zerocp_publisher** publisher);
@@ -227,14 +232,14 @@ ZEROCP_API size_t zerocp_publisher_max_bytes(const zerocp_publisher* publisher);
 ZEROCP_API zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes,
                                              int64_t timeout_ns, zerocp_loan* loan);
 
-/* Room for what later versions tell. */
 typedef struct zerocp_published {
   int32_t delivered; /* subscribers that will see the message */
-  int32_t reserved;
+  int32_t dropped;   /* older messages that lossy subscribers lost to make room for it */
 } zerocp_published;
 
 /* Sends loan->size bytes and the user header to every subscriber, or to nobody. Waits for as long
- * as a subscriber's queue is full. On success `loan` is none afterwards; `published` may be NULL.
+ * as a subscriber's queue is full; those of lossy subscribers and of a channel that drops lose
+ * their oldest messages instead. On success `loan` is none afterwards; `published` may be NULL.
  * On every error the caller still has the loan and nobody got the message, so that a retry repeats
  * nothing. TIMEOUT: a queue stayed full. DETACHED. INVALID: not a loan of this publisher's client,
  * loan->size is more than its capacity, or its pool allows fewer holders than the channel

@@ -71,7 +71,6 @@ Deadline ToDeadline(int64_t timeout_ns) {
 
 template <class Right>
 void Keep(ClientCore& core, const ChunkRef& ref, Right* right) {
-  right->reserved = 0;
   right->opaque[0] = &core;
   right->opaque[1] = const_cast<PoolView*>(ref.pool);
   right->opaque_chunk = uint64_t{ref.chunk} | (uint64_t{ref.slot} << 32);
@@ -96,6 +95,7 @@ void FillSample(ClientCore& core, const ChunkRef& ref, zerocp_sample* sample) {
   sample->size = size <= ref.pool->chunk_size_bytes ? size : ref.pool->chunk_size_bytes;
   sample->sequence = header.sequence.load(std::memory_order_relaxed);
   sample->user_header = header.user;
+  sample->missed_before = 0;
   Keep(core, ref, sample);
 }
 
@@ -190,6 +190,7 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
   loan->size = bytes;
   loan->capacity = bytes;
   loan->user_header = ref.header().user;
+  loan->reserved = 0;
   Keep(core, ref, loan);
 }
 
@@ -240,18 +241,18 @@ zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* l
     return FailPublish(*publisher, *loan);
   }
   ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
-  int delivered = 0;
-  Code code = publisher->port->Publish(ref, Deadline::Now(), &delivered);
+  zerocp::shm::Published sent;
+  Code code = publisher->port->Publish(ref, Deadline::Now(), &sent);
   if (code == Code::kTimeout && timeout_ns != 0) {
     code = InSlices(core, timeout_ns, Code::kTimeout, [&](Deadline deadline) {
-      return publisher->port->Publish(ref, deadline, &delivered);
+      return publisher->port->Publish(ref, deadline, &sent);
     });
   }
   if (code != Code::kOk) [[unlikely]] {
     return code == Code::kInvalid ? FailPublish(*publisher, *loan) : FailWait(core, code);
   }
   loan->opaque[0] = nullptr;
-  if (published != nullptr) *published = {delivered, 0};
+  if (published != nullptr) *published = {sent.delivered, sent.dropped};
   return ZEROCP_OK;
 }
 
@@ -273,6 +274,7 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   if (code != Code::kOk) [[unlikely]]
     return FailWait(core, code);
   FillSample(core, ref, sample);
+  sample->missed_before = subscriber->port->missed_before();
   return ZEROCP_OK;
 }
 
@@ -386,9 +388,15 @@ zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_o
                  AttachOp join, AttachOp leave, Member** member) {
   ClientCore& core = *client->core;
   if (!core.open()) return FailClosed(core);
+  const int32_t queue_capacity = Option(options, &zerocp_join_options::queue_capacity);
+  if (queue_capacity < 0) {
+    return Fail(Code::kInvalid, "queue_capacity is " + std::to_string(queue_capacity) +
+                                    ", but must not be negative");
+  }
   auto made = std::make_unique<Member>();  // before anything that would have to be undone
-  auto info = core.connection().Join(join, TextOf(channel),
-                                     TextOf(Option(options, &zerocp_join_options::message_type)));
+  auto info = core.connection().Join(
+      join, TextOf(channel), TextOf(Option(options, &zerocp_join_options::message_type)),
+      {static_cast<uint32_t>(queue_capacity), Option(options, &zerocp_join_options::lossy) != 0});
   if (!info.ok()) {
     core.Note(info.code());
     return Fail(info.status());

@@ -132,7 +132,8 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
 }
 
 Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
-                                       std::string_view message_type) {
+                                       std::string_view message_type,
+                                       const shm::SubscriberSpec& subscriber) {
   if (channel.empty() || channel.size() >= shm::kNameBytes) {
     return Status(Code::kInvalid, "a channel's name has 1 to " +
                                       std::to_string(shm::kNameBytes - 1) +
@@ -146,6 +147,10 @@ Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
   AttachRequest request = NewRequest(op);
   Copy(request.name, channel);
   Copy(request.message_type, message_type);
+  if (op == AttachOp::kJoinSubscriber) {
+    request.queue_capacity = subscriber.queue_capacity;
+    request.lossy = subscriber.lossy ? 1 : 0;
+  }
   AttachReply reply;
   std::lock_guard lock(mutex_);
   members_.reserve(members_.size() + 1);

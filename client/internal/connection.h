@@ -55,9 +55,11 @@ class Connection {
   shm::Result<Attached> Attach(std::string_view name, std::optional<Token> token, bool read_only);
   // The memory stays mapped until Detach is called. What follows also returns kInstanceLost.
 
-  // kJoinPublisher or kJoinSubscriber. kNotFound, kTypeMismatch, kLimit, kUnavailable, kInvalid.
+  // kJoinPublisher or kJoinSubscriber; `subscriber` is only for the latter. kNotFound,
+  // kTypeMismatch, kLimit, kUnavailable, kInvalid.
   shm::Result<shm::JoinInfo> Join(shm::AttachOp op, std::string_view channel,
-                                  std::string_view message_type);
+                                  std::string_view message_type,
+                                  const shm::SubscriberSpec& subscriber);
   // kLeavePublisher or kLeaveSubscriber. If it is kOk, the member's memory is not to be touched any
   // more.
   shm::Status Leave(shm::AttachOp op, uint32_t channel, uint32_t index);

@@ -31,6 +31,7 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   void SetUp() override {
     AddPool("pool", 64, GetParam());
     AddChannel("feed", "pool", 4);
+    AddChannel("drop", "pool", 4, WhenFull::kDropOldest);
     victim_id_ = next_id_++;
     attached_.set(victim_id_);
     peer_ = Attach();
@@ -38,8 +39,12 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     pool().shared->cache_cap.store(GetParam() == 64 ? 0 : 2);
   }
   const PoolView& pool() { return *manager_->FindPool("pool"); }
-  JoinInfo VictimPublishes() { return *registry_->JoinAsPublisher("feed", "", victim_id_); }
-  JoinInfo VictimSubscribes() { return *registry_->JoinAsSubscriber("feed", "", victim_id_); }
+  JoinInfo VictimPublishes(const char* channel = "feed") {
+    return *registry_->JoinAsPublisher(channel, "", victim_id_);
+  }
+  JoinInfo VictimSubscribes(const char* channel = "feed") {
+    return *registry_->JoinAsSubscriber(channel, "", victim_id_);
+  }
   // A chunk that the victim's child may use as its own from the start.
   uint32_t VictimLoans() {
     uint32_t chunk = 0;
@@ -73,13 +78,21 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     return steps;
   }
 
-  // Runs `operation` once for each of its instructions: `prepare`, up to the instruction,
-  // `meanwhile` on the peer, to the end, `check`. Returns the number of instructions.
+  // Runs `operation` once for each of its instructions after its own SIGSTOP, if it has one:
+  // `prepare`, up to the instruction, `meanwhile` on the peer, to the end, `check`. Returns the
+  // number of instructions.
   int StopAtEach(const std::function<void()>& prepare, const Operation& operation,
-                 const std::function<void()>& meanwhile, const std::function<void()>& check) {
+                 const std::function<void()>& meanwhile, const std::function<void()>& check,
+                 bool begins_with_a_stop = false) {
     for (int stop = 0;; ++stop) {
       prepare();
       const pid_t child = StartVictim(operation);
+      if (begins_with_a_stop) {
+        int stopped = 0;
+        ptrace(PTRACE_CONT, child, nullptr, nullptr);
+        waitpid(child, &stopped, 0);
+        EXPECT_TRUE(WIFSTOPPED(stopped)) << "the victim ended by itself, status " << stopped;
+      }
       bool under_way = true;
       for (int steps = 0; under_way && steps < stop; ++steps) under_way = Step(child);
       meanwhile();
@@ -99,6 +112,9 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
       if (!under_way) return stop;
     }
   }
+
+  // The victim's child is not run on any more; its next one has the same session.
+  void RecoverVictim() { recovery_->Recover(SessionSet().set(victim_id_), false); }
 
  private:
   pid_t StartVictim(const Operation& operation) {
@@ -168,7 +184,8 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     ExpectAudit(*manager, registry, left);
     check(*manager, registry);
     ExpectAudit(*manager, registry, left);
-    UseAgain(manager, registry);
+    UseAgain(manager, registry, "feed");
+    UseAgain(manager, registry, "drop");
     // Everybody goes: everything is free, and can be found.
     gone.set();
     gone.reset(0);
@@ -193,13 +210,14 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   }
 
   // Two newcomers exchange messages over the channel, whatever happened to it.
-  void UseAgain(const std::shared_ptr<MemPoolManager>& manager, ChannelRegistry& registry) {
+  void UseAgain(const std::shared_ptr<MemPoolManager>& manager, ChannelRegistry& registry,
+                const char* channel) {
     auto sender = std::make_shared<Session>(manager, 200);
     auto taker = std::make_shared<Session>(manager, 201);
     auto in =
-        std::move(*SubscriberPort::Create(taker, *registry.JoinAsSubscriber("feed", "", 201)));
+        std::move(*SubscriberPort::Create(taker, *registry.JoinAsSubscriber(channel, "", 201)));
     auto out =
-        std::move(*PublisherPort::Create(sender, *registry.JoinAsPublisher("feed", "", 200)));
+        std::move(*PublisherPort::Create(sender, *registry.JoinAsPublisher(channel, "", 200)));
     for (uint64_t i = 0; i < 3; ++i) {
       if (Send(*sender, *out, i) != Code::kOk)
         break;  // a living subscriber that does not take may fill up
@@ -389,6 +407,248 @@ TEST_P(StepTest, TakeAMessageThatIsShared) {
       [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });  // the other's
 }
 
+// Lossy subscribers.
+
+// Takes what is there, releases it, and returns how many were taken.
+uint64_t TakeAll(Session& session, SubscriberPort& port, Code* end) {
+  uint64_t taken = 0;
+  ChunkRef chunk;
+  while ((*end = port.TryTake(&chunk)) == Code::kOk) {
+    ++taken;
+    EXPECT_TRUE(session.Release(chunk));
+  }
+  return taken;
+}
+
+// Messages of the victim's lane, sent and given up.
+uint64_t SentOnDrop(MemPoolManager& manager, ChannelRegistry& registry, uint32_t lane) {
+  const ChannelRegistry::Channel& channel = *registry.Find("drop");
+  return channel.Lane(channel.lanes[lane], manager).lane->tail.load();
+}
+
+TEST_P(StepTest, PublishThatDropsAMovedMessage) {
+  const JoinInfo info = VictimPublishes("drop");
+  auto subscriber = Subscribe(peer_, "drop");
+  const uint16_t peer = peer_->id();
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 0; i < 6; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        auto session = std::make_shared<Session>(
+            std::shared_ptr<MemPoolManager>(&manager, [](auto*) {}), peer);
+        auto port = std::move(*SubscriberPort::Create(session, subscriber->info()));
+        ExpectInUse(manager, registry.QueuedCount(*registry.Find("drop"), port->info().index));
+        Code end;
+        const uint64_t taken = TakeAll(*session, *port, &end);
+        EXPECT_EQ(end, Code::kPublisherDied);
+        EXPECT_EQ(taken + port->missed_count(), SentOnDrop(manager, registry, info.index));
+        session->FlushThisThread();
+      });
+}
+
+TEST_P(StepTest, PublishThatDropsAMessageAtTwo) {
+  const JoinInfo info = VictimPublishes("drop");
+  auto one = Subscribe(peer_, "drop");
+  auto other = Subscribe(peer_, "drop");
+  const uint16_t peer = peer_->id();
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 0; i < 5; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        auto session = std::make_shared<Session>(
+            std::shared_ptr<MemPoolManager>(&manager, [](auto*) {}), peer);
+        for (const SubscriberPort* known : {one.get(), other.get()}) {
+          auto port = std::move(*SubscriberPort::Create(session, known->info()));
+          Code end;
+          const uint64_t taken = TakeAll(*session, *port, &end);
+          EXPECT_EQ(end, Code::kPublisherDied);
+          EXPECT_EQ(taken + port->missed_count(), SentOnDrop(manager, registry, info.index));
+        }
+        ExpectInUse(manager, 0);
+        session->FlushThisThread();
+      });
+}
+
+TEST_P(StepTest, LossyTakeOfAMessageThatWasMoved) {
+  auto publisher = Publish(peer_, "drop");
+  const JoinInfo info = VictimSubscribes("drop");
+  for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*SubscriberPort::Create(session, info));
+        for (int i = 0; i < 2; ++i) {
+          ChunkRef chunk;
+          if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+        }
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+}
+
+TEST_P(StepTest, LossyTakeOfAMessageThatIsShared) {
+  auto publisher = Publish(peer_, "drop");
+  const JoinInfo info = VictimSubscribes("drop");
+  auto other = Subscribe(peer_, "drop");
+  ASSERT_EQ(Send(*peer_, *publisher, 0), Code::kOk);
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*SubscriberPort::Create(session, info));
+        ChunkRef chunk;
+        if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 1); });  // the other's
+}
+
+// Publisher and subscriber in one session: its death takes both.
+TEST_P(StepTest, LossyTakeFromAPublisherOfTheSameSession) {
+  const JoinInfo in = VictimSubscribes("drop");
+  const JoinInfo out = VictimPublishes("drop");
+  StepThrough(
+      [in, out](const auto& session) {
+        auto publisher = std::move(*PublisherPort::Create(session, out));
+        auto subscriber = std::move(*SubscriberPort::Create(session, in));
+        for (uint64_t i = 0; i < 5; ++i) {
+          if (Send(*session, *publisher, i) != Code::kOk) _exit(3);
+        }
+        ChunkRef chunk;
+        if (subscriber->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(4);
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+}
+
+// One message waits and another subscriber may share it; the victim is stopped at each instruction
+// of its take while `meanwhile` happens to the publisher. Its memory is as whole afterwards as
+// before, and it has taken or missed each message that was sent.
+class StoppedTakeTest : public StepTest {
+ protected:
+  void StopTheTakeWhile(bool shared, const std::function<void(PublisherPort&)>& meanwhile) {
+    std::unique_ptr<PublisherPort> publisher;
+    std::unique_ptr<SubscriberPort> other;
+    std::shared_ptr<Session> sender;
+    JoinInfo info{};
+    const int steps = StopAtEach(
+        [&] {
+          sender = Attach();
+          sender_ = sender;
+          publisher = Publish(sender, "drop");
+          info = VictimSubscribes("drop");
+          if (shared) other = Subscribe(peer_, "drop");
+          for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*sender, *publisher, i), Code::kOk);
+        },
+        [&info](const auto& session) {
+          auto port = std::move(*SubscriberPort::Create(session, info));
+          ChunkRef chunk;
+          if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+          raise(SIGSTOP);
+          if (port->TryTake(&chunk) != Code::kOk) _exit(4);
+          if (port->missed_before() != Value(chunk) - 1) _exit(5);  // numbered from 0
+        },
+        [&] { meanwhile(*publisher); },
+        [&] {
+          ExpectAuditHolds();
+          // What a dead publisher had sent is in the victim's name already.
+          const uint64_t delivered =
+              attached_[sender->id()]
+                  ? 0
+                  : registry_->QueuedCount(*registry_->Find("drop"), info.index);
+          ASSERT_TRUE(registry_->LeaveSubscriber(info.channel, info.index, victim_id_).ok());
+          recovery_->DrainSubscriber(info.channel, info.index);
+          if (other != nullptr) {
+            Code end;
+            TakeAll(*peer_, *other, &end);
+            Leave(std::move(other), *peer_);
+          }
+          if (attached_[sender->id()]) Kill(sender);
+          recovery_->Tick(attached_);
+          recovery_->Tick(attached_);
+          ExpectAuditHolds();
+          ExpectInUse(*manager_, delivered + 1);  // and the one it took
+          RecoverVictim();
+          ExpectInUse(*manager_, 0);
+        },
+        /*begins_with_a_stop=*/true);
+    EXPECT_GT(steps, 50);
+  }
+  std::shared_ptr<Session> sender_;
+};
+
+TEST_P(StoppedTakeTest, WhileThePublisherDropsWhatIsBeingTaken) {
+  for (bool shared : {false, true}) {
+    StopTheTakeWhile(shared, [&](PublisherPort& port) {
+      for (uint64_t i = 2; i < 12; ++i) ASSERT_EQ(Send(*sender_, port, i), Code::kOk);
+    });
+  }
+}
+
+TEST_P(StoppedTakeTest, WhileThePublisherDiesAndIsRecovered) {
+  for (bool shared : {false, true}) {
+    StopTheTakeWhile(shared, [&](PublisherPort&) { Kill(sender_); });
+  }
+}
+
+TEST_P(StoppedTakeTest, WhileThePublisherDropsAndThenDies) {
+  for (bool shared : {false, true}) {
+    StopTheTakeWhile(shared, [&](PublisherPort& port) {
+      for (uint64_t i = 2; i < 12; ++i) ASSERT_EQ(Send(*sender_, port, i), Code::kOk);
+      Kill(sender_);
+    });
+  }
+}
+
+// The publisher is stopped at each instruction of a publish that drops, while its subscriber takes.
+TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
+  JoinInfo info{};
+  std::unique_ptr<SubscriberPort> subscriber;
+  uint64_t taken = 0;
+  const int steps = StopAtEach(
+      [&] {
+        info = VictimPublishes("drop");
+        subscriber = Subscribe(peer_, "drop");
+        taken = 0;
+      },
+      [&info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 0; i < 4; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+        ChunkRef chunk;
+        if (session->Loan(port->pool(), Deadline::Now(), &chunk) != Code::kOk) _exit(4);
+        Published published{};
+        raise(SIGSTOP);
+        if (port->Publish(chunk, Deadline::Now(), &published) != Code::kOk) _exit(5);
+      },
+      [&] {
+        ChunkRef chunk;
+        ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+        EXPECT_EQ(Value(chunk), subscriber->missed_before());
+        EXPECT_TRUE(peer_->Release(chunk));
+        taken = 1;
+      },
+      [&] {
+        ExpectAuditHolds();
+        ASSERT_TRUE(registry_->LeavePublisher(info.channel, info.index, victim_id_).ok());
+        Code end;
+        taken += TakeAll(*peer_, *subscriber, &end);
+        EXPECT_EQ(end, Code::kEndOfStream);
+        EXPECT_EQ(taken + subscriber->missed_count(), 5u);
+        Leave(std::move(subscriber), *peer_);
+        ExpectInUse(*manager_, 0);
+        RecoverVictim();
+        recovery_->Tick(attached_);
+        recovery_->Tick(attached_);
+      },
+      /*begins_with_a_stop=*/true);
+  EXPECT_GT(steps, 100);
+}
+
+INSTANTIATE_TEST_SUITE_P(Pools, StoppedTakeTest, ::testing::Values(64u));  // a take knows no pools
 INSTANTIATE_TEST_SUITE_P(Pools, StepTest, ::testing::Values(64u, 4096u));
 
 }  // namespace

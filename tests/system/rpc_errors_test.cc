@@ -88,7 +88,7 @@ std::vector<Row> CreateChannelRows() {
   return {
       {"{}", {"channel.pool", "channel.when_full", "channel_id"}},
       {R"({"channelId":"new","channel":{"pool":"pools/video"}})", {"channel.when_full"}},
-      {R"({"channelId":"new","channel":{"pool":"pools/video","whenFull":1}})",
+      {R"({"channelId":"new","channel":{"pool":"pools/video","whenFull":3}})",
        {"channel.when_full"}},
       {R"({"channelId":"new","channel":{"pool":"pools/video","whenFull":-3}})",
        {"channel.when_full"}},

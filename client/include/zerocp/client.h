@@ -25,6 +25,12 @@ struct ClientOptions {
 };
 
 struct SubscriberOptions {
+  // Messages of one publisher that may wait: 1 (the latest only) to the channel's; 0: the
+  // channel's.
+  int queue_capacity = 0;
+  // On a waiting channel too, lose the oldest messages instead of making publishers wait: for taps
+  // and viewers.
+  bool lossy = false;
   std::string message_type = {};  // must equal the channel's, if both are set
 };
 
@@ -63,18 +69,20 @@ class Client {
   Result<Publisher> JoinAsPublisher(std::string_view channel, std::string_view message_type = {}) {
     Result<Publisher> result;
     const std::string type(message_type);
-    const zerocp_join_options options{sizeof(options), type.c_str()};
+    const zerocp_join_options options{sizeof(options), type.c_str(), 0, 0};
     zerocp_publisher* publisher = nullptr;
     result.Set(
         zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
     result->raw_.reset(publisher);
     return result;
   }
-  // As JoinAsPublisher. What is published from its return on, the subscriber will see.
+  // As JoinAsPublisher; kInvalid: also a longer queue than the channel's. What is published from
+  // its return on, the subscriber will see, or learn that it missed it.
   Result<Subscriber> JoinAsSubscriber(std::string_view channel,
                                       const SubscriberOptions& wanted = {}) {
     Result<Subscriber> result;
-    const zerocp_join_options options{sizeof(options), wanted.message_type.c_str()};
+    const zerocp_join_options options{sizeof(options), wanted.message_type.c_str(),
+                                      wanted.queue_capacity, wanted.lossy ? 1 : 0};
     zerocp_subscriber* subscriber = nullptr;
     result.Set(
         zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));

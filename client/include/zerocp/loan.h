@@ -52,6 +52,8 @@ class Sample {
   }
   // Number of the message, counted per publisher from 1; 0 if it did not come over a channel.
   std::uint64_t sequence() const { return raw_.sequence; }
+  // Messages that the subscriber lost between the sample it took before and this one.
+  std::uint64_t missed_before() const { return raw_.missed_before; }
   // The bytes as a T; nullptr unless they are sizeof(T) and aligned for it.
   template <class T>
   const T* as() const {

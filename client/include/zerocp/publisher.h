@@ -13,6 +13,7 @@ namespace zerocp {
 
 struct Published {
   int delivered = 0;  // subscribers that will see the message
+  int dropped = 0;    // older messages that lossy subscribers lost to make room for it
 };
 
 // One publisher of a channel. Move-only, one thread at a time. Leaves the channel in its
@@ -28,15 +29,17 @@ class Publisher {
     result.Set(zerocp_publisher_loan(raw_.get(), bytes, internal::TimeoutOf(wait), &result->raw_));
     return result;
   }
-  // Sends the loan to every subscriber; waits while one of them has a full queue. On success `loan`
-  // is empty. Otherwise it stays as it was and nobody got the message: a retry repeats nothing.
-  // kTimeout, kDetached, kInvalid, kUnavailable.
+  // Sends the loan to every subscriber; waits while one of them has a full queue, but for lossy
+  // ones and on a channel that drops, which lose their oldest message. On success `loan` is empty.
+  // Otherwise it stays as it was and nobody got the message: a retry repeats nothing. kTimeout,
+  // kDetached, kInvalid, kUnavailable.
   Result<Published> Publish(Loan& loan, Deadline wait = std::nullopt) {
     Result<Published> result;
     zerocp_published published{};
     result.Set(
         zerocp_publisher_publish(raw_.get(), &loan.raw_, internal::TimeoutOf(wait), &published));
     result->delivered = published.delivered;
+    result->dropped = published.dropped;
     return result;
   }
   // Waits until the channel has at least `count` subscribers; the value is how many it has, also on

@@ -9,7 +9,8 @@
 
 namespace zerocp {
 
-// One subscriber of a channel: it sees every message published after it joined. Move-only, one
+// One subscriber of a channel: it sees every message published after it joined, or, if it is lossy
+// or the channel drops, learns how many it missed (Sample::missed_before). Move-only, one
 // thread at a time. Leaves the channel in its destructor, which waits for the daemon's answer.
 class Subscriber {
  public:

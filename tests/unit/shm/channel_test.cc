@@ -101,15 +101,15 @@ TEST_F(ChannelTest, AFullQueueMakesThePublishFailForAllAndARetryDuplicatesNothin
   ASSERT_EQ(first_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
   const uint64_t value = 4;
   std::memcpy(chunk.data(), &value, sizeof(value));
-  int delivered = 0;
-  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &delivered), Code::kTimeout);
-  EXPECT_EQ(publisher->Publish(chunk, Deadline::After(milliseconds(5)), &delivered),
+  Published published{};
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &published), Code::kTimeout);
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::After(milliseconds(5)), &published),
             Code::kTimeout);
   ChunkRef none;
   EXPECT_EQ(quick->TryTake(&none), Code::kTimeout);  // nobody got it
   ExpectTakes(*second_, *slow, 0);
-  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &delivered), Code::kOk);
-  EXPECT_EQ(delivered, 2);
+  EXPECT_EQ(publisher->Publish(chunk, Deadline::Now(), &published), Code::kOk);
+  EXPECT_EQ(published.delivered, 2);
   for (uint64_t i = 1; i <= 4; ++i) ExpectTakes(*second_, *slow, i);
   ExpectTakes(*third_, *quick, 4);
 }

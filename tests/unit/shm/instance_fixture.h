@@ -82,11 +82,13 @@ class InstanceFixture : public ::testing::Test {
     EXPECT_TRUE(index.ok()) << index.status().message();
     return *manager_->pool(*index);
   }
-  void AddChannel(const std::string& name, const std::string& pool, uint32_t queue = 0) {
+  void AddChannel(const std::string& name, const std::string& pool, uint32_t queue = 0,
+                  WhenFull when_full = WhenFull::kWait) {
     ChannelSpec spec;
     spec.name = name;
     spec.pool = pool;
     spec.queue_capacity = queue;
+    spec.when_full = when_full;
     auto index = registry_->Create(spec);
     ASSERT_TRUE(index.ok()) << index.status().message();
   }
@@ -105,8 +107,9 @@ class InstanceFixture : public ::testing::Test {
     return std::move(*port);
   }
   std::unique_ptr<SubscriberPort> Subscribe(const std::shared_ptr<Session>& session,
-                                            const std::string& channel) {
-    auto info = registry_->JoinAsSubscriber(channel, "", session->id());
+                                            const std::string& channel,
+                                            const SubscriberSpec& spec = {}) {
+    auto info = registry_->JoinAsSubscriber(channel, "", session->id(), spec);
     EXPECT_TRUE(info.ok()) << info.status().message();
     auto port = SubscriberPort::Create(session, *info);
     EXPECT_TRUE(port.ok());
@@ -144,12 +147,12 @@ class InstanceFixture : public ::testing::Test {
     if (Code code = session.Loan(port.pool(), deadline, &chunk); code != Code::kOk) return code;
     std::memcpy(chunk.data(), &value, sizeof(value));
     chunk.header().size_bytes.store(sizeof(value), std::memory_order_relaxed);
-    int count = 0;
-    const Code code = port.Publish(chunk, deadline, &count);
+    Published published{};
+    const Code code = port.Publish(chunk, deadline, &published);
     if (code != Code::kOk) {
       EXPECT_TRUE(session.Release(chunk));
     }
-    if (delivered != nullptr) *delivered = count;
+    if (delivered != nullptr) *delivered = published.delivered;
     return code;
   }
   static uint64_t Value(const ChunkRef& chunk) {
