@@ -52,6 +52,9 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, int* deliv
   ChunkManager& record = chunk.pool->record(chunk.chunk);
   chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
 
+  SetLabel(record,
+           Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(std::countr_zero(active_)),
+                             static_cast<uint16_t>(info_.channel + 1)}));
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
   if (std::has_single_bit(active_)) {
     // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
@@ -110,6 +113,8 @@ void PublisherPort::Refresh() {
     if ((active_ & bit) == 0 && SubscriberIsOpen(entry)) {
       std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
       uint64_t word = cursor.load(std::memory_order_acquire);
+      lane_.cursors[k].dropped.store(0, std::memory_order_relaxed);
+      lane_.cursors[k].start.store(tail_, std::memory_order_relaxed);  // before the epoch
       while (!cursor.compare_exchange_weak(word, CursorWith(word, SubscriberEpoch(entry), tail_),
                                            std::memory_order_acq_rel, std::memory_order_acquire)) {
       }
@@ -194,6 +199,10 @@ uint64_t PublisherPort::FreeCells() {
 // Waits until at least one cell is free at every subscriber; nothing is changed before (P2).
 Code PublisherPort::MakeRoom(Deadline deadline) {
   uint64_t free = FreeCells();
+  if (free == 0) {  // cold; nobody else writes it
+    std::atomic<uint64_t>& waited = lane_.lane->waited;
+    waited.store(waited.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   if (free == 0 && deadline.waits()) {
     // A subscriber that keeps up frees cells one by one; asking for a quarter at once spares both
     // sides the ping-pong over the cursor's line.

@@ -91,6 +91,8 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     if (from_publisher) {
       record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
     }
+    SetLabel(record, Encode(ChunkLabel{ChunkPhase::kTaken, static_cast<uint8_t>(info_.index),
+                                       static_cast<uint16_t>(info_.channel + 1)}));
   } else {
     std::atomic<uint16_t>& slot = record.slots()[info_.index];
     const uint16_t holder = slot.load(std::memory_order_relaxed);
