@@ -27,6 +27,7 @@ using absl::StatusCode;
 
 constexpr char kPoolType[] = "zerocp.v1.Pool";
 constexpr char kChannelType[] = "zerocp.v1.Channel";
+constexpr char kSessionType[] = "zerocp.v1.Session";
 
 constexpr std::array kTable = {
     Row{Reason::kFieldInvalid, StatusCode::kInvalidArgument, "FIELD_INVALID", Detail::kBadRequest,
@@ -37,6 +38,8 @@ constexpr std::array kTable = {
         kPoolType, 0},
     Row{Reason::kChannelNotFound, StatusCode::kNotFound, "CHANNEL_NOT_FOUND", Detail::kResourceInfo,
         kChannelType, 0},
+    Row{Reason::kSessionNotFound, StatusCode::kNotFound, "SESSION_NOT_FOUND", Detail::kResourceInfo,
+        kSessionType, 0},
     Row{Reason::kPoolAlreadyExists, StatusCode::kAlreadyExists, "POOL_ALREADY_EXISTS",
         Detail::kResourceInfo, kPoolType, 0},
     Row{Reason::kChannelAlreadyExists, StatusCode::kAlreadyExists, "CHANNEL_ALREADY_EXISTS",

@@ -32,6 +32,7 @@ enum class Reason {
   kPageTokenInvalid,       // INVALID_ARGUMENT
   kPoolNotFound,           // NOT_FOUND
   kChannelNotFound,        // NOT_FOUND
+  kSessionNotFound,        // NOT_FOUND
   kPoolAlreadyExists,      // ALREADY_EXISTS
   kChannelAlreadyExists,   // ALREADY_EXISTS
   kPoolLimit,              // RESOURCE_EXHAUSTED

@@ -150,8 +150,8 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
      {{"{}", {"layout_version"}},
       {R"({"layoutVersion":-1,"peerUserId":-1,"clientName":")" + kLong + R"("})",
        {"client_name", "layout_version", "peer_user_id"}},
-      {R"({"layoutVersion":1,"clientName":"a\u001b[31m"})", {"client_name"}},
-      {R"({"layoutVersion":1,"peerUserId":"4294967295"})", {"peer_user_id"}},
+      {R"({"layoutVersion":2,"clientName":"a\u001b[31m"})", {"client_name"}},
+      {R"({"layoutVersion":2,"peerUserId":"4294967295"})", {"peer_user_id"}},
       {R"({"layoutVersion":4711})", {}, kFailedPrecondition, "LAYOUT_VERSION_MISMATCH"}}},
 };
 
@@ -236,12 +236,12 @@ TEST_F(RpcErrors, GarbageOnTheSocketHarmsNobody) {
 
 TEST_F(RpcErrors, ForeignErrorsBecomeInternalWithANumber) {
   plane.sessions.before_create = [] { return absl::UnknownError("the secret"); };
-  const Outcome outcome = client.Call(kCreateSession, R"({"layoutVersion":1})");
+  const Outcome outcome = client.Call(kCreateSession, R"({"layoutVersion":2})");
   EXPECT_EQ(outcome.code, kInternal);
   EXPECT_EQ(outcome.reason(), "INTERNAL");
   EXPECT_FALSE(Contains(outcome.message, "secret"));
   plane.sessions.before_create = [] { return MakeError(Reason::kSessionLimit, "full"); };
-  EXPECT_EQ(client.Call(kCreateSession, R"({"layoutVersion":1})").reason(), "SESSION_LIMIT");
+  EXPECT_EQ(client.Call(kCreateSession, R"({"layoutVersion":2})").reason(), "SESSION_LIMIT");
   ExpectAlive();
 }
 
