@@ -43,7 +43,7 @@ grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
   return RunOn(context_.long_worker, call, [=, this] {
     const shm::AuditReport report = context_.channels.Audit();
     for (const shm::PoolCounts& counts : report.pools) {
-      *response->add_pools() = ToProto(PoolStats{context_.pools.NameOf(counts.pool), counts});
+      *response->add_pools() = ToProto(context_.pools.StatsOf(counts));
     }
     std::sort(response->mutable_pools()->begin(), response->mutable_pools()->end(),
               [](const v1::PoolStats& a, const v1::PoolStats& b) { return a.pool() < b.pool(); });

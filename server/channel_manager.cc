@@ -148,6 +148,7 @@ std::vector<ChannelStats> ChannelManager::Stats() {
     ChannelStats stats{channel.spec.name,
                        shm::ChannelRegistry::PublisherCount(channel),
                        core_.registry.PublishedCount(channel),
+                       core_.registry.WaitedCount(channel),
                        {}};
     for (uint32_t i = 0; i < channel.subscribers.size(); ++i) {
       const uint16_t session = channel.subscribers[i].session;

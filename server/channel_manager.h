@@ -37,6 +37,7 @@ struct ChannelStats {
   std::string name;
   uint32_t publisher_count = 0;
   uint64_t published_count = 0;
+  uint64_t waited_count = 0;
   std::vector<SubscriberStats> subscribers;  // the longest queue first
 };
 

@@ -3,6 +3,7 @@
 #include <spdlog/fmt/fmt.h>
 
 #include <algorithm>
+#include <charconv>
 #include <limits>
 #include <utility>
 
@@ -188,6 +189,64 @@ absl::StatusOr<Page> ToPage(std::string_view list, int32_t page_size,
                          only_token ? Reason::kPageTokenInvalid : Reason::kFieldInvalid);
 }
 
+absl::StatusOr<PoolWatch::Filter> ToFilter(const v1::ListHeldChunksRequest& request,
+                                           PoolManager& pools, ChannelManager& channels,
+                                           const std::vector<SessionInfo>& sessions) {
+  Violations violations;
+  PoolWatch::Filter filter;
+  std::optional<std::string> pool;
+  if (!request.pool().empty()) pool = ParseResource("pools", "pool", request.pool(), violations);
+  const std::string& holder = request.holder();
+  const bool channel = holder.starts_with("channels/");
+  if (channel) {
+    filter.channel = ParseResource("channels", "holder", holder, violations).value_or("");
+  } else if (!holder.empty() && !holder.starts_with("sessions/")) {
+    violations.push_back({"holder", "must be sessions/{session} or channels/{channel}"});
+  }
+  if (!violations.empty()) return InvalidArgument(violations);
+  if (pool) {
+    const absl::StatusOr<uint32_t> index = pools.IndexOf(*pool);
+    if (!index.ok()) return index.status();
+    filter.pool = *index;
+  }
+  if (channel) {
+    const auto found = channels.Get(filter.channel);
+    if (!found.ok()) return found.status();
+  } else if (!holder.empty()) {
+    const auto found = std::find_if(sessions.begin(), sessions.end(),
+                                    [&](const SessionInfo& s) { return s.name == holder; });
+    if (found == sessions.end()) {
+      return MakeError(Reason::kSessionNotFound,
+                       fmt::format("there is no session \"{}\"; ListSessions shows those that are",
+                                   holder.substr(holder.find('/') + 1, 64)),
+                       {{"resource", holder.substr(0, 128)}});
+    }
+    filter.session = found->id;
+  }
+  return filter;
+}
+
+absl::StatusOr<std::optional<PoolWatch::Key>> ToKey(const Page& page) {
+  if (page.after.empty()) return std::optional<PoolWatch::Key>();
+  PoolWatch::Key key;
+  uint32_t* const parts[] = {&key.seen_ms, &key.pool, &key.chunk};
+  const char* next = page.after.data();
+  const char* const end = next + page.after.size();
+  for (uint32_t* part : parts) {
+    const auto [rest, error] = std::from_chars(next, end, *part);
+    if (error != std::errc() || (part == &key.chunk ? rest != end : rest == end || *rest != '/')) {
+      return InvalidArgument({{"page_token", "is not a next_page_token of this list"}}, "",
+                             Reason::kPageTokenInvalid);
+    }
+    next = rest + 1;
+  }
+  return std::optional<PoolWatch::Key>(key);
+}
+
+std::string PageKey(const PoolWatch::Key& key) {
+  return fmt::format("{}/{}/{}", key.seen_ms, key.pool, key.chunk);
+}
+
 std::string PageToken(std::string_view list, std::string_view key) {
   return absl::WebSafeBase64Escape(fmt::format("{}:{}", list, key));
 }
@@ -275,7 +334,90 @@ v1::PoolStats ToProto(const PoolStats& stats) {
   proto.set_cached_chunk_count(static_cast<int64_t>(stats.counts.cached_count));
   proto.set_writing_chunk_count(static_cast<int64_t>(stats.counts.writing_count));
   proto.set_shared_chunk_count(static_cast<int64_t>(stats.counts.shared_count));
+  // The smallest, whatever was counted when.
+  proto.set_min_free_chunk_count_1m(static_cast<int64_t>(
+      std::min(stats.least_free_count.value_or(stats.counts.free_count), stats.counts.free_count)));
+  proto.set_loan_count(static_cast<int64_t>(stats.loan_count));
+  proto.set_exhausted_count(static_cast<int64_t>(stats.exhausted_count));
+  proto.set_recovered_chunk_count(static_cast<int64_t>(stats.recovered_chunk_count));
   return proto;
+}
+
+namespace {
+
+google::protobuf::Duration ToProto(std::chrono::milliseconds duration) {
+  google::protobuf::Duration proto;
+  proto.set_seconds(duration.count() / 1000);
+  proto.set_nanos(static_cast<int32_t>(duration.count() % 1000) * 1'000'000);
+  return proto;
+}
+
+v1::HeldChunk::Phase ToProto(shm::HoldPhase phase) {
+  switch (phase) {
+    case shm::HoldPhase::kWriting:
+      return v1::HeldChunk::PHASE_WRITING;
+    case shm::HoldPhase::kQueued:
+      return v1::HeldChunk::PHASE_QUEUED;
+    case shm::HoldPhase::kReading:
+      return v1::HeldChunk::PHASE_READING;
+    case shm::HoldPhase::kHistory:
+      return v1::HeldChunk::PHASE_HISTORY;
+    case shm::HoldPhase::kCached:
+      return v1::HeldChunk::PHASE_CACHED;
+  }
+  return v1::HeldChunk::PHASE_UNSPECIFIED;
+}
+
+const SessionInfo* FindSession(const std::vector<SessionInfo>& sessions, uint16_t id) {
+  const auto found = std::find_if(sessions.begin(), sessions.end(),
+                                  [&](const SessionInfo& s) { return s.id != 0 && s.id == id; });
+  return found == sessions.end() ? nullptr : &*found;
+}
+
+std::string ChannelOf(const shm::Census& census, uint16_t channel) {
+  const std::string& name = census.ChannelName(channel);
+  return name.empty() ? name : ChannelResource(name);
+}
+
+}  // namespace
+
+v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
+                                   const std::vector<SessionInfo>& sessions) {
+  v1::ListHeldChunksResponse response;
+  const auto holder = [&](uint16_t session, uint16_t channel, shm::HoldPhase phase) {
+    if (phase == shm::HoldPhase::kHistory) return ChannelOf(list.census, channel);
+    const SessionInfo* info = FindSession(sessions, session);
+    return info == nullptr ? std::string() : info->name;
+  };
+  for (const PoolWatch::Held& held : list.chunks) {
+    v1::HeldChunk& chunk = *response.add_chunks();
+    chunk.set_pool(PoolResource(held.pool));
+    chunk.set_chunk_index(held.key.chunk);
+    chunk.set_generation(held.generation);
+    for (const shm::Holding& h : held.holders) {
+      v1::HeldChunk::Holder& line = *chunk.add_holders();
+      line.set_holder(holder(h.session, h.channel, h.phase));
+      line.set_phase(ToProto(h.phase));
+      line.set_channel(ChannelOf(list.census, h.channel));
+    }
+    *chunk.mutable_min_age() = ToProto(held.min_age);
+    chunk.set_used_size_bytes(static_cast<int64_t>(held.size_bytes));
+  }
+  for (const PoolWatch::Sum& sum : list.sums) {
+    v1::HolderSummary& line = *response.add_holders();
+    const SessionInfo* info = FindSession(sessions, sum.sum.session);
+    line.set_holder(holder(sum.sum.session, sum.sum.channel, sum.sum.phase));
+    if (info != nullptr) {
+      line.set_client_name(info->client_name);
+      line.set_peer_pid(info->pid);
+    }
+    line.set_pool(PoolResource(sum.pool));
+    line.set_channel(ChannelOf(list.census, sum.sum.channel));
+    line.set_phase(ToProto(sum.sum.phase));
+    line.set_chunk_count(static_cast<int64_t>(sum.sum.chunk_count));
+    *line.mutable_oldest_min_age() = ToProto(sum.oldest_min_age);
+  }
+  return response;
 }
 
 v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInfo>& sessions) {
@@ -283,6 +425,7 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
   proto.set_channel(ChannelResource(stats.name));
   proto.set_publisher_count(static_cast<int32_t>(stats.publisher_count));
   proto.set_published_count(static_cast<int64_t>(stats.published_count));
+  proto.set_waited_count(static_cast<int64_t>(stats.waited_count));
   for (const SubscriberStats& subscriber : stats.subscribers) {
     v1::SubscriberStats& line = *proto.add_subscribers();
     line.set_subscriber(fmt::format("channels/{}/subscribers/{}", stats.name, subscriber.index));

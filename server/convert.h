@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
 #include "server/pool_manager.h"
+#include "server/pool_watch.h"
 #include "server/session_manager.h"
 #include "shm/mem_pool_config.h"
 #include "zerocp/v1/admin_service.pb.h"
@@ -46,6 +47,12 @@ absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view
                                    const std::string& resource);
 absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request);
 
+// The filter of a ListHeldChunks request; its page is ToPage's. POOL_NOT_FOUND, CHANNEL_NOT_FOUND
+// and SESSION_NOT_FOUND for what does not exist.
+absl::StatusOr<PoolWatch::Filter> ToFilter(const v1::ListHeldChunksRequest& request,
+                                           PoolManager& pools, ChannelManager& channels,
+                                           const std::vector<SessionInfo>& sessions);
+
 // One page of the list named `list`: those after the key `after`, at most `size`. Also
 // PAGE_TOKEN_INVALID.
 struct Page {
@@ -56,6 +63,9 @@ absl::StatusOr<Page> ToPage(std::string_view list, int32_t page_size,
                             const std::string& page_token);
 // The token of the page after the item with this key.
 std::string PageToken(std::string_view list, std::string_view key);
+// Where a page of ListHeldChunks goes on; PAGE_TOKEN_INVALID unless PageKey made its key.
+absl::StatusOr<std::optional<PoolWatch::Key>> ToKey(const Page& page);
+std::string PageKey(const PoolWatch::Key& key);
 // A session's key in creation order: compares as text.
 std::string SessionKey(const SessionInfo& session);
 
@@ -66,6 +76,9 @@ v1::Pool ToProto(const PoolInfo& pool);
 v1::Channel ToProto(const ChannelInfo& channel);
 v1::Session ToProto(const SessionInfo& session);
 v1::PoolStats ToProto(const PoolStats& stats);
+// Names holders by `sessions`, which must be as old as the list or younger.
+v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
+                                   const std::vector<SessionInfo>& sessions);
 // Names the subscribers' sessions from `sessions`.
 v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInfo>& sessions);
 v1::Segment ToProto(v1::Segment::Kind kind, const SegmentUse& segment, uint64_t available_bytes);

@@ -10,6 +10,7 @@
 #include "server/error.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
+#include "server/pool_watch.h"
 #include "server/session_manager.h"
 #include "server/worker.h"
 
@@ -21,6 +22,7 @@ struct ServiceContext {
   PoolManager& pools;
   ChannelManager& channels;
   SessionDirectory& sessions;
+  PoolWatch& watch;
   Worker& long_worker;   // changes and the audit: one after the other, for seconds at times
   Worker& short_worker;  // everything else: does not wait for those
 };

@@ -148,12 +148,16 @@ struct Endpoint {
 
 struct GrpcServer::Parts {
   explicit Parts(const Options& options)
-      : context{options.core,     options.pools, options.channels,
-                options.sessions, long_worker,   short_worker} {}
+      : watch(options.core), context{options.core,     options.pools, options.channels,
+                                     options.sessions, watch,         long_worker,
+                                     short_worker} {
+    watch.Start();
+  }
 
   bool Serve(const std::string& name, shm::UniqueFd listening,
              const std::vector<std::pair<grpc::Service*, const char*>>& services);
 
+  PoolWatch watch;
   Worker long_worker;
   Worker short_worker;
   const ServiceContext context;

@@ -1,5 +1,6 @@
 #include "server/observer_service.h"
 
+#include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,6 +15,7 @@ namespace {
 
 constexpr char kChannelList[] = "channels";
 constexpr char kSessionList[] = "sessions";
+constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
 constexpr const char* kFeatures[] = {"waiting-channels"};
@@ -120,14 +122,37 @@ grpc::ServerUnaryReactor* ObserverService::ListChannels(grpc::CallbackServerCont
   });
 }
 
+grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerContext* call,
+                                                          const v1::ListHeldChunksRequest* request,
+                                                          v1::ListHeldChunksResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    // A token belongs to the list of one filter.
+    const std::string name = fmt::format("{}:{}:{}", kHeldList, request->holder(), request->pool());
+    const auto page = ToPage(name, request->page_size(), request->page_token());
+    if (!page.ok()) return page.status();
+    const auto after = ToKey(*page);
+    if (!after.ok()) return after.status();
+    const auto filter =
+        ToFilter(*request, context_.pools, context_.channels, context_.sessions.List());
+    if (!filter.ok()) return filter.status();
+    const PoolWatch::List list = context_.watch.ListHeld(*filter, *after, page->size);
+    *response = ToProto(list, context_.sessions.List());
+    if (list.more) response->set_next_page_token(PageToken(name, PageKey(list.chunks.back().key)));
+    if (*after) response->clear_holders();
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,
                                                     const v1::GetStatsRequest* request,
                                                     v1::GetStatsResponse* response) {
   return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
     const auto names = ToPoolNames(*request);
     if (!names.ok()) return names.status();
-    const auto pools = context_.pools.Stats(*names);
+    auto pools = context_.pools.Stats(*names);
     if (!pools.ok()) return pools.status();
+    for (PoolStats& pool : *pools)
+      pool.least_free_count = context_.watch.LeastFree(pool.counts.pool);
     const std::vector<SessionInfo> sessions = context_.sessions.List();
     const MemoryUse memory = context_.pools.Memory();
 

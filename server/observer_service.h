@@ -28,6 +28,9 @@ class ObserverService final : public v1::ObserverService::CallbackService {
   grpc::ServerUnaryReactor* ListChannels(grpc::CallbackServerContext* call,
                                          const v1::ListChannelsRequest* request,
                                          v1::ListChannelsResponse* response) override;
+  grpc::ServerUnaryReactor* ListHeldChunks(grpc::CallbackServerContext* call,
+                                           const v1::ListHeldChunksRequest* request,
+                                           v1::ListHeldChunksResponse* response) override;
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* call,
                                      const v1::GetStatsRequest* request,
                                      v1::GetStatsResponse* response) override;

@@ -213,9 +213,28 @@ absl::StatusOr<std::vector<PoolStats>> PoolManager::Stats(const std::vector<std:
   std::vector<PoolStats> stats;
   stats.reserve(wanted.size());
   for (const auto& [name, index] : wanted) {
-    stats.push_back({name, shm::Count(*core_.manager->pool(index))});
+    stats.push_back(StatsOf(shm::Count(*core_.manager->pool(index))));
+    stats.back().name = name;
   }
   return stats;
+}
+
+PoolStats PoolManager::StatsOf(const shm::PoolCounts& counts) {
+  PoolStats stats;
+  stats.name = NameOf(counts.pool);
+  stats.counts = counts;
+  if (const shm::PoolView* view = core_.manager->pool(counts.pool)) {
+    const shm::MemPool& shared = *view->shared;
+    stats.loan_count = shared.loan_count.load(std::memory_order_relaxed);
+    stats.exhausted_count = shared.exhausted_count.load(std::memory_order_relaxed);
+    stats.recovered_chunk_count = shared.recovered_chunk_count.load(std::memory_order_relaxed);
+  }
+  return stats;
+}
+
+absl::StatusOr<uint32_t> PoolManager::IndexOf(std::string_view name) {
+  if (auto entry = Find(name)) return entry->index;
+  return Get(name).status();
 }
 
 std::string PoolManager::NameOf(uint32_t index) {

@@ -45,6 +45,10 @@ struct CreatedPool {
 struct PoolStats {
   std::string name;
   shm::PoolCounts counts;
+  uint64_t loan_count = 0;
+  uint64_t exhausted_count = 0;
+  uint64_t recovered_chunk_count = 0;
+  std::optional<uint64_t> least_free_count;  // of the last minute; PoolWatch knows
 };
 
 struct SegmentUse {
@@ -77,6 +81,10 @@ class PoolManager {
   std::vector<PoolInfo> List();
   // Of the pools named, of all if none is, in name order. POOL_NOT_FOUND. Reads every record.
   absl::StatusOr<std::vector<PoolStats>> Stats(const std::vector<std::string>& names = {});
+  // The counters that belong to counts of the records.
+  PoolStats StatsOf(const shm::PoolCounts& counts);
+  // In the pool table. POOL_NOT_FOUND.
+  absl::StatusOr<uint32_t> IndexOf(std::string_view name);
   // Name of the pool with this index in the pool table; empty if there is none.
   std::string NameOf(uint32_t index);
   MemoryUse Memory() const;

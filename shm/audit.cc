@@ -222,31 +222,41 @@ class Auditor {
 
 }  // namespace
 
+void Count(const ChunkManager& record, PoolCounts& counts) {
+  switch (KindOf(record.word.load(std::memory_order_relaxed))) {
+    case Kind::kFree:
+      ++counts.free_count;
+      return;
+    case Kind::kCached:
+      ++counts.cached_count;
+      return;
+    case Kind::kShared:
+      ++counts.shared_count;
+      return;
+    case Kind::kLoaned:
+      break;
+  }
+  switch (PhaseOf(record)) {
+    case ChunkPhase::kCached:
+      ++counts.cached_count;
+      return;
+    case ChunkPhase::kSent:
+    case ChunkPhase::kTaken:
+      ++counts.shared_count;
+      return;
+    case ChunkPhase::kNone:
+    case ChunkPhase::kLoaned:
+      break;
+  }
+  ++counts.writing_count;  // also with a phase that nobody can have stored
+}
+
 PoolCounts Count(const PoolView& pool) {
   PoolCounts counts;
   counts.pool = pool.index;
   counts.chunk_count = pool.live_chunk_count();
   for (uint32_t chunk = 0; chunk < counts.chunk_count; ++chunk) {
-    ChunkManager& record = pool.record(chunk);
-    switch (KindOf(record.word.load(std::memory_order_relaxed))) {
-      case Kind::kFree:
-        ++counts.free_count;
-        break;
-      case Kind::kCached:
-        ++counts.cached_count;
-        break;
-      case Kind::kLoaned:
-        if (record.phase.load(std::memory_order_relaxed) ==
-            static_cast<uint8_t>(ChunkPhase::kCached)) {
-          ++counts.cached_count;
-        } else {
-          ++counts.writing_count;
-        }
-        break;
-      case Kind::kShared:
-        ++counts.shared_count;
-        break;
-    }
+    Count(pool.record(chunk), counts);
   }
   return counts;
 }
@@ -268,8 +278,7 @@ std::vector<uint64_t> HeldCounts(MemPoolManager& manager) {
       ChunkManager& record = pool->record(chunk);
       const uint64_t word = record.word.load(std::memory_order_relaxed);
       if (KindOf(word) == Kind::kLoaned) {
-        const bool cached = record.phase.load(std::memory_order_relaxed) ==
-                            static_cast<uint8_t>(ChunkPhase::kCached);
+        const bool cached = PhaseOf(record) == ChunkPhase::kCached;
         held[DecodeWord(word).owner] += cached ? 0 : 1;
       } else if (KindOf(word) == Kind::kShared) {
         for (uint32_t slot = 0; slot < pool->slot_count; ++slot) {

@@ -29,9 +29,11 @@ struct PoolCounts {
   uint64_t chunk_count = 0;
   uint64_t free_count = 0;
   uint64_t cached_count = 0;   // free, in private caches of clients
-  uint64_t writing_count = 0;  // loaned, or sent to one subscriber and not yet released
-  uint64_t shared_count = 0;
+  uint64_t writing_count = 0;  // loaned, and neither published nor shared
+  uint64_t shared_count = 0;   // published or shared by handle: queued, read, or kept as history
 };
+// Counts one record.
+void Count(const ChunkManager& record, PoolCounts& counts);
 // Counts by kind; a plain read of every record.
 PoolCounts Count(const PoolView& pool);
 

@@ -312,6 +312,7 @@ void ChannelRegistry::RetireLanes() {
       const LaneView view = channel.Lane(lane, manager_);
       if (lane.state == LaneState::kRetired) {
         channel.retired_published_count += view.lane->tail.load(std::memory_order_relaxed);
+        channel.retired_waited_count += view.lane->waited.load(std::memory_order_relaxed);
         lane.state = LaneState::kFree;
         channel.view.lanes[i].state.store(static_cast<uint16_t>(LaneState::kFree),
                                           std::memory_order_release);
@@ -369,6 +370,15 @@ uint64_t ChannelRegistry::PublishedCount(const Channel& channel) const {
     if (lane.state != LaneState::kFree) {
       sum += channel.Lane(lane, manager_).lane->tail.load(std::memory_order_relaxed);
     }
+  }
+  return sum;
+}
+
+uint64_t ChannelRegistry::WaitedCount(const Channel& channel) const {
+  uint64_t sum = channel.retired_waited_count;
+  for (const LaneRecord& lane : channel.lanes) {
+    if (lane.state != LaneState::kFree)
+      sum += channel.Lane(lane, manager_).lane->waited.load(std::memory_order_relaxed);
   }
   return sum;
 }

@@ -81,6 +81,7 @@ class ChannelRegistry {
     std::array<LaneRecord, kLaneEntries> lanes;
     std::vector<SubscriberRecord> subscribers;
     uint64_t retired_published_count = 0;  // messages of lanes that are gone
+    uint64_t retired_waited_count = 0;     // the same of publishes that met a full queue
 
     LaneView Lane(const LaneRecord& record, const MemPoolManager& manager) const {
       return LaneView::At(manager.ManagementAt(record.offset, geometry.lane_bytes()), geometry);
@@ -118,6 +119,8 @@ class ChannelRegistry {
   static uint32_t PublisherCount(const Channel& channel);
   static uint32_t SubscriberCount(const Channel& channel);
   uint64_t PublishedCount(const Channel& channel) const;
+  // Publishes that met a full queue.
+  uint64_t WaitedCount(const Channel& channel) const;
   // Messages of all lanes that wait for subscriber `index`.
   uint64_t QueuedCount(const Channel& channel, uint32_t index) const;
   // The same in one lane. At most the queue capacity, whatever the words say.

@@ -30,8 +30,18 @@ namespace zerocp::shm {
 
 inline constexpr uint16_t kNoSlot = 0xffff;
 
-inline void SetPhase(ChunkManager& record, ChunkPhase phase) {
-  record.phase.store(static_cast<uint8_t>(phase), std::memory_order_relaxed);  // owner-only advice
+inline void SetLabel(ChunkManager& record, uint32_t label) {
+  record.label.store(label, std::memory_order_relaxed);  // owner-only advice
+}
+inline void SetPhase(ChunkManager& record, ChunkPhase phase, uint32_t serial = 0) {
+  SetLabel(record, EncodeLabel(phase, serial));
+}
+inline ChunkPhase PhaseOf(const ChunkManager& record) {
+  return PhaseOf(record.label.load(std::memory_order_relaxed));
+}
+// True if the owner of an exclusive chunk has it to give back: neither cached nor sent.
+inline bool MayRelease(const ChunkManager& record) {
+  return (record.label.load(std::memory_order_relaxed) & kMayRelease) != 0;
 }
 
 // True if a slot other than `except` is set.

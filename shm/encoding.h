@@ -40,6 +40,37 @@ constexpr bool IsOwned(uint64_t bits, Kind kind, uint16_t owner) {
   return (bits & 0xffff) == (static_cast<uint64_t>(kind) | (uint64_t{owner} << 2));
 }
 
+// A chunk's label: phase:8 | serial:24, or phase:8 | subscriber:8 | channel:16. What an owner does
+// with a chunk of its own; its double-release check reads it, and so do statistics.
+
+enum class ChunkPhase : uint8_t {
+  kNone = 0,    // shared by handle
+  kLoaned = 1,  // written; serial: differs with each loan by the same thread
+  kCached = 2,  // free, in a cache; serial as above
+  kSent = 4,    // published on `channel`, to `subscriber` alone or to several
+  kTaken = 5,   // by `subscriber` of `channel`
+};
+// Set in the phases in which the owner may give an exclusive chunk back.
+inline constexpr uint32_t kMayRelease = 1;
+
+struct ChunkLabel {
+  ChunkPhase phase;
+  uint8_t subscriber;
+  uint16_t channel;  // index in the channel table + 1; 0: none
+};
+constexpr uint32_t Encode(ChunkLabel l) {
+  return static_cast<uint32_t>(l.phase) | (uint32_t{l.subscriber} << 8) |
+         (uint32_t{l.channel} << 16);
+}
+constexpr uint32_t EncodeLabel(ChunkPhase phase, uint32_t serial) {
+  return static_cast<uint32_t>(phase) | (serial << 8);
+}
+constexpr ChunkPhase PhaseOf(uint32_t label) { return static_cast<ChunkPhase>(label & 0xff); }
+// Subscriber and channel: of kSent and kTaken only.
+constexpr ChunkLabel DecodeLabel(uint32_t label) {
+  return {PhaseOf(label), static_cast<uint8_t>(label >> 8), static_cast<uint16_t>(label >> 16)};
+}
+
 // A handle: pool:4 | incarnation:4 | chunk:24 | generation:32.
 
 struct ChunkHandle {
@@ -129,6 +160,7 @@ constexpr bool SubscriberIsOpen(uint32_t bits) { return (bits & kSubscriberOpen)
 constexpr uint32_t NextEpoch(uint32_t epoch) { return epoch == kEpochMask ? 1 : epoch + 1; }
 
 static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~uint64_t{0});
+static_assert(Encode(ChunkLabel{ChunkPhase{0xff}, 0xff, 0xffff}) == ~uint32_t{0});
 static_assert(Encode(ChunkHandle{15, 15, 0xffffff, 0xffffffff}) == ~uint64_t{0});
 static_assert((Encode(Cell{CellKind::kShared, 15, 0xffffff, 0}) & (kClaimValid | kClaimBit)) == 0);
 static_assert(CursorPosition(CursorWith(3, kEpochMask, kPositionMask)) == kPositionMask &&

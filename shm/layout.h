@@ -121,7 +121,11 @@ struct MemPool {
   uint16_t slot_count;
   uint8_t uid[16];
   int64_t create_time_ns;  // CLOCK_REALTIME
-  uint8_t reserved1[32];
+  uint8_t reserved1[8];
+  // Counters since the pool was created: for people, never believed.
+  std::atomic<uint64_t> loan_count;             // (C) each thread adds its own now and then
+  std::atomic<uint64_t> exhausted_count;        // (C) loans refused because nothing was free
+  std::atomic<uint64_t> recovered_chunk_count;  // daemon: taken back from the dead
   // Line 2: hints that anyone may write (C).
   std::atomic<uint32_t>
       cache_cap;  // chunks a thread may keep; set by the daemon, 0 by who finds nothing
@@ -157,14 +161,10 @@ struct SessionEntry {
 struct ChunkManager {
   std::atomic<uint64_t> word;        // (C) kind:2 | owner:14 | stamp:48, see encoding.h
   std::atomic<uint32_t> generation;  // (C) +1 by the exclusive owner in each share
-  std::atomic<uint8_t> phase;        // (C) ChunkPhase, written by the owner only
-  uint8_t reserved[3];
+  std::atomic<uint32_t> label;       // (C) advice by the owner only, see encoding.h
 
   std::atomic<uint16_t>* slots() { return reinterpret_cast<std::atomic<uint16_t>*>(this + 1); }
 };
-
-// What an owner does with a chunk of its own: the double-release check and statistics read it.
-enum class ChunkPhase : uint8_t { kNone = 0, kLoaned = 1, kCached = 2 };
 
 // One per chunk, in an array before the payloads, so that aligned chunks stay aligned. (C)
 struct ChunkHeader {
@@ -239,7 +239,8 @@ struct Lane {
   // Line 0: the publisher.
   std::atomic<uint64_t>
       tail;  // (C) messages published; low 48 bits are the position  PAIR lane.tail
-  uint8_t reserved0[56];
+  std::atomic<uint64_t> waited;  // (C) publishes that met a full queue
+  uint8_t reserved0[48];
   // Line 1.
   std::atomic<uint32_t> publisher_waits;  // (C) free cells that a sleeping publisher wants; else 0
   std::atomic<uint32_t> publisher_bell;   // (C) futex word; only ever added to
@@ -273,7 +274,7 @@ static_assert(offsetof(MemPool, cache_cap) == 128 && offsetof(MemPool, name) == 
 static_assert(offsetof(MemPool, chunk_size_bytes) == 16 && offsetof(MemPool, incarnation) == 64);
 static_assert(sizeof(SessionEntry) == 128 && offsetof(SessionEntry, name) == 32);
 static_assert(sizeof(ChunkManager) == 16 && offsetof(ChunkManager, generation) == 8 &&
-              offsetof(ChunkManager, phase) == 12);
+              offsetof(ChunkManager, label) == 12);
 static_assert(sizeof(ChunkHeader) == 128 && offsetof(ChunkHeader, user) == 64);
 static_assert(sizeof(ChannelEntry) == 256 && offsetof(ChannelEntry, name) == 48 &&
               offsetof(ChannelEntry, message_type) == 112);
@@ -292,6 +293,8 @@ static_assert(offsetof(Cursor, daemon_claim) == 8 && offsetof(Cursor, subscriber
 static_assert(offsetof(SubscriberEntry, lossy) == 6 &&
               offsetof(SubscriberEntry, queue_capacity) == 20);
 static_assert(offsetof(ChannelEntry, when_full) == 11);
+static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhausted_count) == 112 &&
+              offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
 static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
 static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
 static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&

@@ -329,6 +329,9 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   entry.slot_count = g.slot_count;
   std::memcpy(entry.uid, uid, sizeof(entry.uid));
   entry.create_time_ns = RealTimeNs();
+  entry.loan_count.store(0, std::memory_order_relaxed);
+  entry.exhausted_count.store(0, std::memory_order_relaxed);
+  entry.recovered_chunk_count.store(0, std::memory_order_relaxed);
   entry.pressure.store(0, std::memory_order_relaxed);
   // Enough for a first user; Recovery::Tick sets it by the number of threads.
   entry.cache_cap.store(std::min(32u, g.chunk_count / 8), std::memory_order_relaxed);

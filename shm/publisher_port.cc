@@ -57,6 +57,9 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
   ChunkManager& record = chunk.pool->record(chunk.chunk);
   chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
 
+  SetLabel(record,
+           Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(std::countr_zero(active_)),
+                             static_cast<uint16_t>(info_.channel + 1)}));
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
   if (std::has_single_bit(active_)) {
     // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
@@ -251,6 +254,11 @@ int PublisherPort::DropOldest(uint32_t k) {
 // Waits until at least one cell is free at every waiting subscriber.
 Code PublisherPort::WaitForRoom(Deadline deadline) {
   uint64_t free = FreeCells(~lossy_);
+  if (free == 0 && tail_ != waited_at_) {  // cold; nobody else writes it
+    waited_at_ = tail_;
+    std::atomic<uint64_t>& waited = lane_.lane->waited;
+    waited.store(waited.load(std::memory_order_relaxed) + 1, std::memory_order_relaxed);
+  }
   if (free == 0 && deadline.waits()) {
     // A subscriber that keeps up frees cells one by one; asking for a quarter at once spares both
     // sides the ping-pong over the cursor's line.

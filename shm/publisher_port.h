@@ -73,6 +73,7 @@ class PublisherPort {
   LaneView lane_;
   const PoolView* pool_;
   uint64_t tail_ = 0;
+  uint64_t waited_at_ = ~uint64_t{0};  // tail_ of the last message that met a full queue
   uint64_t room_ = 0;            // tail_ may reach this without another look at the cursors
   uint32_t stamp_ = 0;           // subscriber_stamp of the last Refresh
   uint64_t active_ = 0;          // bit k: subscriber k is served

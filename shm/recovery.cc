@@ -81,7 +81,14 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
     if (touched) registry_.RingAll(channel);
   }
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    if (const PoolView* pool = manager_.pool(index)) Sweep(*pool, gone, report);
+    if (const PoolView* pool = manager_.pool(index)) {
+      const uint64_t before = report.freed_chunk_count;
+      Sweep(*pool, gone, report);
+      if (!orderly) {
+        pool->shared->recovered_chunk_count.fetch_add(report.freed_chunk_count - before,
+                                                      std::memory_order_relaxed);
+      }
+    }
   }
   // No word or slot names them any more; neither must a lane whose entries nobody has to take.
   for (uint32_t index : registry_.List()) {

@@ -117,21 +117,32 @@ Session::ThreadCache& Session::CacheSlow() {
 Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   PoolCache& cache = Cache().pools[pool.index];
   uint32_t chunk;
+  bool refilled = true;
   const auto take = [&] {
-    return LoanCached(pool, cache, &chunk) || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
+    refilled = !LoanCached(pool, cache, &chunk);
+    return !refilled || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
   };
   while (!take()) {
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
     pool.shared->cache_cap.store(0, std::memory_order_relaxed);
-    if (deadline.Passed()) return Code::kExhausted;
+    if (deadline.Passed()) {
+      pool.shared->exhausted_count.fetch_add(1, std::memory_order_relaxed);
+      return Code::kExhausted;
+    }
     pool.shared->pressure.store(1);
     if (take()) break;
     FutexWait(pool.shared->pressure, 1, deadline.Left(kLoanSlice));
   }
-  SetPhase(pool.record(chunk), ChunkPhase::kLoaned);
+  SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
+  if (refilled || cache.loan_count % kLoansPerReport == 0) ReportLoans(pool, cache);
   *out = {&pool, chunk, ChunkRef::kExclusive};
   CountAcquired();
   return Code::kOk;
+}
+
+void Session::ReportLoans(const PoolView& pool, PoolCache& cache) {
+  const uint32_t more = cache.loan_count - std::exchange(cache.reported_count, cache.loan_count);
+  pool.shared->loan_count.fetch_add(more, std::memory_order_relaxed);
 }
 
 // In a revocable pool somebody may have taken a cached chunk away; then the next one.
@@ -200,9 +211,7 @@ bool Session::Release(ChunkRef ref) {
   const PoolView& pool = *ref.pool;
   ChunkManager& record = pool.record(ref.chunk);
   if (ref.slot == ChunkRef::kExclusive) {
-    if (record.phase.load(std::memory_order_relaxed) != static_cast<uint8_t>(ChunkPhase::kLoaned)) {
-      return false;
-    }
+    if (!MayRelease(record)) return false;
     ToCache(pool, ref.chunk);
   } else {
     if (record.slots()[ref.slot].load(std::memory_order_relaxed) != id_) return false;
@@ -214,9 +223,9 @@ bool Session::Release(ChunkRef ref) {
 
 void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
-  SetPhase(record, ChunkPhase::kCached);
-  if (pool.revocable) StoreWord(record, Kind::kCached, id_);
   PoolCache& cache = Cache().pools[pool.index];
+  SetPhase(record, ChunkPhase::kCached, cache.loan_count);
+  if (pool.revocable) StoreWord(record, Kind::kCached, id_);
   const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
   cache.chunk[cache.count++] = chunk;
   if (cache.count > cap || cache.count == kCacheCapacity) {
@@ -301,7 +310,12 @@ Code Session::Open(uint64_t handle_bits, ChunkRef* out) {
 
 void Session::FlushAll(ThreadCache& cache) {
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    if (cache.pools[index].count > 0) Flush(*manager_->pool(index), cache.pools[index], 0);
+    PoolCache& mine = cache.pools[index];
+    if (mine.count == 0 && mine.loan_count == mine.reported_count) continue;
+    const PoolView* pool = manager_->pool(index);
+    if (pool == nullptr) continue;
+    if (mine.count > 0) Flush(*pool, mine, 0);
+    ReportLoans(*pool, mine);
   }
 }
 

@@ -63,9 +63,11 @@ class Session {
     if (cache.count == 0 || pool.revocable) [[unlikely]]
       return false;
     const uint32_t chunk = cache.chunk[--cache.count];
-    SetPhase(pool.record(chunk), ChunkPhase::kLoaned);
+    SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
     Count(thread.acquired);
     *out = {&pool, chunk, ChunkRef::kExclusive};
+    if (cache.loan_count % kLoansPerReport == 0) [[unlikely]]
+      ReportLoans(pool, cache);
     return true;
   }
   // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one.
@@ -79,13 +81,12 @@ class Session {
     ChunkManager& record = pool.record(ref.chunk);
     ThreadCache& thread = Cache();
     PoolCache& cache = thread.pools[pool.index];
-    if (ref.slot != ChunkRef::kExclusive || pool.revocable ||
-        record.phase.load(std::memory_order_relaxed) != static_cast<uint8_t>(ChunkPhase::kLoaned) ||
+    if (ref.slot != ChunkRef::kExclusive || pool.revocable || !MayRelease(record) ||
         cache.count >= std::min(pool.shared->cache_cap.load(std::memory_order_relaxed),
                                 kDefaultCacheCap)) [[unlikely]] {
       return false;
     }
-    SetPhase(record, ChunkPhase::kCached);
+    SetPhase(record, ChunkPhase::kCached, cache.loan_count);
     cache.chunk[cache.count++] = ref.chunk;
     Count(thread.released);
     return true;
@@ -128,6 +129,8 @@ class Session {
   struct PoolCache {
     uint32_t count = 0;
     uint32_t group = 0;  // where the next refill looks first
+    uint32_t loan_count = 0;
+    uint32_t reported_count = 0;  // of them the pool's counter knows
     std::array<uint32_t, kCacheCapacity> chunk;
   };
   // One thread's; the counters are written by it only. Two that only grow, and not one that does
@@ -159,6 +162,9 @@ class Session {
     return CacheSlow();
   }
   ThreadCache& CacheSlow();
+  // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
+  static constexpr uint32_t kLoansPerReport = 1024;
+  static void ReportLoans(const PoolView& pool, PoolCache& cache);
   Code LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out);
   bool LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
   bool Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk);

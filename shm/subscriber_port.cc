@@ -133,6 +133,8 @@ bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* o
     if (from_publisher) {
       record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
     }
+    SetLabel(record, Encode(ChunkLabel{ChunkPhase::kTaken, static_cast<uint8_t>(info_.index),
+                                       static_cast<uint16_t>(info_.channel + 1)}));
     return true;
   }
   std::atomic<uint16_t>& slot = record.slots()[info_.index];

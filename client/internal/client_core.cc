@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "client/internal/holders.h"
+#include "shm/census.h"
 
 namespace zerocp::internal {
 
@@ -161,7 +161,8 @@ std::string ClientCore::DescribeExhausted(const shm::PoolView& pool) {
   std::lock_guard lock(holders_mutex_);
   std::optional<Holders>& known = holders_[pool.index];
   if (!known || now - known->time > kHoldersAge) {
-    known = {now, DescribeHolders(session_->manager(), pool)};
+    shm::MemPoolManager& manager = session_->manager();
+    known = {now, shm::DescribeExhausted(shm::Census::WithoutQueues(manager), manager, pool)};
   }
   return known->text;
 }

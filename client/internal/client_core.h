@@ -112,8 +112,8 @@ class ClientCore {
   const std::shared_ptr<shm::Session>& shared_session() const { return session_; }
   Connection& connection() const { return *connection_; }
 
-  // The sentence for an exhausted pool: its name, its size, and the three sessions that hold most
-  // of it. Looks at every record at most every kHoldersAge.
+  // The sentence for an exhausted pool: its name, its size, and the three that hold most of it, in
+  // which phase and of which channel. Looks at every record at most every kHoldersAge.
   std::string DescribeExhausted(const shm::PoolView& pool);
 
  private:

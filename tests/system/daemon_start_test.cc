@@ -148,7 +148,7 @@ TEST(DaemonStartTest, SegmentsOfAnotherLayoutAreRefusedByNameOfBothVersions) {
   auto next = StartDaemon(daemon.runtime_dir(), dir.path() + "/log");
   EXPECT_EQ(next->Wait(), 1);
   const std::string log = ReadFile(dir.path() + "/log");
-  EXPECT_TRUE(Contains(log, "version 77") && Contains(log, "version 1") &&
+  EXPECT_TRUE(Contains(log, "version 77") && Contains(log, "version 2") &&
               Contains(log, "--cleanup"))
       << log;
   EXPECT_EQ(RunCommand({BinDir() + "/zerocpd", "--cleanup", "--runtime-dir", daemon.runtime_dir()})

@@ -45,6 +45,7 @@ inline constexpr char kListPools[] = "zerocp.v1.ObserverService/ListPools";
 inline constexpr char kGetChannel[] = "zerocp.v1.ObserverService/GetChannel";
 inline constexpr char kListChannels[] = "zerocp.v1.ObserverService/ListChannels";
 inline constexpr char kListSessions[] = "zerocp.v1.ObserverService/ListSessions";
+inline constexpr char kListHeldChunks[] = "zerocp.v1.ObserverService/ListHeldChunks";
 inline constexpr char kGetStats[] = "zerocp.v1.ObserverService/GetStats";
 inline constexpr char kCreateSession[] = "zerocp.v1.SessionService/CreateSession";
 inline constexpr char kHealthCheck[] = "grpc.health.v1.Health/Check";

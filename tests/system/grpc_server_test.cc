@@ -7,11 +7,14 @@
 #include <sys/un.h>
 
 #include <algorithm>
+#include <array>
 #include <future>
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "shm/session.h"
 #include "tests/system/grpc_fixture.h"
 
 namespace zerocp {
@@ -48,6 +51,57 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_LT(audit.json.find("pools/audio"), audit.json.find("pools/video"));
   const Outcome info = client.Call(kGetServerInfo);
   EXPECT_TRUE(Contains(info.json, R"("instanceName":"test")")) << info.json;
+}
+
+TEST_F(GrpcServerTest, HeldChunksAreListedInPagesWithTheirHolders) {
+  {
+    auto* manager = plane.instance.core.manager.get();
+    auto session = std::make_shared<shm::Session>(
+        std::shared_ptr<shm::MemPoolManager>(std::shared_ptr<void>(), manager), shm::kFirstSession);
+    {
+      MutexLock lock(plane.instance.core.mutex);
+      plane.instance.core.attached.set(session->id());
+    }
+    std::array<shm::ChunkRef, 3> loans;
+    for (shm::ChunkRef& loan : loans) {
+      ASSERT_EQ(session->Loan(*manager->FindPool("video"), shm::Deadline::Now(), &loan),
+                shm::Code::kOk);
+    }
+    const Outcome first = client.Call(kListHeldChunks, R"({"pool":"pools/video","pageSize":2})");
+    EXPECT_TRUE(Contains(first.json, R"("phase":"PHASE_WRITING")")) << first.json << first.message;
+    EXPECT_TRUE(Contains(first.json, R"("pool":"pools/video")"));
+    EXPECT_TRUE(Contains(first.json, R"("chunkCount":"3")")) << first.json;
+    const std::string mark = R"("nextPageToken":")";
+    const size_t begin = first.json.find(mark) + mark.size();
+    const std::string token = first.json.substr(begin, first.json.find('"', begin) - begin);
+    ASSERT_FALSE(token.empty());
+    const std::string next =
+        R"({"pool":"pools/video","pageSize":1000,"pageToken":")" + token + "\"}";
+    const Outcome second = client.Call(kListHeldChunks, next);
+    EXPECT_TRUE(Contains(second.json, R"("nextPageToken":"")")) << second.json << second.message;
+    EXPECT_TRUE(Contains(second.json, R"("holders":[]})")) << second.json;
+    EXPECT_EQ(client.Call(kListHeldChunks, R"({"pageToken":")" + token + "\"}").reason(),
+              "PAGE_TOKEN_INVALID");  // of another list
+    const Outcome stats = client.Call(kGetStats, R"({"pools":["pools/video"]})");
+    EXPECT_TRUE(Contains(stats.json, R"("loanCount":"3")")) << stats.json;
+    for (const shm::ChunkRef& loan : loans) EXPECT_TRUE(session->Release(loan));
+    session->Close();
+    MutexLock lock(plane.instance.core.mutex);
+    plane.instance.core.attached.reset(session->id());
+  }
+  const struct {
+    const char* request;
+    const char* reason;
+  } wrong[] = {{R"({"pool":"video"})", "FIELD_INVALID"},
+               {R"({"holder":"me"})", "FIELD_INVALID"},
+               {R"({"pageSize":-1})", "FIELD_INVALID"},
+               {R"({"pageToken":"x"})", "PAGE_TOKEN_INVALID"},
+               {R"({"pool":"pools/none"})", "POOL_NOT_FOUND"},
+               {R"({"holder":"channels/none"})", "CHANNEL_NOT_FOUND"},
+               {R"({"holder":"sessions/none"})", "SESSION_NOT_FOUND"}};
+  for (const auto& w : wrong)
+    EXPECT_EQ(client.Call(kListHeldChunks, w.request).reason(), w.reason) << w.request;
+  EXPECT_EQ(client.Call(kListHeldChunks, R"({"holder":"channels/frames"})").code, kOk);
 }
 
 TEST_F(GrpcServerTest, TheClientSocketHasNoAdminService) {
