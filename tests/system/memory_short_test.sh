@@ -70,7 +70,7 @@ receiver=$!
 "$bin/zerocp" send file --runtime-dir "$work/run" <"$work/fifo" &
 sender=$!
 exec 9>"$work/fifo"
-until "$bin/zerocp" channels --runtime-dir "$work/run" --json | tr -d ' \n' | grep -q '"publisherCount":1'; do
+until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep -q '"publisher_*[cC]ount": *1'; do
   kill -0 "$sender" || fail "the sender ended"
   sleep 0.01
 done
