@@ -80,6 +80,9 @@ run() {
   fi
 }
 
+# A mutant is caught by the first test that fails.
+export GTEST_FAIL_FAST=1
+declare -A without # what a test said without a bug, by preset and test
 wrong=0
 total=0
 result=()
@@ -89,11 +92,14 @@ while IFS='|' read -r number file what tests preset; do
   seeded "$file" | grep -qx "$number" || die "row $number: no 'Mutant($number)' in $file"
   plain=build/$preset
   mutant=build/mutant-$number
-  configure "$plain" "$preset" 0
-  build "$plain" "$tests"
+  if [[ -z ${without[$plain $tests]:-} ]]; then
+    configure "$plain" "$preset" 0
+    build "$plain" "$tests"
+    without[$plain $tests]=$(run "$plain" "$tests")
+  fi
+  before=${without[$plain $tests]}
   configure "$mutant" "$preset" "$number"
   build "$mutant" "$tests"
-  before=$(run "$plain" "$tests")
   after=$(run "$mutant" "$tests")
   verdict=caught
   if [[ $before != passed ]]; then
