@@ -301,6 +301,33 @@ static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&
               offsetof(ChannelHeader, lane_stamp) == 8);
 static_assert(kExtentAlign == 65536 && kLaneEntries == 64 && kOpenSlots == 8);
 
+// The rest of the offsets and all values that README.md names.
+static_assert(offsetof(SuperBlock, chunk_reserved_bytes) == 48 &&
+              offsetof(SuperBlock, channel_capacity) == 60 &&
+              offsetof(SuperBlock, session_table_offset) == 72 &&
+              offsetof(SuperBlock, channel_table_offset) == 80 &&
+              offsetof(SuperBlock, extents_offset) == 88 &&
+              offsetof(SuperBlock, lock_inode) == 104);
+static_assert(offsetof(MemPool, chunk_count) == 4 && offsetof(MemPool, max_chunk_count) == 8 &&
+              offsetof(MemPool, alignment_bytes) == 12 && offsetof(MemPool, stride_bytes) == 24 &&
+              offsetof(MemPool, hints_offset) == 40 && offsetof(MemPool, headers_offset) == 48 &&
+              offsetof(MemPool, payload_offset) == 56 && offsetof(MemPool, record_shift) == 65 &&
+              offsetof(MemPool, revocable) == 66 && offsetof(MemPool, grant_slots) == 68 &&
+              offsetof(MemPool, slot_count) == 70 && offsetof(MemPool, create_time_ns) == 88 &&
+              offsetof(MemPool, pressure) == 132);
+static_assert(offsetof(SessionEntry, uid) == 12 && offsetof(SessionEntry, start_time) == 16);
+static_assert(offsetof(ChannelEntry, queue_capacity) == 4 &&
+              offsetof(ChannelEntry, max_subscriber_count) == 8 &&
+              offsetof(ChannelEntry, pool) == 10 && offsetof(ChannelEntry, region_offset) == 16 &&
+              offsetof(ChannelEntry, uid) == 24 && offsetof(ChannelEntry, create_time_ns) == 40);
+static_assert(offsetof(SubscriberEntry, session) == 4 && offsetof(LaneEntry, session) == 2);
+static_assert(
+    static_cast<int>(PoolState::kActive) == 1 && static_cast<int>(SessionState::kAttached) == 1 &&
+    static_cast<int>(SessionState::kRevoked) == 4 && static_cast<int>(ChannelState::kOpen) == 1 &&
+    static_cast<int>(ChannelState::kClosed) == 2 && static_cast<int>(WhenFull::kDropOldest) == 1 &&
+    static_cast<int>(LaneState::kOpen) == 1 && static_cast<int>(LaneState::kClosed) == 2 &&
+    static_cast<int>(LaneState::kDead) == 3 && static_cast<int>(LaneState::kRetired) == 4);
+
 inline constexpr uint64_t kPoolTableOffset = sizeof(SuperBlock);
 inline constexpr uint64_t kSessionTableOffset = kPoolTableOffset + kMaxPools * sizeof(MemPool);
 static_assert(kSessionTableOffset == 8192);
