@@ -278,7 +278,9 @@ std::string DescribeExhausted(const Census& census, MemPoolManager& manager, con
   return "pool '" + pool.name + "' has no free chunk: " + std::to_string(live) + " chunks of " +
          std::to_string(pool.chunk_size_bytes) + " bytes, held by " +
          (sums.size() == 0 ? "nobody at this moment: try again"
-                           : DescribeHolders(sums, census, manager));
+                           : DescribeHolders(sums, census, manager)) +
+         "; wait, release, or make a pool with more chunks (CreatePool, or "
+         "zerocpd --pool NAME=SIZExCOUNT)";
 }
 
 }  // namespace zerocp::shm

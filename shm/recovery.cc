@@ -92,8 +92,12 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
   }
   // No word or slot names them any more; neither must a lane whose entries nobody has to take.
   for (uint32_t index : registry_.List()) {
-    for (ChannelRegistry::LaneRecord& record : registry_.channel(index)->lanes) {
-      if (gone[record.session]) record.session = 0;
+    ChannelRegistry::Channel& channel = *registry_.channel(index);
+    for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
+      if (!gone[channel.lanes[lane].session]) continue;
+      channel.lanes[lane].session = 0;
+      // A daemon that adopts must not take it for whoever gets the id next.
+      channel.view.lanes[lane].session.store(0, std::memory_order_relaxed);
     }
   }
   return report;

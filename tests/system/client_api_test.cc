@@ -279,7 +279,8 @@ TEST_F(ClientApi, ExhaustedPoolNamesItsHolders) {
   ASSERT_TRUE(first && second);
   auto third = late.NewLoan("few", 1, milliseconds(10));
   EXPECT_EQ(third.code(), Code::kExhausted);
-  for (const char* part : {"'few'", "2 chunks of 4096 bytes", "greedy", "pid", ": 2"}) {
+  for (const char* part :
+       {"'few'", "2 chunks of 4096 bytes", "greedy", "pid", ": 2", "CreatePool"}) {
     EXPECT_NE(third.message().find(part), std::string::npos) << third.message();
   }
   *first = Loan();

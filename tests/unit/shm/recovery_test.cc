@@ -45,6 +45,15 @@ TEST_F(RecoveryTest, WhatADeadPublisherSentIsStillDelivered) {
   EXPECT_EQ(subscriber_->TryTake(&chunk), Code::kPublisherDied);
 }
 
+TEST_F(RecoveryTest, TheLaneOfADeadPublisherNamesNobodyToTheNextDaemon) {
+  SendAll(1);
+  const LaneEntry& entry = channel().view.lanes[publisher_->info().index];
+  EXPECT_EQ(entry.session.load(), publisher_session_->id());
+  Kill(publisher_session_);
+  EXPECT_EQ(entry.session.load(), 0);  // its id is given out again
+  ExpectTakes(*subscriber_session_, *subscriber_, 0);
+}
+
 TEST_F(RecoveryTest, WhatADeadPublisherSentToSeveralIsStillDeliveredToEach) {
   auto other_session = Attach();
   auto other = Subscribe(other_session, "feed");
