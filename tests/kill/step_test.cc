@@ -629,7 +629,10 @@ TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
         ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
         EXPECT_EQ(Value(chunk), subscriber->missed_before());
         EXPECT_TRUE(peer_->Release(chunk));
-        taken = 1;
+        // One more, so that a cursor that is set back would show it again.
+        ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+        EXPECT_TRUE(peer_->Release(chunk));
+        taken = 2;
       },
       [&] {
         ExpectAuditHolds();
