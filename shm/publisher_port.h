@@ -74,11 +74,11 @@ class PublisherPort {
   const PoolView* pool_;
   uint64_t tail_ = 0;
   uint64_t waited_at_ = ~uint64_t{0};  // tail_ of the last message that met a full queue
-  uint64_t room_ = 0;            // tail_ may reach this without another look at the cursors
-  uint32_t stamp_ = 0;           // subscriber_stamp of the last Refresh
-  uint64_t active_ = 0;          // bit k: subscriber k is served
-  uint64_t lossy_ = 0;           // bit k: by dropping
-  uint32_t shortest_queue_ = 0;  // of those that are waited for
+  uint64_t room_ = 0;                  // tail_ may reach this without another look at the cursors
+  uint32_t stamp_ = 0;                 // subscriber_stamp of the last Refresh
+  uint64_t active_ = 0;                // bit k: subscriber k is served
+  uint64_t lossy_ = 0;                 // bit k: by dropping
+  uint32_t shortest_queue_ = 0;        // of those that are waited for
   std::array<uint32_t, kMaxSubscribers> epoch_{};      // that is served
   std::array<uint32_t, kMaxSubscribers> capacity_{};   // of its queue, at most the lane's
   std::array<uint32_t, kMaxSubscribers> last_rung_{};  // bell values this port left
