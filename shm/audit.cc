@@ -127,6 +127,8 @@ class Auditor {
     const LaneView lane = channel.Lane(record, manager_);
     const uint64_t cursor = lane.cursors[k].word.load();
     if (CursorEpoch(cursor) != channel.subscribers[k].epoch) return "";
+    uint64_t kept;  // by a publisher that does not wait for this subscriber any more
+    if (IsGivenUp(lane.cursors[k], CursorEpoch(cursor), &kept)) return "";
     const uint64_t queued = shm::QueuedCount(lane.lane->tail.load(), CursorPosition(cursor));
     // With a lossy subscriber its publisher may have gone on between the two loads.
     return queued <= lane.capacity || lane.cursors[k].word.load() != cursor

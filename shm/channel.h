@@ -64,4 +64,25 @@ struct LaneView {
   std::atomic<uint64_t>& cell(uint64_t position) const { return cells[position & (capacity - 1)]; }
 };
 
+// A living subscriber that was stopped (ChannelRegistry::StopSubscriber) may still be in the middle
+// of one take: that of the message at its cursor. So its publisher keeps that one message for it,
+// takes back those behind it, and says both in `given_up`, which the daemon, too, claims before it
+// drains for a subscriber that has left or died since. Whoever is first decides.
+
+// Claims what waits for the stopped subscriber of `epoch`, from `position` on. False: it is
+// claimed.
+inline bool ClaimStopped(Cursor& cursor, uint32_t epoch, uint64_t position) {
+  uint64_t before = cursor.given_up.load(std::memory_order_acquire);
+  return CursorEpoch(before) != epoch && cursor.given_up.compare_exchange_strong(
+                                             before, CursorWith(0, epoch, position),
+                                             std::memory_order_acq_rel);  // PAIR cursor.given_up
+}
+// True if the publisher has taken back what waited for the subscriber of `epoch`, but for the
+// message at `*position`, which is `kept_cell`.
+inline bool IsGivenUp(const Cursor& cursor, uint32_t epoch, uint64_t* position) {
+  const uint64_t given_up = cursor.given_up.load(std::memory_order_acquire);
+  *position = CursorPosition(given_up);
+  return epoch != 0 && CursorEpoch(given_up) == epoch && *position != kPositionMask;
+}
+
 }  // namespace zerocp::shm

@@ -1,13 +1,18 @@
 #include "shm/channel_registry.h"
 
+#include <linux/membarrier.h>
 #include <sys/random.h>
+#include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <thread>
 
 #include "shm/futex.h"
+#include "shm/mutant.h"
 
 namespace zerocp::shm {
 namespace {
@@ -33,6 +38,15 @@ Status CheckType(const ChannelRegistry::Channel& channel, std::string_view messa
   return Status(Code::kTypeMismatch, "channel " + Quoted(channel.spec.name) +
                                          " carries messages of type " + Quoted(mine) + ", not " +
                                          Quoted(message_type));
+}
+
+// Every store that a process made before it last looked at what is stored here already can be seen
+// when this returns, and a look that has not happened yet sees it.
+void Settle() {
+  // All processors have been through the scheduler or user mode since. Where that is not to be had
+  // (nohz_full, a sandbox), time does it: no store stays in a store buffer for as long.
+  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0)
+    std::this_thread::sleep_for(kFirstSlice);
 }
 
 // True if nobody can still find a message in the lane, and none waits to be let go.
@@ -133,6 +147,7 @@ Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
   entry.state.store(static_cast<uint32_t>(ChannelState::kOpen),
                     std::memory_order_release);  // PAIR channel.state
   by_name_.emplace(wanted.name, index);
+  channel.index = index;
   *free = std::move(channel);
   return index;
 }
@@ -183,7 +198,7 @@ Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
   StoreLaneState(*channel, index, LaneState::kOpen);
   RingAll(*channel);
   return JoinInfo{
-      IndexOf(*channel), channel->pool, channel->geometry, index, lane.epoch, *offset, 0, 0, false};
+      channel->index, channel->pool, channel->geometry, index, lane.epoch, *offset, 0, 0, false};
 }
 
 Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
@@ -209,6 +224,17 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
   subscriber = {session, NextEpoch(subscriber.epoch),
                 spec.queue_capacity == 0 ? channel->geometry.queue_capacity : spec.queue_capacity,
                 spec.lossy || channel->spec.when_full == WhenFull::kDropOldest};
+  if (channel->view.subscribers[k].stopped_epoch.load() == subscriber.epoch)
+    channel->view.subscribers[k].stopped_epoch.store(0);
+  for (const LaneRecord& lane : channel->lanes) {
+    if (lane.state == LaneState::kFree) continue;
+    // Of the last subscriber with this epoch, 16,383 of them ago.
+    Cursor& cursor = channel->Lane(lane, manager_).cursors[k];
+    if (cursor.stopped_epoch.load(std::memory_order_relaxed) == subscriber.epoch)
+      cursor.stopped_epoch.store(0, std::memory_order_relaxed);
+    if (CursorEpoch(cursor.given_up.load(std::memory_order_relaxed)) == subscriber.epoch)
+      cursor.given_up.store(0, std::memory_order_relaxed);
+  }
   SubscriberEntry& entry = channel->view.subscribers[k];
   entry.session.store(session, std::memory_order_relaxed);
   entry.lossy.store(subscriber.lossy ? 1 : 0, std::memory_order_relaxed);
@@ -225,9 +251,15 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
     const LaneState state = channel->lanes[i].state;
     if (state != LaneState::kFree && state != LaneState::kOpen) ended |= uint64_t{1} << i;
   }
-  return JoinInfo{
-      IndexOf(*channel),         channel->pool,   channel->geometry, k, subscriber.epoch, 0, ended,
-      subscriber.queue_capacity, subscriber.lossy};
+  return JoinInfo{channel->index,
+                  channel->pool,
+                  channel->geometry,
+                  k,
+                  subscriber.epoch,
+                  0,
+                  ended,
+                  subscriber.queue_capacity,
+                  subscriber.lossy};
 }
 
 Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {
@@ -250,6 +282,56 @@ Status ChannelRegistry::LeaveSubscriber(uint32_t index, uint32_t k, uint16_t ses
   CloseSubscriber(*found, k);
   RingAll(*found);
   return Status();
+}
+
+// First the word beside each cursor, then, when it is known that the subscriber can be in the
+// middle of nothing but the take of the message at its cursor, the entry that publishers look at.
+Status ChannelRegistry::StopSubscriber(uint32_t index, uint32_t k, uint32_t epoch) {
+  Channel* found = channel(index);
+  if (found == nullptr || k >= found->subscribers.size() || found->subscribers[k].session == 0 ||
+      found->subscribers[k].epoch != epoch) {
+    return Status(Code::kNotFound, "there is no such subscriber");
+  }
+  StopTaking(*found, k);
+  TellSubscribers(*found);
+  return Status();
+}
+
+void ChannelRegistry::StopTaking(Channel& channel, uint32_t k) {
+  const uint32_t epoch = channel.subscribers[k].epoch;
+  channel.view.subscribers[k].stopped_epoch.store(epoch, std::memory_order_release);
+  for (const LaneRecord& record : channel.lanes) {
+    if (record.state == LaneState::kFree) continue;
+    channel.Lane(record, manager_)
+        .cursors[k]
+        .stopped_epoch.store(epoch, std::memory_order_release);  // PAIR cursor.stopped
+  }
+  Settle();
+  CloseSubscriber(channel, k);
+}
+
+bool ChannelRegistry::IsStopped(const Channel& channel, uint32_t k) {
+  return channel.subscribers[k].session != 0 &&
+         channel.view.subscribers[k].stopped_epoch.load(std::memory_order_acquire) ==
+             channel.subscribers[k].epoch;
+}
+
+Status ChannelRegistry::Close(std::string_view name) {
+  Channel* found = Find(name);
+  if (found == nullptr) return NotFound(name);
+  found->closed = true;
+  constexpr auto kClosed = static_cast<uint32_t>(ChannelState::kClosed);
+  manager_.channel_entry(found->index).state.store(kClosed, std::memory_order_release);
+  found->view.header->state.store(kClosed, std::memory_order_release);
+  found->view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
+  TellSubscribers(*found);
+  return Status();
+}
+
+// Makes everybody look at the tables.
+void ChannelRegistry::TellSubscribers(Channel& channel) {
+  channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release);  // PAIR lane.stamp
+  RingAll(channel);
 }
 
 void ChannelRegistry::CloseSubscriber(Channel& channel, uint32_t k) {
@@ -323,6 +405,24 @@ void ChannelRegistry::RetireLanes() {
       }
     }
   }
+  FreeClosed();
+}
+
+void ChannelRegistry::FreeClosed() {
+  for (auto& slot : channels_) {
+    if (!slot || !slot->closed || SubscriberCount(*slot) != 0 ||
+        std::any_of(slot->lanes.begin(), slot->lanes.end(),
+                    [](const LaneRecord& lane) { return lane.state != LaneState::kFree; })) {
+      continue;
+    }
+    const auto [begin, end] = by_name_.equal_range(slot->spec.name);
+    by_name_.erase(
+        std::find_if(begin, end, [&](const auto& entry) { return entry.second == slot->index; }));
+    manager_.channel_entry(slot->index)
+        .state.store(static_cast<uint32_t>(ChannelState::kFree), std::memory_order_release);
+    FreeExtent(slot->geometry.region_offset, slot->geometry.region_bytes());
+    slot.reset();
+  }
 }
 
 ChannelRegistry::Channel* ChannelRegistry::channel(uint32_t index) {
@@ -330,16 +430,14 @@ ChannelRegistry::Channel* ChannelRegistry::channel(uint32_t index) {
 }
 
 ChannelRegistry::Channel* ChannelRegistry::Find(std::string_view name) {
-  const auto found = by_name_.find(name);
-  return found == by_name_.end() ? nullptr : channel(found->second);
+  const auto [begin, end] = by_name_.equal_range(name);
+  const auto open = std::find_if(
+      begin, end, [this](const auto& entry) { return !channels_[entry.second]->closed; });
+  return open == end ? nullptr : channel(open->second);
 }
 
 bool ChannelRegistry::IsSession(uint16_t id) const {
   return id >= kFirstSession && id < manager_.session_capacity();
-}
-
-uint32_t ChannelRegistry::IndexOf(const Channel& channel) const {
-  return by_name_.find(channel.spec.name)->second;
 }
 
 Status ChannelRegistry::NotFound(std::string_view name) {
@@ -395,6 +493,8 @@ uint64_t ChannelRegistry::QueuedCount(const Channel& channel, const LaneRecord& 
   const LaneView lane = channel.Lane(record, manager_);
   const uint64_t cursor = lane.cursors[k].word.load(std::memory_order_acquire);
   if (CursorEpoch(cursor) != channel.subscribers[k].epoch) return 0;
+  uint64_t position;  // the one message that is kept for it is in no queue
+  if (IsGivenUp(lane.cursors[k], CursorEpoch(cursor), &position)) return 0;
   const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);
   return std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
 }
@@ -425,10 +525,16 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   const auto damaged = [&](const std::string& what) {
     return Status(Code::kDamaged, "channel " + std::to_string(index) + ": " + what);
   };
+  const uint32_t state = entry.state.load(std::memory_order_acquire);
+  channel.index = index;
+  channel.closed = state == static_cast<uint32_t>(ChannelState::kClosed);
+  if (state > static_cast<uint32_t>(ChannelState::kClosed))
+    return damaged("its state is impossible");
   if (pool == nullptr) return damaged("its pool does not exist");
   channel.spec.pool = pool->name;
   channel.geometry = {entry.region_offset, entry.queue_capacity, entry.max_subscriber_count};
-  if (!shm::Validate(channel.spec).empty() || Find(channel.spec.name) != nullptr ||
+  if (!shm::Validate(channel.spec).empty() ||
+      (!channel.closed && Find(channel.spec.name) != nullptr) ||
       channel.spec.when_full > WhenFull::kDropOldest ||
       !std::has_single_bit(channel.geometry.queue_capacity) ||
       channel.geometry.max_subscriber_count != MaxSubscribers(*pool)) {
@@ -471,6 +577,13 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
     }
     if (lane.state == LaneState::kFree) lane.session = 0;
     channel.lanes[i] = lane;
+  }
+  // What the daemon before was about to say is said.
+  channel.view.header->state.store(
+      static_cast<uint32_t>(channel.closed ? ChannelState::kClosed : ChannelState::kOpen),
+      std::memory_order_release);
+  for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+    if (IsStopped(channel, k)) StopTaking(channel, k);
   }
   // Whoever was to be told by the daemon before is told now.
   channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);

@@ -73,6 +73,8 @@ class ChannelRegistry {
   };
   struct Channel {
     ChannelSpec spec;  // defaults filled in
+    uint32_t index = 0;
+    bool closed = false;  // its name is free for another
     uint32_t pool = 0;
     ChannelGeometry geometry;
     ChannelView view;
@@ -108,13 +110,22 @@ class ChannelRegistry {
   // A subscriber has stopped taking for good. What is left in its queue is let go
   // (Recovery::Drain). kNotFound unless the index is its.
   Status LeaveSubscriber(uint32_t channel, uint32_t index, uint16_t session);
-  // Frees the memory of lanes that are closed, empty and out of everybody's sight.
+  // Stops a subscriber that lives: publishers do not wait for it any more. It takes at most the
+  // message that it is taking now, says so at its next call (`left_epoch`), and keeps its index
+  // until then or its death (R1). Takes some 10 ms. kNotFound unless `epoch` is the index's.
+  Status StopSubscriber(uint32_t channel, uint32_t index, uint32_t epoch);
+  // Takes the name from a channel: publishing ends, subscribers take what is there. The channel is
+  // gone with its last member (RetireLanes). kNotFound.
+  Status Close(std::string_view name);
+  // Frees the memory of lanes that are closed, empty and out of everybody's sight, and of closed
+  // channels that nobody is a member of.
   void RetireLanes();
 
   // nullptr if there is none.
   Channel* channel(uint32_t index);
+  // The open one of that name.
   Channel* Find(std::string_view name);
-  // Indices of all channels, in name order.
+  // Indices of all channels in name order, closed ones included: one name may come several times.
   std::vector<uint32_t> List() const;
   static uint32_t PublisherCount(const Channel& channel);
   static uint32_t SubscriberCount(const Channel& channel);
@@ -128,6 +139,8 @@ class ChannelRegistry {
 
   // For recovery.
 
+  // True while a subscriber that StopSubscriber stopped has not been let out.
+  static bool IsStopped(const Channel& channel, uint32_t index);
   // Nobody can take as this subscriber any more: publishers stop serving it.
   void CloseSubscriber(Channel& channel, uint32_t index);
   // Frees the index. REQUIRES: its queue was drained (R1).
@@ -139,15 +152,17 @@ class ChannelRegistry {
  private:
   static Status NotFound(std::string_view name);
   bool IsSession(uint16_t id) const;
-  uint32_t IndexOf(const Channel& channel) const;
   Result<uint64_t> AllocateZeroed(uint64_t bytes);
   void FreeExtent(uint64_t offset, uint64_t bytes);
   void StoreLaneState(Channel& channel, uint32_t lane, LaneState state);
+  void TellSubscribers(Channel& channel);
+  void StopTaking(Channel& channel, uint32_t index);
+  void FreeClosed();
   Status AdoptChannel(uint32_t index);
 
   MemPoolManager& manager_;
   std::array<std::optional<Channel>, kMaxChannels> channels_;
-  std::map<std::string, uint32_t, std::less<>> by_name_;
+  std::multimap<std::string, uint32_t, std::less<>> by_name_;  // at most one of a name is open
 };
 
 }  // namespace zerocp::shm

@@ -216,7 +216,8 @@ struct SubscriberEntry {
   std::atomic<uint32_t> bell;            // (C) futex word; only ever added to
   std::atomic<uint32_t> left_epoch;      // (C) the epoch whose subscriber left without the daemon
   std::atomic<uint32_t> queue_capacity;  // of its own, 1 to the channel's; daemon only
-  uint8_t reserved1[40];
+  std::atomic<uint32_t> stopped_epoch;   // daemon only: the epoch whose subscriber it told to leave
+  uint8_t reserved1[36];
 };
 
 enum class LaneState : uint16_t {
@@ -255,9 +256,14 @@ struct Cursor {
   std::atomic<uint64_t> subscriber_claim;  // (C) what a lossy subscriber is taking
   // (C) The publisher's, for the epoch it serves: positions from `start` on, of which it has
   // dropped so many. What is taken is position - start - dropped.
-  std::atomic<uint64_t> start;    // stored before the epoch  PAIR cursor.word
-  std::atomic<uint64_t> dropped;  // stored after the drop
-  uint8_t reserved[24];
+  std::atomic<uint64_t> start;          // stored before the epoch  PAIR cursor.word
+  std::atomic<uint64_t> dropped;        // stored after the drop
+  std::atomic<uint32_t> stopped_epoch;  // daemon only: the subscriber of this epoch takes no more
+  uint32_t reserved;
+  // Of a stopped subscriber: 0:2 | epoch:14 | position:48, by compare-exchange. The publisher has
+  // taken back what is behind that position; kPositionMask: the daemon goes by the cursor.
+  std::atomic<uint64_t> given_up;   // (C) PAIR cursor.given_up
+  std::atomic<uint64_t> kept_cell;  // (C) the cell that was at that position, stored before
 };
 
 static_assert(sizeof(SuperBlock) == 4096);
@@ -286,6 +292,7 @@ static_assert(std::atomic<uint64_t>::is_always_lock_free &&
 
 static_assert(offsetof(ChunkHeader, sequence) == 8 && offsetof(SubscriberEntry, lane_ack) == 8);
 static_assert(offsetof(SubscriberEntry, bell) == 12 && offsetof(SubscriberEntry, left_epoch) == 16);
+static_assert(offsetof(SubscriberEntry, stopped_epoch) == 24);
 static_assert(offsetof(LaneEntry, epoch) == 4 && offsetof(LaneEntry, offset) == 8);
 static_assert(offsetof(Lane, publisher_bell) == 68 && offsetof(Lane, left) == 72);
 static_assert(offsetof(Cursor, daemon_claim) == 8 && offsetof(Cursor, subscriber_claim) == 16 &&
@@ -295,6 +302,8 @@ static_assert(offsetof(SubscriberEntry, lossy) == 6 &&
 static_assert(offsetof(ChannelEntry, when_full) == 11);
 static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhausted_count) == 112 &&
               offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
+static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, given_up) == 48 &&
+              offsetof(Cursor, kept_cell) == 56);
 static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
 static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
 static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&

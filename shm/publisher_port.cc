@@ -46,6 +46,7 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
 Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published* published) {
   if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) [[unlikely]] {
     Refresh();  // PAIR sub.stamp
+    if (!IsOpen()) return Code::kDetached;
   }
   // A chunk of another pool needs a grant slot for each subscriber that there can be.
   if (chunk.pool != pool_ && chunk.pool->grant_slots < channel_.geometry.max_subscriber_count)
@@ -95,15 +96,17 @@ Code PublisherPort::WaitForSubscribers(int count, Deadline deadline, int* presen
     const uint32_t bell = lane.publisher_bell.load(std::memory_order_acquire);
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) Refresh();
     *present = std::popcount(active_);
+    if (!IsOpen()) return Code::kDetached;
     if (*present >= count) return Code::kOk;
-    if (channel_.header->state.load(std::memory_order_acquire) !=
-        static_cast<uint32_t>(ChannelState::kOpen)) {
-      return Code::kDetached;
-    }
     if (deadline.Passed()) return Code::kTimeout;
     // The daemon rings every bell after each join, whether anybody waits or not.
     FutexWait(lane.publisher_bell, bell, deadline.Left(kLongestSleep));
   }
+}
+
+bool PublisherPort::IsOpen() const {
+  return channel_.header->state.load(std::memory_order_acquire) ==
+         static_cast<uint32_t>(ChannelState::kOpen);
 }
 
 // Looks who is subscribed now: takes back what was for those who are gone, serves those who are new
@@ -122,6 +125,7 @@ void PublisherPort::Refresh() {
     shortest_queue_ = std::min(shortest_queue_, capacity_[std::countr_zero(bits)]);
   }
   room_ = tail_ + FreeCells(active_);
+  if (!IsOpen()) --stamp_;  // so that every Publish comes here
 }
 
 // Serves subscriber `k` from the next message on, as it asked for when it joined.
@@ -143,9 +147,38 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
   active_ |= bit;
 }
 
+// The subscriber lives, and may be in the middle of the take of the message at its cursor, at any
+// instruction: its plain stores would hit whatever became of that chunk meanwhile, and its cursor.
+// So the message stays as it is, and the cursor the subscriber's. The others it will not touch: it
+// looks at stopped_epoch after each cell it reads, and so also learns that a cell is another's now.
+// When it has left or died, the daemon lets go of the one (Recovery::LetGo).
+// REQUIRES: claimed.
+void PublisherPort::GiveUp(Cursor& cursor, uint32_t k) {
+  const uint64_t kept = CursorPosition(cursor.given_up.load(std::memory_order_relaxed));
+  const uint64_t queued = QueuedCount(tail_, kept);
+  if (queued > lane_.capacity) return;  // forged
+  for (uint64_t i = Mutant(25) ? 0 : 1; i < queued; ++i) {
+    TakeBack(lane_.cell(kept + i).load(std::memory_order_relaxed), k);  // this port wrote it
+  }
+}
+
 // Stops serving subscriber `k`, of whom the daemon says that it can take nothing any more. Each
 // message it left is taken back by whoever moves the cursor over it: this port, or the daemon.
 void PublisherPort::Detach(uint32_t k) {
+  Cursor& stopped = lane_.cursors[k];
+  // A lossy one takes over only what it has won from the cursor: anybody may move that.
+  if ((lossy_ >> k & 1) == 0 &&
+      stopped.stopped_epoch.load(std::memory_order_acquire) == epoch_[k]) {  // PAIR cursor.stopped
+    const uint64_t at = CursorPosition(stopped.word.load(std::memory_order_acquire));
+    const bool waits = QueuedCount(tail_, at) != 0;
+    stopped.kept_cell.store(waits ? lane_.cell(at).load(std::memory_order_relaxed) : 0,
+                            std::memory_order_relaxed);
+    if (ClaimStopped(stopped, epoch_[k], at)) {
+      GiveUp(stopped, k);
+      active_ &= ~(uint64_t{1} << k);
+      return;
+    }
+  }
   std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
   uint64_t word = cursor.load(std::memory_order_acquire);  // PAIR cursor.word
   while (CursorEpoch(word) == epoch_[k]) {
@@ -272,13 +305,10 @@ Code PublisherPort::WaitForRoom(Deadline deadline) {
     if (free == 0) SleepUntilRoom(quarter, Deadline::After(deadline.Left(kFirstSlice)));
   }
   while (FreeCells(~lossy_) == 0) {
+    if (!IsOpen()) return Code::kDetached;
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
       Refresh();
       continue;
-    }
-    if (channel_.header->state.load(std::memory_order_acquire) !=
-        static_cast<uint32_t>(ChannelState::kOpen)) {
-      return Code::kDetached;
     }
     if (deadline.Passed()) return Code::kTimeout;
     SleepUntilRoom(1, deadline);
@@ -295,9 +325,7 @@ void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
   std::atomic_thread_fence(std::memory_order_seq_cst);
   auto enough = [&] {
     return FreeCells(~lossy_) >= wanted ||
-           channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ ||
-           channel_.header->state.load(std::memory_order_acquire) !=
-               static_cast<uint32_t>(ChannelState::kOpen);
+           channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ || !IsOpen();
   };
   const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
   bool done = enough();

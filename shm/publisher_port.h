@@ -41,7 +41,7 @@ class PublisherPort {
 
   // Sends an exclusive chunk whose header size is set; stamps its sequence. kOk: the chunk is given
   // up. Any other code: the caller still has it and nobody got it. kTimeout; kDetached: the channel
-  // is closed; kInvalid: a chunk of another pool than the channel's, with fewer grant slots than
+  // was deleted; kInvalid: a chunk of another pool than the channel's, with fewer grant slots than
   // the channel has subscribers at most.
   Code Publish(const ChunkRef& chunk, Deadline deadline, Published* published);
   // Waits until at least `count` subscribers are served. kTimeout, kDetached.
@@ -58,7 +58,9 @@ class PublisherPort {
   PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info);
   void Refresh();
   void Serve(uint32_t index, uint32_t epoch);
+  bool IsOpen() const;
   void Detach(uint32_t index);
+  void GiveUp(Cursor& cursor, uint32_t index);
   void TakeBack(uint64_t cell, uint32_t index);
   Code MakeRoom(Deadline deadline, int* dropped);
   Code WaitForRoom(Deadline deadline);

@@ -72,9 +72,8 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
       if (channel.subscribers[k].session == 0 || !gone[channel.subscribers[k].session]) continue;
       for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
         const ChannelRegistry::LaneRecord& record = channel.lanes[lane];
-        if (record.state == LaneState::kFree || gone[record.session]) continue;
-        FinishTake(channel, lane, k, report);
-        Drain(channel, lane, k, 0, MostDrains(channel), report);
+        if (record.state != LaneState::kFree && !gone[record.session])
+          LetGo(channel, lane, k, report);
       }
       registry_.FreeSubscriber(channel, k);  // R1
     }
@@ -117,16 +116,21 @@ void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
         CursorEpoch(cursor) != subscriber.epoch)
       continue;
     const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
-    const uint64_t queued =
+    uint64_t queued =
         std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
+    uint64_t kept;
+    const bool given_up = IsGivenUp(lane.cursors[k], subscriber.epoch, &kept);
+    if (given_up) queued = kept == CursorPosition(cursor) ? 1 : 0;
     // Read after the cursor: a take that it shows is in the claim, or was taken over before.
     const uint64_t claim = lane.cursors[k].subscriber_claim.load(std::memory_order_acquire);
     if (!Mutant(10) && ClaimWasWon(claim, cursor, kCursorS)) {
       Relabel(claim, k, publisher, subscriber.session, report);
     }
     for (uint64_t i = 0; i < queued; ++i) {
-      Relabel(lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed), k, publisher,
-              subscriber.session, report);
+      const uint64_t cell =
+          given_up ? lane.cursors[k].kept_cell.load(std::memory_order_relaxed)
+                   : lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed);
+      Relabel(cell, k, publisher, subscriber.session, report);
     }
   }
 }
@@ -197,27 +201,62 @@ uint32_t Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index,
   return tries;
 }
 
-// A message that nobody can take any more, its publisher alive. May be run twice for the same
-// message: within one generation slot k goes from the publisher to the subscriber to 0 and never
-// back.
-void Recovery::Orphan(uint64_t cell_bits, uint32_t k, uint16_t publisher, RecoveryReport& report) {
+void Recovery::LetGo(ChannelRegistry::Channel& channel, uint32_t lane_index, uint32_t k,
+                     RecoveryReport& report) {
+  const ChannelRegistry::LaneRecord& record = channel.lanes[lane_index];
+  const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
+  const LaneView lane = channel.Lane(record, manager_);
+  Cursor& cursor = lane.cursors[k];
+  if (cursor.stopped_epoch.load(std::memory_order_relaxed) == subscriber.epoch)
+    ClaimStopped(cursor, subscriber.epoch, kPositionMask);
+  uint64_t kept;
+  const bool given_up = IsGivenUp(cursor, subscriber.epoch, &kept);
+  FinishTake(channel, lane_index, k, report);
+  if (!given_up && record.session != 0) {
+    Drain(channel, lane_index, k, 0, MostDrains(channel), report);
+    return;
+  }
+  // The cursor is nobody's but the daemon's now: the subscriber stores to it no more, and the
+  // publisher has gone, or leaves it alone.
+  const uint64_t word = cursor.word.load(std::memory_order_acquire);
+  if (CursorEpoch(word) != subscriber.epoch) return;
+  const uint64_t position = CursorPosition(word);
+  uint64_t queued = shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
+  if (given_up) queued = kept == position ? 1 : 0;
+  if (queued > lane.capacity) return;
+  for (uint64_t i = 0; i < queued; ++i) {
+    const uint64_t cell = given_up ? cursor.kept_cell.load(std::memory_order_relaxed)
+                                   : lane.cell(position + i).load(std::memory_order_relaxed);
+    // In the publisher's name, or, as Deliver left it, in the subscriber's: the next stamp.
+    Cell waits = DecodeCell(cell & ~(kClaimValid | kClaimBit));
+    const bool delivered = record.session == 0;
+    if (delivered && waits.kind == CellKind::kMoved) ++waits.tag;
+    Orphan(Encode(waits), k, delivered ? subscriber.session : record.session, report);
+  }
+  cursor.word.store(CursorWith(word, 0, position), std::memory_order_release);
+}
+
+// A message that nobody can take any more, and that waits in the name of `label`. May be run twice
+// for the same message: within one generation slot k goes from the publisher to the subscriber to 0
+// and never back.
+void Recovery::Orphan(uint64_t cell_bits, uint32_t k, uint16_t label, RecoveryReport& report) {
   const Cell cell = DecodeCell(cell_bits & ~(kClaimValid | kClaimBit));
   const CellTarget target = Locate(manager_, cell);
   if (target.record == nullptr) return;
   ++report.drained_count;
   if (cell.kind == CellKind::kMoved) {
     const uint64_t word = target.record->word.load(std::memory_order_acquire);
-    if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
+    if (IsOwned(word, Kind::kLoaned, label) && StampTag(word) == cell.tag &&
         FreeWord(*target.pool, cell.chunk, word)) {
       ++report.freed_chunk_count;
     }
   } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
     std::atomic<uint32_t>& generation = target.record->generation;
     std::atomic<uint16_t>& slot = target.record->slots()[k];
-    uint16_t expected = publisher;
+    uint16_t expected = label;
     const bool same = Mutant(6) || generation.load(std::memory_order_acquire) ==
                                        cell.tag;  // PAIR chunk.generation
-    if (same && slot.load(std::memory_order_acquire) == publisher &&
+    if (same && slot.load(std::memory_order_acquire) == label &&
         (Mutant(6) || generation.load(std::memory_order_relaxed) == cell.tag)) {
       slot.compare_exchange_strong(expected, 0);
     }
@@ -274,7 +313,8 @@ RecoveryReport Recovery::FinishClaims() {
     // Subscribers that were let out half-way.
     for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
       const uint32_t entry = channel.view.subscribers[k].epoch.load(std::memory_order_acquire);
-      if (channel.subscribers[k].session != 0 && !SubscriberIsOpen(entry)) {
+      if (channel.subscribers[k].session != 0 && !SubscriberIsOpen(entry) &&
+          !ChannelRegistry::IsStopped(channel, k)) {
         DrainSubscriber(index, k, report);
       }
     }
@@ -292,9 +332,7 @@ void Recovery::DrainSubscriber(uint32_t index, uint32_t k, RecoveryReport& repor
   ChannelRegistry::Channel* channel = registry_.channel(index);
   if (channel == nullptr || k >= channel->subscribers.size()) return;
   for (uint32_t lane = 0; lane < kLaneEntries; ++lane) {
-    if (channel->lanes[lane].state == LaneState::kFree) continue;
-    FinishTake(*channel, lane, k, report);
-    Drain(*channel, lane, k, 0, MostDrains(*channel), report);
+    if (channel->lanes[lane].state != LaneState::kFree) LetGo(*channel, lane, k, report);
   }
   registry_.FreeSubscriber(*channel, k);
 }

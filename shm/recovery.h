@@ -60,7 +60,11 @@ class Recovery {
   // Returns how many steps it made, at most `most`.
   uint32_t Drain(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
                  uint32_t living_epoch, uint32_t most, RecoveryReport& report);
-  void Orphan(uint64_t cell, uint32_t index, uint16_t publisher, RecoveryReport& report);
+  // Everything that waits for subscriber `index`, which has left or died.
+  void LetGo(ChannelRegistry::Channel& channel, uint32_t lane, uint32_t index,
+             RecoveryReport& report);
+  // `label`: the session in whose name the message waits.
+  void Orphan(uint64_t cell, uint32_t index, uint16_t label, RecoveryReport& report);
   void Sweep(const PoolView& pool, const SessionSet& gone, RecoveryReport& report);
   void LetOutWhoLeft(RecoveryReport& report);
   void SetCacheCaps(const SessionSet& attached);

@@ -47,6 +47,7 @@ Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
     if (next_lane_ >= lanes_.size()) next_lane_ = 0;
     Code code = TakeFrom(lanes_[next_lane_], out);
     if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
+    if (code == Code::kDetached) return code;
     taken_in_a_row_ = 0;
     ++next_lane_;
     // A publisher that keeps its queue full must not keep new ones out of sight.
@@ -68,11 +69,17 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     }
     const uint64_t queued = QueuedCount(lane.tail, position);
     if (queued == 0) return Code::kTimeout;
+    const uint64_t bits = lane.view.cell(position).load(std::memory_order_acquire);
+    // After the cell: a cell that was written over by a publisher that does not wait for us any
+    // more is believed to be ours only if this was said before.
+    if (!Mutant(26) && cursor.stopped_epoch.load(std::memory_order_acquire) == info_.epoch)
+        [[unlikely]] {
+      return Detached();  // PAIR cursor.stopped
+    }
     if (queued > lane.view.capacity) {
       if (info_.lossy && cursor.word.load(std::memory_order_acquire) != word) continue;  // dropped
       return Damaged(lane);
     }
-    const uint64_t bits = lane.view.cell(position).load(std::memory_order_relaxed);
     if (info_.lossy) {
       // The publisher may write the cell anew meanwhile, but only after it has moved the cursor:
       // who wins the cursor has read the right cell.
@@ -177,12 +184,16 @@ void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
 
 // Nothing to take: are there new lanes, have old ones ended, is this the end of the stream?
 Code SubscriberPort::Idle(ChunkRef* out) {
+  if (left_) return Code::kDetached;
   const uint32_t stamp =
       channel_.header->lane_stamp.load(std::memory_order_acquire);  // PAIR lane.stamp
   if (stamp == stamp_ && stamp_known_) [[likely]]
     return Code::kTimeout;
   const uint32_t entry = channel_.subscribers[info_.index].epoch.load(std::memory_order_acquire);
-  if (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != info_.epoch) return Code::kDetached;
+  if (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != info_.epoch) return Detached();
+  // Before the last look at the lanes: what was published by then is taken.
+  const bool deleted = channel_.header->state.load(std::memory_order_acquire) !=
+                       static_cast<uint32_t>(ChannelState::kOpen);
   RefreshLanes(stamp);
 
   std::vector<LaneRef> open;
@@ -212,6 +223,13 @@ Code SubscriberPort::Idle(ChunkRef* out) {
     return channel_.lanes[lane.entry].state.load(std::memory_order_relaxed) !=
            static_cast<uint16_t>(LaneState::kOpen);
   });
+  if (deleted) {
+    stamp_known_ = false;
+    const Code code = TakeFromLanes(out);
+    if (code != Code::kTimeout) return code;
+    channel_was_deleted_ = true;
+    return Detached();
+  }
   if (!lanes_.empty()) return TakeFromLanes(out);
   if (ended_count_ == 0) return Code::kTimeout;
   ended_count_ = 0;
@@ -226,7 +244,16 @@ void SubscriberPort::LookForNewLanes() {
 }
 
 void SubscriberPort::Leave() {
+  if (left_) return;  // the index may be another's by now
+  left_ = true;
+  lanes_.clear();
   channel_.subscribers[info_.index].left_epoch.store(info_.epoch, std::memory_order_release);
+}
+
+// Leaves: the last look at the channel. The daemon's next tick lets go of what waits.
+Code SubscriberPort::Detached() {
+  Leave();
+  return Code::kDetached;
 }
 
 // Reads the lane table anew and says so: lanes that are not listed any more are not looked at any
@@ -289,6 +316,7 @@ Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
       FutexWait(bell, prepared, deadline.Left(kLongestSleep));
       code = TryTake(out);
     }
+    if (left_) return code;                    // the daemon clears the flag of who has left
     channel_.header->waiters.fetch_and(~bit);  // only the sleeper clears its flag
     if (code != Code::kTimeout || deadline.Passed()) return code;
   }

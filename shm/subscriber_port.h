@@ -33,7 +33,8 @@ class SubscriberPort {
 
   // The next message. kTimeout: nothing is there now. kEndOfStream: every publisher that was there
   // has closed and nothing is left; said once, then the port waits for new publishers.
-  // kPublisherDied: the same, but at least one of them died. kDetached: the channel is closed.
+  // kPublisherDied: the same, but at least one of them died. kDetached: the channel was deleted and
+  // nothing is left, or an operator took this subscriber off; it has left then.
   // kDamaged: a lane held something impossible and was given up.
   Code TryTake(ChunkRef* out) {
     Code code = TakeFromLanes(out);
@@ -45,6 +46,9 @@ class SubscriberPort {
   // Says in shared memory that nothing will be taken any more, for when the daemon cannot be told:
   // it, or the next one, lets go of what waits. The last call.
   void Leave();
+  // True after kDetached and Leave: the channel's memory must not be touched any more.
+  bool left() const { return left_; }
+  bool channel_was_deleted() const { return channel_was_deleted_; }
 
   // Messages lost between the message that was taken last and the one taken before it.
   uint64_t missed_before() const { return missed_before_; }
@@ -70,6 +74,7 @@ class SubscriberPort {
   bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);
   void CountMissed(LaneRef& lane, uint64_t position);
   Code Idle(ChunkRef* out);
+  Code Detached();
   void LookForNewLanes();
   void RefreshLanes(uint32_t stamp);
   Code Damaged(LaneRef& lane);
@@ -88,6 +93,8 @@ class SubscriberPort {
   uint64_t told_missed_count_ = 0;  // missed_count_ when the last message was taken
   uint32_t ended_count_ = 0;        // lanes that ended since the last kEndOfStream
   bool publisher_died_ = false;
+  bool left_ = false;
+  bool channel_was_deleted_ = false;
   std::array<uint32_t, kLaneEntries> finished_epoch_{};
   std::array<uint32_t, kLaneEntries> last_rung_{};
 };

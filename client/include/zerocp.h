@@ -66,7 +66,8 @@ enum {
   ZEROCP_TIMEOUT = 1,        /* nothing came before the deadline: try again */
   ZEROCP_END_OF_STREAM = 2,  /* the last publisher closed in order and nothing is left to take */
   ZEROCP_PUBLISHER_DIED = 3, /* the same, but a publisher died instead of closing */
-  ZEROCP_DETACHED = 4,       /* the channel is closed, or an operator ended the session: leave */
+  ZEROCP_DETACHED = 4, /* an operator deleted the channel, detached the subscriber, or ended the
+                          session; the text says which */
   ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other segments: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */

@@ -5,6 +5,7 @@
 #include <new>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 
 #include "client/include/zerocp.h"
@@ -185,6 +186,12 @@ template <class Wait>
                   std::to_string(publisher.port->info().geometry.max_subscriber_count));
 }
 
+[[gnu::cold, gnu::noinline]] zerocp_code FailTake(const zerocp_subscriber& subscriber, Code code) {
+  if (code != Code::kDetached || !subscriber.port->left()) return FailWait(*subscriber.core, code);
+  if (subscriber.port->channel_was_deleted()) return Fail(code);
+  return Fail(code, "an operator detached this subscriber from its channel; close it");
+}
+
 void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* loan) {
   loan->data = ref.data();
   loan->size = bytes;
@@ -272,7 +279,7 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   }
   if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
   if (code != Code::kOk) [[unlikely]]
-    return FailWait(core, code);
+    return FailTake(*subscriber, code);
   FillSample(core, ref, sample);
   sample->missed_before = subscriber->port->missed_before();
   return ZEROCP_OK;
@@ -419,7 +426,10 @@ void Close(Member* member, AttachOp leave) {
   ClientCore* core = member->core;
   if (core->writable()) {
     const auto& info = member->port->info();
-    const Code code = core->connection().Leave(leave, info.channel, info.index).code();
+    bool left = false;  // the daemon knows, and may have given the index away
+    if constexpr (std::is_same_v<Member, zerocp_subscriber>) left = member->port->left();
+    const Code code =
+        left ? Code::kOk : core->connection().Leave(leave, info.channel, info.index).code();
     core->Note(code);
     // A daemon that cannot be told now, or its successor, finds it in shared memory.
     if (code != Code::kOk && code != Code::kInstanceLost) member->port->Leave();

@@ -14,7 +14,7 @@ const char* FixedText(shm::Code code) {
     case shm::Code::kPublisherDied:
       return "a publisher died, and nothing is left to take";
     case shm::Code::kDetached:
-      return "the channel is closed; leave it";
+      return "the channel was deleted; close what belongs to it";
     case shm::Code::kStale:
       return "the handle's chunk was released or used again since";
     case shm::Code::kHoldersFull:

@@ -12,6 +12,7 @@
 #include <sys/ptrace.h>
 #include <sys/wait.h>
 
+#include <climits>
 #include <functional>
 
 #include "shm/free_list.h"
@@ -80,11 +81,12 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
 
   // Runs `operation` once for each of its instructions after its own SIGSTOP, if it has one:
   // `prepare`, up to the instruction, `meanwhile` on the peer, to the end, `check`. Returns the
-  // number of instructions.
+  // number of instructions, of which it goes through `most` at most.
   int StopAtEach(const std::function<void()>& prepare, const Operation& operation,
                  const std::function<void()>& meanwhile, const std::function<void()>& check,
-                 bool begins_with_a_stop = false) {
+                 bool begins_with_a_stop = false, int most = INT_MAX) {
     for (int stop = 0;; ++stop) {
+      if (stop > most) return most;
       prepare();
       const pid_t child = StartVictim(operation);
       if (begins_with_a_stop) {
@@ -652,6 +654,61 @@ TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Pools, StoppedTakeTest, ::testing::Values(64u));  // a take knows no pools
+// An operator takes the victim off the channel while it stands in the middle of a take, and its
+// publisher goes on at once: fills its lane anew, with the same chunks, for another subscriber.
+TEST_P(StepTest, DetachASubscriberThatIsStoppedInATake) {
+  constexpr int kInstructionsOfATake = 150;  // and then some
+  for (const bool shared : {false, true}) {
+    auto sender = Attach();
+    auto publisher = Publish(sender, "feed");
+    auto other = shared ? Subscribe(peer_, "feed") : nullptr;
+    JoinInfo info{};
+    const int steps = StopAtEach(
+        [&] {
+          info = VictimSubscribes();
+          for (uint64_t i = 0; i < 4; ++i) {
+            ASSERT_EQ(Send(*sender, *publisher, i), Code::kOk);
+            if (other) ExpectTakes(*peer_, *other, i);
+          }
+        },
+        [&info](const auto& session) {
+          auto port = std::move(*SubscriberPort::Create(session, info));
+          ChunkRef chunk;
+          if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+          raise(SIGSTOP);
+          Code code = port->TryTake(&chunk);
+          if (code == Code::kOk && (Value(chunk) != 1 || !session->Release(chunk))) _exit(4);
+          // It was in the middle of that one at most.
+          for (int i = 0; i < 2; ++i) {
+            if (port->TryTake(&chunk) != Code::kDetached) _exit(5);
+          }
+          session->FlushThisThread();
+        },
+        [&] {
+          ASSERT_TRUE(registry_->StopSubscriber(info.channel, info.index, info.epoch).ok());
+          auto late = other ? nullptr : Subscribe(peer_, "feed");
+          SubscriberPort& taker = other ? *other : *late;
+          for (uint64_t i = 0; i < 10; ++i) {
+            ASSERT_EQ(Send(*sender, *publisher, 100 + i), Code::kOk);
+            ExpectTakes(*peer_, taker, 100 + i);
+          }
+          ExpectAuditHolds();
+          if (late) Leave(std::move(late), *peer_);
+        },
+        [&] {
+          recovery_->Tick(attached_);
+          ExpectAuditHolds();
+          EXPECT_EQ(registry_->Find("feed")->subscribers[info.index].session, 0);
+          ExpectInUse(*manager_, 0);
+        },
+        /*begins_with_a_stop=*/true, kInstructionsOfATake);
+    EXPECT_EQ(steps, kInstructionsOfATake);
+    Leave(std::move(publisher), *sender);
+    if (other) Leave(std::move(other), *peer_);
+    sender->Close();
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Pools, StepTest, ::testing::Values(64u, 4096u));
 
 }  // namespace

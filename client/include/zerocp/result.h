@@ -18,7 +18,7 @@ enum class Code : std::int32_t {
   kTimeout = ZEROCP_TIMEOUT,               // nothing came before the deadline: try again
   kEndOfStream = ZEROCP_END_OF_STREAM,     // the last publisher closed in order; nothing is left
   kPublisherDied = ZEROCP_PUBLISHER_DIED,  // the same, but a publisher died
-  kDetached = ZEROCP_DETACHED,             // the channel or, by an operator, the session is closed
+  kDetached = ZEROCP_DETACHED,             // by an operator: channel, subscriber or session is gone
   kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other segments
   kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
   kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes

@@ -339,6 +339,140 @@ TEST_F(ChannelTest, ASubscriberThatLeavesLetsGoOfWhatWaited) {
   ExpectTakes(*third_, *stayer, 9);
 }
 
+TEST_F(ChannelTest, ADetachedSubscriberStallsNobodyAndKeepsItsIndexUntilItCallsAgain) {
+  auto publisher = Publish(first_, "feed");
+  auto slow = Subscribe(second_, "feed");
+  ChunkRef held;
+  ASSERT_EQ(Send(*first_, *publisher, 0), Code::kOk);
+  ASSERT_EQ(slow->TryTake(&held), Code::kOk);
+  for (uint64_t i = 1; i <= 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  ASSERT_EQ(Send(*first_, *publisher, 5), Code::kTimeout);
+  std::thread blocked(
+      [&] { EXPECT_EQ(Send(*first_, *publisher, 5, Deadline::Never()), Code::kOk); });
+  const JoinInfo info = slow->info();
+  ASSERT_TRUE(registry_->StopSubscriber(info.channel, info.index, info.epoch).ok());
+  blocked.join();
+  for (uint64_t i = 0; i < 20; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  recovery_->Tick(attached_);
+  auto next = Subscribe(third_, "feed");
+  EXPECT_NE(next->info().index, info.index);
+  EXPECT_EQ(Value(held), 0u);
+  ChunkRef chunk;
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(slow->TryTake(&chunk), Code::kDetached);
+  EXPECT_FALSE(slow->channel_was_deleted());
+  recovery_->Tick(attached_);
+  EXPECT_EQ(Subscribe(third_, "feed")->info().index, info.index);
+  EXPECT_EQ(slow->TryTake(&chunk), Code::kDetached);
+  EXPECT_TRUE(second_->Release(held));
+  EXPECT_EQ(registry_->StopSubscriber(info.channel, info.index, info.epoch).code(),
+            Code::kNotFound);
+}
+
+TEST_F(ChannelTest, ADetachedSubscriberThatSleepsIsWokenAndOneThatDiesIsLetGo) {
+  auto publisher = Publish(first_, "feed");
+  auto dying_session = Attach();
+  auto dying = Subscribe(dying_session, "feed");
+  auto sleeper = Subscribe(second_, "feed");
+  std::thread waiter([&] {
+    ChunkRef chunk;
+    EXPECT_EQ(sleeper->Take(Deadline::Never(), &chunk), Code::kDetached);
+  });
+  while (registry_->Find("feed")->view.header->waiters.load() == 0) std::this_thread::yield();
+  const auto stop = [&](const JoinInfo& info) {
+    EXPECT_TRUE(registry_->StopSubscriber(info.channel, info.index, info.epoch).ok());
+  };
+  stop(sleeper->info());
+  waiter.join();
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  stop(dying->info());
+  ASSERT_EQ(Send(*first_, *publisher, 4), Code::kOk);
+  recovery_->Tick(attached_);
+  first_->FlushThisThread();
+  EXPECT_EQ(Counts(pool()).free_count, 1023u);  // all but the one that it may be taking
+  Kill(dying_session);
+  first_->FlushThisThread();
+  EXPECT_EQ(Counts(pool()).free_count, 1024u);
+}
+
+TEST_F(ChannelTest, ADetachOutlivesTheDaemonAndThePublisher) {
+  auto publisher = Publish(first_, "feed");
+  auto slow = Subscribe(second_, "feed");
+  for (uint64_t i = 0; i < 3; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  const JoinInfo info = slow->info();
+  ASSERT_TRUE(registry_->StopSubscriber(info.channel, info.index, info.epoch).ok());
+  ASSERT_EQ(Send(*first_, *publisher, 4), Code::kOk);
+  EXPECT_EQ(recovery_->FinishClaims().drained_count, 0u);  // as the next daemon does first
+  EXPECT_EQ(Kill(first_).delivered_count, 1u);
+  first_ = Attach();
+  ExpectAuditHolds();
+  ChunkRef chunk;
+  EXPECT_EQ(slow->TryTake(&chunk), Code::kDetached);
+  EXPECT_EQ(recovery_->Tick(attached_).freed_chunk_count, 1u);
+  EXPECT_EQ(Counts(pool()).free_count, 1024u);
+}
+
+TEST_F(ChannelTest, WhatADeadPublisherSentIsLetGoWhenItsSubscriberLeaves) {
+  for (int subscribers = 1; subscribers <= 2; ++subscribers) {
+    auto sender = Attach();
+    auto publisher = Publish(sender, "feed");
+    auto leaver = Subscribe(second_, "feed");
+    auto other = subscribers == 2 ? Subscribe(third_, "feed") : nullptr;
+    for (uint64_t i = 0; i < 3; ++i) ASSERT_EQ(Send(*sender, *publisher, i), Code::kOk);
+    Kill(sender);
+    Leave(std::move(leaver), *second_);
+    if (other) Leave(std::move(other), *third_);
+    EXPECT_EQ(Counts(pool()).free_count, 1024u);
+  }
+}
+
+TEST_F(ChannelTest, ADeletedChannelIsReadToItsEndAndItsNameIsFreeAtOnce) {
+  const uint64_t free = manager_->allocator().management_extents().free_bytes();
+  AddChannel("temp", "pool", 4);
+  auto publisher = Publish(first_, "temp");
+  auto subscriber = Subscribe(second_, "temp");
+  for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  const uint32_t index = registry_->Find("temp")->index;
+  ASSERT_TRUE(registry_->Close("temp").ok());
+  EXPECT_EQ(registry_->Close("temp").code(), Code::kNotFound);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Send(*first_, *publisher, 9), Code::kDetached);
+  int present;
+  EXPECT_EQ(publisher->WaitForSubscribers(1, Deadline::Never(), &present), Code::kDetached);
+  EXPECT_EQ(registry_->JoinAsPublisher("temp", "", first_->id()).code(), Code::kNotFound);
+  AddChannel("temp", "pool", 4);
+  EXPECT_NE(registry_->Find("temp")->index, index);
+  for (uint64_t i = 0; i < 2; ++i) ExpectTakes(*second_, *subscriber, i);
+  ChunkRef chunk;
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kDetached);
+  EXPECT_TRUE(subscriber->channel_was_deleted());
+  recovery_->Tick(attached_);
+  ASSERT_NE(registry_->channel(index), nullptr);  // the publisher has not closed
+  ASSERT_TRUE(registry_->LeavePublisher(index, publisher->info().index, first_->id()).ok());
+  for (int i = 0; i < 3; ++i) recovery_->Tick(attached_);
+  EXPECT_EQ(registry_->channel(index), nullptr);
+  ASSERT_TRUE(registry_->Close("temp").ok());
+  recovery_->Tick(attached_);
+  EXPECT_EQ(manager_->allocator().management_extents().free_bytes(), free);
+}
+
+TEST_F(ChannelTest, ADeletedChannelIsAdoptedAsDeletedAndGoesWithItsLastMember) {
+  auto subscriber = Subscribe(second_, "feed");
+  ASSERT_TRUE(registry_->Close("feed").ok());
+  AddChannel("feed", "pool", 4);
+  MemPoolManager::CreateOptions options;
+  options.segment_dir = dir_;
+  options.instance = "test";
+  auto manager = MemPoolManager::Adopt(options);
+  ASSERT_TRUE(manager.ok());
+  ChannelRegistry registry(**manager);
+  ASSERT_TRUE(registry.Adopt().ok());
+  EXPECT_EQ(registry.List().size(), 2u);
+  EXPECT_FALSE(registry.Find("feed")->closed);
+  Kill(second_);
+  second_ = Attach();
+  recovery_->Tick(attached_);
+  EXPECT_EQ(registry_->List().size(), 1u);
+}
+
 TEST_F(ChannelTest, WaitForSubscribersSeesAJoin) {
   auto publisher = Publish(first_, "feed");
   int present = -1;
