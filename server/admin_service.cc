@@ -37,6 +37,29 @@ grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContex
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContext* call,
+                                                      const v1::DeleteChannelRequest* request,
+                                                      v1::DeleteChannelResponse*) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto name = ToName("channels", "name", request->name());
+    if (!name.ok()) return name.status();
+    return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing());
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerContext* call,
+                                                         const v1::DetachSubscriberRequest* request,
+                                                         v1::DetachSubscriberResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto name = ToSubscriber(*request);
+    if (!name.ok()) return name.status();
+    const auto queued = context_.channels.DetachSubscriber(*name);
+    if (!queued.ok()) return queued.status();
+    response->set_queued_count(static_cast<int64_t>(*queued));
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
                                               const v1::AuditRequest*,
                                               v1::AuditResponse* response) {

@@ -16,6 +16,12 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* CreateChannel(grpc::CallbackServerContext* call,
                                           const v1::CreateChannelRequest* request,
                                           v1::CreateChannelResponse* response) override;
+  grpc::ServerUnaryReactor* DeleteChannel(grpc::CallbackServerContext* call,
+                                          const v1::DeleteChannelRequest* request,
+                                          v1::DeleteChannelResponse* response) override;
+  grpc::ServerUnaryReactor* DetachSubscriber(grpc::CallbackServerContext* call,
+                                             const v1::DetachSubscriberRequest* request,
+                                             v1::DetachSubscriberResponse* response) override;
   grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call,
                                   const v1::AuditRequest* request,
                                   v1::AuditResponse* response) override;

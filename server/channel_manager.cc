@@ -59,9 +59,20 @@ absl::StatusOr<CreatedChannel> Existing(const shm::ChannelSpec& wanted, const Ch
                    {{"resource", ChannelResource(wanted.name)}});
 }
 
+absl::Status NotFound(std::string_view name) {
+  return MakeError(
+      Reason::kChannelNotFound,
+      fmt::format("there is no channel \"{}\"; ListChannels shows those that are", name),
+      {{"resource", ChannelResource(name)}});
+}
+
 }  // namespace
 
 std::string ChannelResource(std::string_view name) { return "channels/" + std::string(name); }
+
+std::string SubscriberResource(const SubscriberName& name) {
+  return fmt::format("channels/{}/subscribers/{}-{}", name.channel, name.index, name.epoch);
+}
 
 absl::Status ChannelManager::CheckSpace(const ChannelInfo& channel) {
   const shm::ChannelGeometry geometry{0, channel.spec.queue_capacity,
@@ -122,10 +133,50 @@ absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wa
 absl::StatusOr<ChannelInfo> ChannelManager::Get(std::string_view name) {
   MutexLock lock(core_.mutex);
   if (const Channel* channel = core_.registry.Find(name)) return Describe(*channel);
-  return MakeError(
-      Reason::kChannelNotFound,
-      fmt::format("there is no channel \"{}\"; ListChannels shows those that are", name),
-      {{"resource", ChannelResource(name)}});
+  return NotFound(name);
+}
+
+absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use,
+                                    bool allow_missing) {
+  MutexLock lock(core_.mutex);
+  const Channel* channel = core_.registry.Find(name);
+  if (channel == nullptr) return allow_missing ? absl::OkStatus() : NotFound(name);
+  const uint32_t publishers = shm::ChannelRegistry::PublisherCount(*channel);
+  const uint32_t subscribers = shm::ChannelRegistry::SubscriberCount(*channel);
+  if (!even_if_in_use && publishers + subscribers > 0) {
+    return MakeError(
+        Reason::kChannelInUse,
+        fmt::format("channel \"{}\" has {} publishers and {} subscribers; let them close, or set "
+                    "even_if_in_use",
+                    name, publishers, subscribers),
+        {{"resource", ChannelResource(name)},
+         {"publisherCount", std::to_string(publishers)},
+         {"subscriberCount", std::to_string(subscribers)}});
+  }
+  if (const shm::Status closed = core_.registry.Close(name); !closed.ok())
+    return FromShm(closed, Resource::kChannel, ChannelResource(name));
+  core_.registry.RetireLanes();  // without members it is gone now
+  spdlog::info("channel {} deleted: {} publishers and {} subscribers were told", name, publishers,
+               subscribers);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> ChannelManager::DetachSubscriber(const SubscriberName& name) {
+  MutexLock lock(core_.mutex);
+  const Channel* channel = core_.registry.Find(name.channel);
+  const uint64_t queued = channel != nullptr && name.index < channel->subscribers.size()
+                              ? core_.registry.QueuedCount(*channel, name.index)
+                              : 0;
+  if (channel == nullptr ||
+      !core_.registry.StopSubscriber(channel->index, name.index, name.epoch).ok()) {
+    return MakeError(Reason::kSubscriberNotFound,
+                     fmt::format("there is no subscriber \"{}\"; GetStats shows those that are",
+                                 SubscriberResource(name)),
+                     {{"resource", SubscriberResource(name)}});
+  }
+  spdlog::warn("{} of session id {} detached by an operator; {} messages waited for it",
+               SubscriberResource(name), channel->subscribers[name.index].session, queued);
+  return queued;
 }
 
 std::vector<ChannelInfo> ChannelManager::List(std::string_view after, size_t limit) {
@@ -133,7 +184,7 @@ std::vector<ChannelInfo> ChannelManager::List(std::string_view after, size_t lim
   std::vector<ChannelInfo> channels;
   for (uint32_t index : core_.registry.List()) {
     const Channel& channel = *core_.registry.channel(index);
-    if (channel.spec.name <= after) continue;
+    if (channel.closed || channel.spec.name <= after) continue;
     if (channels.size() == limit) break;
     channels.push_back(Describe(channel));
   }
@@ -145,6 +196,7 @@ std::vector<ChannelStats> ChannelManager::Stats() {
   std::vector<ChannelStats> all;
   for (uint32_t index : core_.registry.List()) {
     const Channel& channel = *core_.registry.channel(index);
+    if (channel.closed) continue;
     ChannelStats stats{channel.spec.name,
                        shm::ChannelRegistry::PublisherCount(channel),
                        core_.registry.PublishedCount(channel),
@@ -153,7 +205,8 @@ std::vector<ChannelStats> ChannelManager::Stats() {
     for (uint32_t i = 0; i < channel.subscribers.size(); ++i) {
       const uint16_t session = channel.subscribers[i].session;
       if (session == 0) continue;
-      stats.subscribers.push_back({i, session, core_.registry.QueuedCount(channel, i),
+      stats.subscribers.push_back({i, channel.subscribers[i].epoch, session,
+                                   core_.registry.QueuedCount(channel, i),
                                    channel.subscribers[i].queue_capacity});
     }
     std::stable_sort(stats.subscribers.begin(), stats.subscribers.end(),

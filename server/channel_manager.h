@@ -28,6 +28,7 @@ struct CreatedChannel {
 
 struct SubscriberStats {
   uint32_t index = 0;
+  uint32_t epoch = 0;
   uint16_t session = 0;
   uint64_t queued_count = 0;
   uint32_t queue_capacity = 0;
@@ -44,6 +45,16 @@ struct ChannelStats {
 // "channels/video".
 std::string ChannelResource(std::string_view name);
 
+// Names a subscriber for as long as it is one: its index in the channel, and which user of that
+// index it is.
+struct SubscriberName {
+  std::string channel;
+  uint32_t index = 0;
+  uint32_t epoch = 0;
+};
+// "channels/video/subscribers/0-1".
+std::string SubscriberResource(const SubscriberName& name);
+
 class ChannelManager {
  public:
   // REQUIRES: `core` outlives this, and its registry has adopted what there was.
@@ -56,6 +67,12 @@ class ChannelManager {
   absl::StatusOr<ChannelInfo> Get(std::string_view name);
   // At most `limit`, in name order, those after the name `after`.
   std::vector<ChannelInfo> List(std::string_view after = {}, size_t limit = SIZE_MAX);
+  // Takes the name away; the channel itself goes with its last member. With `even_if_in_use` its
+  // members are told, else CHANNEL_IN_USE. CHANNEL_NOT_FOUND unless `allow_missing`.
+  absl::Status Delete(std::string_view name, bool even_if_in_use, bool allow_missing);
+  // Takes a subscriber off its channel. Returns how many messages waited for it.
+  // SUBSCRIBER_NOT_FOUND.
+  absl::StatusOr<uint64_t> DetachSubscriber(const SubscriberName& name);
   // In name order.
   std::vector<ChannelStats> Stats();
   // Checks every invariant of pools and channels; long for large pools.

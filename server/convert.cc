@@ -165,6 +165,30 @@ absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& 
   return names;
 }
 
+absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& request) {
+  const std::string_view text = request.name();
+  const size_t at = text.find("/subscribers/");
+  const size_t dash = text.rfind('-');
+  if (at != std::string_view::npos && dash != std::string_view::npos && dash > at) {
+    const size_t number = at + std::string_view("/subscribers/").size();
+    Violations none;
+    const auto channel = ParseResource("channels", "name", text.substr(0, at), none);
+    SubscriberName name;
+    const auto parse = [&](std::string_view digits, uint32_t* value) {
+      const auto result = std::from_chars(digits.data(), digits.data() + digits.size(), *value);
+      return result.ec == std::errc() && result.ptr == digits.data() + digits.size();
+    };
+    if (channel && dash >= number && parse(text.substr(number, dash - number), &name.index) &&
+        parse(text.substr(dash + 1), &name.epoch)) {
+      name.channel = *channel;
+      return name;
+    }
+  }
+  return InvalidArgument(
+      {{"name", std::string(text.empty() ? "is required: " : "must be ") +
+                    "channels/{channel}/subscribers/{subscriber}, as GetStats says it"}});
+}
+
 absl::StatusOr<Page> ToPage(std::string_view list, int32_t page_size,
                             const std::string& page_token) {
   Violations violations;
@@ -428,7 +452,7 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
   proto.set_waited_count(static_cast<int64_t>(stats.waited_count));
   for (const SubscriberStats& subscriber : stats.subscribers) {
     v1::SubscriberStats& line = *proto.add_subscribers();
-    line.set_subscriber(fmt::format("channels/{}/subscribers/{}", stats.name, subscriber.index));
+    line.set_subscriber(SubscriberResource({stats.name, subscriber.index, subscriber.epoch}));
     const auto session = std::find_if(sessions.begin(), sessions.end(), [&](const SessionInfo& s) {
       return s.id != 0 && s.id == subscriber.session;
     });

@@ -46,6 +46,7 @@ absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& req
 absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view field,
                                    const std::string& resource);
 absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request);
+absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& request);
 
 // The filter of a ListHeldChunks request; its page is ToPage's. POOL_NOT_FOUND, CHANNEL_NOT_FOUND
 // and SESSION_NOT_FOUND for what does not exist.

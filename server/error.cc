@@ -28,6 +28,7 @@ using absl::StatusCode;
 constexpr char kPoolType[] = "zerocp.v1.Pool";
 constexpr char kChannelType[] = "zerocp.v1.Channel";
 constexpr char kSessionType[] = "zerocp.v1.Session";
+constexpr char kSubscriberType[] = "zerocp.v1.Subscriber";
 
 constexpr std::array kTable = {
     Row{Reason::kFieldInvalid, StatusCode::kInvalidArgument, "FIELD_INVALID", Detail::kBadRequest,
@@ -40,6 +41,8 @@ constexpr std::array kTable = {
         kChannelType, 0},
     Row{Reason::kSessionNotFound, StatusCode::kNotFound, "SESSION_NOT_FOUND", Detail::kResourceInfo,
         kSessionType, 0},
+    Row{Reason::kSubscriberNotFound, StatusCode::kNotFound, "SUBSCRIBER_NOT_FOUND",
+        Detail::kResourceInfo, kSubscriberType, 0},
     Row{Reason::kPoolAlreadyExists, StatusCode::kAlreadyExists, "POOL_ALREADY_EXISTS",
         Detail::kResourceInfo, kPoolType, 0},
     Row{Reason::kChannelAlreadyExists, StatusCode::kAlreadyExists, "CHANNEL_ALREADY_EXISTS",
@@ -62,6 +65,8 @@ constexpr std::array kTable = {
         Detail::kPreconditionFailure, "SIGNAL", 0},
     Row{Reason::kStillAttached, StatusCode::kDeadlineExceeded, "STILL_ATTACHED", Detail::kNone, "",
         0},
+    Row{Reason::kChannelInUse, StatusCode::kFailedPrecondition, "CHANNEL_IN_USE",
+        Detail::kPreconditionFailure, "CHANNEL_IN_USE", 0},
     Row{Reason::kServerDraining, StatusCode::kUnavailable, "SERVER_DRAINING", Detail::kNone, "", 1},
     Row{Reason::kSegmentCorrupt, StatusCode::kDataLoss, "SEGMENT_CORRUPT", Detail::kNone, "", 0},
     Row{Reason::kInternal, StatusCode::kInternal, "INTERNAL", Detail::kNone, "", 0},

@@ -33,6 +33,7 @@ enum class Reason {
   kPoolNotFound,           // NOT_FOUND
   kChannelNotFound,        // NOT_FOUND
   kSessionNotFound,        // NOT_FOUND
+  kSubscriberNotFound,     // NOT_FOUND
   kPoolAlreadyExists,      // ALREADY_EXISTS
   kChannelAlreadyExists,   // ALREADY_EXISTS
   kPoolLimit,              // RESOURCE_EXHAUSTED
@@ -44,6 +45,7 @@ enum class Reason {
   kLayoutVersionMismatch,  // FAILED_PRECONDITION
   kSignalNotPermitted,     // FAILED_PRECONDITION: the daemon cannot kill the process
   kStillAttached,          // DEADLINE_EXCEEDED: the process has not detached
+  kChannelInUse,           // FAILED_PRECONDITION
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug

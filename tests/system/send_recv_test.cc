@@ -89,7 +89,7 @@ TEST_F(SendRecv, EveryReceiverGetsEverything) {
   WriteFile(Path("in"), Bytes(1'000'000));
   ChildProcess first(Command({"recv", "c"}, "first"));
   ChildProcess second(Command({"recv", "c"}, "second"));
-  WaitForStats("c/subscribers/1");
+  WaitForStats("c/subscribers/1-1");
   EXPECT_EQ(ChildProcess(Command({"send", "c", Path("in")}, "send")).Wait(), 0) << Error("send");
   EXPECT_EQ(first.Wait() + second.Wait(), 0) << Error("first") << Error("second");
   EXPECT_TRUE(Output("first") == ReadFile(Path("in")));

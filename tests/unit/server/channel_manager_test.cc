@@ -131,6 +131,55 @@ TEST_F(ChannelManagerTest, StatsNameSubscribersTheLongestQueueFirst) {
   EXPECT_EQ(stats[0].subscribers[1].queue_capacity, 8u);
 }
 
+TEST_F(ChannelManagerTest, AChannelInUseIsDeletedOnlyWhenToldSoAndItsNameIsFreeAtOnce) {
+  ASSERT_TRUE(instance.channels.Create({"frames", "video", 8, ""}).ok());
+  uint32_t index = 0;
+  {
+    MutexLock lock(instance.core.mutex);
+    instance.core.attached.set(2);
+    ASSERT_TRUE(instance.core.registry.JoinAsSubscriber("frames", "", 2).ok());
+    ASSERT_TRUE(instance.core.registry.JoinAsPublisher("frames", "", 2).ok());
+    index = instance.core.registry.Find("frames")->index;
+  }
+  const absl::Status refused = instance.channels.Delete("frames", false, false);
+  EXPECT_EQ(ReasonOf(refused), "CHANNEL_IN_USE");
+  EXPECT_TRUE(instance.channels.Get("frames").ok());
+  EXPECT_TRUE(instance.channels.Delete("frames", true, false).ok());
+  EXPECT_EQ(ReasonOf(instance.channels.Delete("frames", true, false)), "CHANNEL_NOT_FOUND");
+  EXPECT_TRUE(instance.channels.Delete("frames", true, true).ok());
+  EXPECT_TRUE(instance.channels.List().empty());
+  EXPECT_TRUE(instance.channels.Stats().empty());
+  ASSERT_TRUE(instance.channels.Create({"frames", "video", 8, ""}).ok());
+  EXPECT_TRUE(instance.channels.Delete("frames", false, false).ok());  // nobody is there
+  MutexLock lock(instance.core.mutex);
+  EXPECT_TRUE(instance.core.registry.channel(index)->closed);
+  instance.core.recovery.Recover(shm::SessionSet().set(2), true);
+  for (int i = 0; i < 3; ++i) instance.core.recovery.Tick(instance.core.attached);
+  EXPECT_EQ(instance.core.registry.channel(index), nullptr);
+  EXPECT_TRUE(instance.core.registry.List().empty());
+}
+
+TEST_F(ChannelManagerTest, DetachSubscriberTakesTheNameThatStatsGive) {
+  ASSERT_TRUE(instance.channels.Create({"frames", "video", 8, ""}).ok());
+  {
+    MutexLock lock(instance.core.mutex);
+    instance.core.attached.set(2);
+    ASSERT_TRUE(instance.core.registry.JoinAsSubscriber("frames", "", 2).ok());
+  }
+  const SubscriberStats line = instance.channels.Stats()[0].subscribers[0];
+  const SubscriberName name{"frames", line.index, line.epoch};
+  for (const SubscriberName& other : {SubscriberName{"none", name.index, name.epoch},
+                                      SubscriberName{"frames", name.index, name.epoch + 1},
+                                      SubscriberName{"frames", 1u << 30, name.epoch}}) {
+    EXPECT_EQ(ReasonOf(instance.channels.DetachSubscriber(other).status()), "SUBSCRIBER_NOT_FOUND");
+  }
+  for (int i = 0; i < 2; ++i) {  // a retry finds it stopped
+    const auto queued = instance.channels.DetachSubscriber(name);
+    ASSERT_TRUE(queued.ok()) << queued.status();
+    EXPECT_EQ(*queued, 0u);
+  }
+}
+
 TEST_F(ChannelManagerTest, UsedUpAddressRangeIsAnErrorWithNumbers) {
   TestInstance small({.management_reserved_bytes = 2 << 20, .chunk_reserved_bytes = 1 << 20});
   shm::PoolSpec spec = Spec("video", 64, 8);
