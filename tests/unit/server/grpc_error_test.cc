@@ -56,6 +56,8 @@ TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
       {Reason::kShmFilesystemFull, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
       {Reason::kMemoryLimit, grpc::RESOURCE_EXHAUSTED, "QuotaFailure", false},
       {Reason::kLayoutVersionMismatch, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
+      {Reason::kPoolShrinkUnsupported, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
+      {Reason::kEtagMismatch, grpc::ABORTED, "", false},
       {Reason::kServerDraining, grpc::UNAVAILABLE, "", true},
       {Reason::kSegmentCorrupt, grpc::DATA_LOSS, "", false},
   };
@@ -84,7 +86,8 @@ TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
     } else if (detail == "PreconditionFailure") {
       const auto failure = Only<google::rpc::PreconditionFailure>(details);
       ASSERT_EQ(failure.violations_size(), 1);
-      EXPECT_EQ(failure.violations(0).type(), "LAYOUT_VERSION");
+      EXPECT_EQ(failure.violations(0).type(),
+                row.reason == Reason::kLayoutVersionMismatch ? "LAYOUT_VERSION" : "POOL_SIZE");
       EXPECT_EQ(failure.violations(0).subject(), "pools/a");
     }
     if (row.retry) {
