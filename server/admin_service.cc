@@ -22,6 +22,19 @@ grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* 
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
+                                                   const v1::UpdatePoolRequest* request,
+                                                   v1::UpdatePoolResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto change = ToChange(*request);
+    if (!change.ok()) return change.status();
+    const auto pool = context_.pools.Update(*change, request->validate_only());
+    if (!pool.ok()) return pool.status();
+    *response->mutable_pool() = ToProto(*pool);
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {

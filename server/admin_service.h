@@ -13,6 +13,9 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* CreatePool(grpc::CallbackServerContext* call,
                                        const v1::CreatePoolRequest* request,
                                        v1::CreatePoolResponse* response) override;
+  grpc::ServerUnaryReactor* UpdatePool(grpc::CallbackServerContext* call,
+                                       const v1::UpdatePoolRequest* request,
+                                       v1::UpdatePoolResponse* response) override;
   grpc::ServerUnaryReactor* CreateChannel(grpc::CallbackServerContext* call,
                                           const v1::CreateChannelRequest* request,
                                           v1::CreateChannelResponse* response) override;

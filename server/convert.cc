@@ -103,6 +103,32 @@ absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request)
   return spec;
 }
 
+absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
+  Violations violations;
+  const v1::Pool& pool = request.pool();
+  PoolChange change;
+  change.name = ParseResource("pools", "pool.name", pool.name(), violations).value_or("");
+  change.etag = pool.etag();
+  bool count = pool.chunk_count() != 0;  // without a mask: what is populated
+  for (const std::string& path : request.update_mask().paths()) {
+    if (path == "chunk_count" || path == "*") {
+      count = true;
+    } else {
+      violations.push_back(
+          {"update_mask", fmt::format("names \"{}\", but only chunk_count can change",
+                                      path.substr(0, shm::kNameBytes))});
+    }
+  }
+  if (count) {
+    change.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);
+    if (pool.chunk_count() == 0) {
+      violations.push_back({"pool.chunk_count", "is required: update_mask names it"});
+    }
+  }
+  if (!violations.empty()) return InvalidArgument(violations);
+  return change;
+}
+
 absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request) {
   Violations violations;
   SessionRequest session{request.client_name(), request.layout_version(), std::nullopt,
@@ -299,6 +325,7 @@ v1::Pool ToProto(const PoolInfo& pool) {
   proto.set_max_chunk_count(pool.spec.max_chunk_count);
   proto.set_max_holders_per_chunk(static_cast<int32_t>(pool.spec.max_holders));
   if (pool.create_time) *proto.mutable_create_time() = ToProto(*pool.create_time);
+  proto.set_etag(pool.etag);
   return proto;
 }
 

@@ -30,6 +30,7 @@ using Violations = std::vector<shm::Violation>;
 
 absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request);
 absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request);
+absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request);
 
 struct SessionRequest {
   std::string client_name;

@@ -46,6 +46,8 @@ enum class Reason {
   kSignalNotPermitted,     // FAILED_PRECONDITION: the daemon cannot kill the process
   kStillAttached,          // DEADLINE_EXCEEDED: the process has not detached
   kChannelInUse,           // FAILED_PRECONDITION
+  kPoolShrinkUnsupported,  // FAILED_PRECONDITION: a pool only grows
+  kEtagMismatch,           // ABORTED: the resource has changed since it was read
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug

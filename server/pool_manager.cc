@@ -61,6 +61,11 @@ absl::Status AddressRangeFull(const shm::PoolSpec& spec, shm::MemPoolManager& ma
        {"limitedBy", "address range"}});
 }
 
+// Of everything that can change, and of the uid, so that a pool created anew has others.
+std::string Etag(const PoolInfo& pool) {
+  return fmt::format("\"{}-{:x}\"", pool.uid.substr(0, 8), pool.spec.chunk_count);
+}
+
 SegmentUse Use(const shm::Segment& segment, std::string name) {
   struct stat info {};
   const bool known = fstat(segment.fd(), &info) == 0;
@@ -117,6 +122,7 @@ PoolInfo PoolManager::Describe(const std::string& name, const Entry& entry) cons
                view.slot_count};
   info.uid = entry.uid;
   info.create_time = entry.create_time;
+  info.etag = Etag(info);
   return info;
 }
 
@@ -162,7 +168,7 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
   const shm::PoolSpec spec = shm::WithDefaults(wanted);
   const absl::StatusOr<uint64_t> needed = CheckSpace(spec);
   if (!needed.ok()) return needed.status();
-  if (mode.validate_only) return CreatedPool{{spec, "", std::nullopt}, false};
+  if (mode.validate_only) return CreatedPool{{spec, "", std::nullopt, ""}, false};
 
   const auto start = std::chrono::steady_clock::now();
   const shm::Result<uint32_t> index = core_.manager->CreatePool(spec);
@@ -184,6 +190,58 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
       spec.name, spec.chunk_count, spec.chunk_size_bytes, *needed, spec.max_chunk_count,
       took.count());
   return CreatedPool{Describe(spec.name, entry), true};
+}
+
+absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only) {
+  MutexLock create_lock(create_mutex_);
+  absl::StatusOr<PoolInfo> pool = Get(change.name);
+  if (!pool.ok()) return pool;
+  const std::string resource = PoolResource(change.name);
+  if (!change.etag.empty() && change.etag != pool->etag) {
+    return MakeError(
+        Reason::kEtagMismatch,
+        fmt::format("{} has etag {}, not {}: it has changed since it was read; read it "
+                    "again, then decide",
+                    resource, pool->etag, change.etag),
+        {{"resource", resource}, {"etag", pool->etag}});
+  }
+  const uint32_t before = pool->spec.chunk_count;
+  const uint32_t wanted = change.chunk_count.value_or(before);
+  if (wanted < before) {
+    return MakeError(
+        Reason::kPoolShrinkUnsupported,
+        fmt::format("{} has {} chunks, and a pool never shrinks to {}; leave it, or create another",
+                    resource, before, wanted),
+        {{"resource", resource},
+         {"chunkCount", std::to_string(before)},
+         {"requestedChunkCount", std::to_string(wanted)}});
+  }
+  if (wanted > pool->spec.max_chunk_count) {
+    return InvalidArgument({{"pool.chunk_count", fmt::format("is {}, more than the pool's "
+                                                             "max_chunk_count of {}",
+                                                             wanted, pool->spec.max_chunk_count)}});
+  }
+  const uint32_t index = Find(change.name)->index;
+  const shm::PoolView& view = *core_.manager->pool(index);
+  const uint64_t needed = shm::MemPoolAllocator::CommittedSizes(view, wanted).total_bytes() -
+                          shm::MemPoolAllocator::CommittedSizes(view, before).total_bytes();
+  const auto budget = [this] { return shm::AvailableMemory(core_.manager->options().segment_dir); };
+  if (const auto there = budget(); needed > there.available_bytes)
+    return OutOfMemory(resource, needed, there);
+  if (validate_only) {
+    pool->spec.chunk_count = wanted;
+    return pool;
+  }
+  if (wanted == before) return pool;
+  const shm::Status grown = core_.manager->GrowPool(index, wanted);
+  if (grown.code() == shm::Code::kNoMemory) {  // somebody else took it meanwhile
+    spdlog::warn("pool {} was not grown: {}", change.name, grown.message());
+    return OutOfMemory(resource, needed, budget());
+  }
+  if (!grown.ok()) return FromShm(grown, Resource::kPool, resource);
+  spdlog::info("pool {} grown: {} chunks, {} before, {} bytes of memory more", change.name, wanted,
+               before, needed);
+  return Get(change.name);
 }
 
 absl::StatusOr<PoolInfo> PoolManager::Get(std::string_view name) {

@@ -3,8 +3,8 @@
 // What a client could have overwritten is not believed: names, uids and times are read once, at
 // adoption or creation, and kept here.
 //
-// Threads. All functions from any thread. Create takes seconds for a large pool and is serial;
-// nothing else waits for it.
+// Threads. All functions from any thread. Create and Update take seconds for a large pool and are
+// serial; nothing else waits for them.
 #pragma once
 
 #include <array>
@@ -35,6 +35,14 @@ struct PoolInfo {
   shm::PoolSpec spec;  // every field as it is in force
   std::string uid;     // empty in a preview
   std::optional<std::chrono::system_clock::time_point> create_time;  // unset in a preview
+  std::string etag;  // strong, quotes included; empty in a preview
+};
+
+// What is to change in a pool.
+struct PoolChange {
+  std::string name;
+  std::string etag;  // must be the pool's; empty: any
+  std::optional<uint32_t> chunk_count;
 };
 
 struct CreatedPool {
@@ -75,6 +83,11 @@ class PoolManager {
   // FIELD_INVALID, POOL_ALREADY_EXISTS, POOL_LIMIT, SEGMENT_FULL, SHM_FILESYSTEM_FULL,
   // MEMORY_LIMIT.
   absl::StatusOr<CreatedPool> Create(const shm::PoolSpec& wanted, CreateMode mode = {});
+  // Grows a pool, while clients use it. `chunk_count` is absolute, so that a repeated call does
+  // nothing. With `validate_only` checks everything, changes nothing, and returns the pool as it
+  // would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED, FIELD_INVALID,
+  // SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
+  absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false);
   // POOL_NOT_FOUND.
   absl::StatusOr<PoolInfo> Get(std::string_view name);
   // In name order.
@@ -104,7 +117,7 @@ class PoolManager {
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
 
   Core& core_;
-  Mutex create_mutex_;  // one Create at a time; taken before mutex_
+  Mutex create_mutex_;  // one Create or Update at a time; taken before mutex_
   Mutex mutex_;
   std::map<std::string, Entry, std::less<>> entries_ ZEROCP_GUARDED_BY(mutex_);
 };

@@ -1,5 +1,7 @@
 #include "shm/free_list.h"
 
+#include <algorithm>
+
 namespace zerocp::shm {
 namespace {
 
@@ -84,6 +86,15 @@ void FreeList::Set(const HintLevels& hints, uint32_t group, uint64_t bits) {
     if (before != 0 && (hints.level[1][index / 64].load() >> (index % 64) & 1) != 0) break;
     mask = uint64_t{1} << (index % 64);
     index /= 64;
+  }
+}
+
+void FreeList::SetRange(const HintLevels& hints, uint32_t from, uint32_t to) {
+  for (uint32_t chunk = from; chunk < to;) {
+    const uint32_t end = std::min(to, (chunk / 64 + 1) * 64);
+    const uint64_t bits = end - chunk == 64 ? ~uint64_t{0} : (uint64_t{1} << (end - chunk)) - 1;
+    Set(hints, chunk / 64, bits << (chunk % 64));
+    chunk = end;
   }
 }
 

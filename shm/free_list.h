@@ -54,6 +54,8 @@ class FreeList {
   static void SetChunk(const HintLevels& hints, uint32_t chunk) {
     Set(hints, chunk / 64, uint64_t{1} << (chunk % 64));
   }
+  // The same for chunks [from, to).
+  static void SetRange(const HintLevels& hints, uint32_t from, uint32_t to);
   // Makes levels 1 and 2 agree with level 0 where they hide something. For the daemon's sweep.
   static void RepairSummaries(const HintLevels& hints);
   static bool IsSet(const HintLevels& hints, uint32_t chunk) {

@@ -8,6 +8,8 @@
 #include <cstring>
 
 #include "shm/free_list.h"
+#include "shm/futex.h"
+#include "shm/mutant.h"
 
 namespace zerocp::shm {
 namespace {
@@ -295,21 +297,14 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   const PoolGeometry& g = *planned;
 
   // Old bytes may be left from a daemon that was killed here; all-zero is the empty state (L3).
-  const struct {
-    Segment* segment;
-    uint64_t offset, bytes;
-  } ranges[] = {{&management_, g.hints_offset, FreeList::Bytes(g.max_chunk_count)},
-                {&management_, g.records_offset, g.record_bytes() * g.chunk_count},
-                {&chunk_, g.headers_offset, sizeof(ChunkHeader) * g.chunk_count},
-                {&chunk_, g.payload_offset, g.stride_bytes * g.chunk_count}};
-  for (const auto& range : ranges) {
-    range.segment->Decommit(range.offset, range.bytes);
-    Status status = range.segment->Commit(range.offset, range.bytes);
-    if (!status.ok()) {
-      for (const auto& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
-      allocator_->Forget(g);
-      return status;
-    }
+  const uint64_t hint_bytes = FreeList::Bytes(g.max_chunk_count);
+  management_.Decommit(g.hints_offset, hint_bytes);
+  Status status = management_.Commit(g.hints_offset, hint_bytes);
+  if (status.ok()) status = CommitChunks(g, 0, g.chunk_count);
+  if (!status.ok()) {
+    management_.Decommit(g.hints_offset, hint_bytes);
+    allocator_->Forget(g);
+    return status;
   }
 
   MemPool& entry = pool_entry(index);
@@ -339,15 +334,52 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   CopyName(entry.name, sizeof(entry.name), spec.name);
   entry.chunk_count.store(g.chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
 
-  const HintLevels hints = FreeList::At(management_.data() + g.hints_offset, g.max_chunk_count);
-  for (uint32_t chunk = 0; chunk < g.chunk_count; chunk += 64) {
-    const uint32_t left = g.chunk_count - chunk;
-    FreeList::Set(hints, chunk / 64, left >= 64 ? ~uint64_t{0} : (uint64_t{1} << left) - 1);
-  }
+  FreeList::SetRange(FreeList::At(management_.data() + g.hints_offset, g.max_chunk_count), 0,
+                     g.chunk_count);
   PublishView(index, entry, g);
   entry.state.store(static_cast<uint32_t>(PoolState::kActive),
                     std::memory_order_release);  // PAIR pool.state
   return index;
+}
+
+Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32_t to) {
+  const uint64_t count = to - from;
+  const struct {
+    Segment* segment;
+    uint64_t offset, bytes;
+  } ranges[] = {
+      {&management_, g.records_offset + g.record_bytes() * from, g.record_bytes() * count},
+      {&chunk_, g.headers_offset + sizeof(ChunkHeader) * from, sizeof(ChunkHeader) * count},
+      {&chunk_, g.payload_offset + g.stride_bytes * from, g.stride_bytes * count}};
+  for (const auto& range : ranges) {
+    // To the byte: the page at either end may be another chunk's too.
+    range.segment->Decommit(range.offset, range.bytes);
+    Status status = range.segment->Commit(range.offset, range.bytes);
+    if (!status.ok()) {
+      for (const auto& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
+      return status;
+    }
+  }
+  return Status();
+}
+
+Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
+  const PoolView& view = *pool(index);
+  const uint32_t before = view.live_chunk_count();
+  if (chunk_count < before || chunk_count > view.max_chunk_count) {
+    return Status(Code::kInvalid, "pool \"" + view.name + "\" has " + std::to_string(before) +
+                                      " chunks and can have " + std::to_string(before) + " to " +
+                                      std::to_string(view.max_chunk_count));
+  }
+  if (chunk_count == before) return Status();
+  if (Status status = CommitChunks(view, before, chunk_count); !status.ok()) return status;
+  // Memory, then count, then hints: who follows a hint finds a count that has its chunk.
+  chunk_counts_[index].store(chunk_count, std::memory_order_release);
+  view.shared->chunk_count.store(chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
+  if constexpr (!Mutant(15)) FreeList::SetRange(view.hints, before, chunk_count);
+  // The exchange is a full barrier: a loan that did not see the chunks is seen here.
+  if (view.shared->pressure.exchange(0) != 0) FutexWake(view.shared->pressure);
+  return Status();
 }
 
 void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
@@ -362,6 +394,11 @@ void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
   view->payload = chunk_.data() + geometry.payload_offset;
   view->hints = FreeList::At(management_.data() + geometry.hints_offset, geometry.max_chunk_count);
   view->shared = &pool_entry(index);
+  view->live = &view->shared->chunk_count;
+  if (allocator_ != nullptr) {
+    chunk_counts_[index].store(geometry.chunk_count, std::memory_order_relaxed);
+    view->live = &chunk_counts_[index];
+  }
   std::lock_guard lock(views_mutex_);
   if (views_[index] != nullptr) return;  // another thread of this client was faster
   views_[index] = std::move(view);

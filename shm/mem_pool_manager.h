@@ -4,16 +4,20 @@
 // descriptors. Everything above works on PoolView, a private and validated copy of a pool's
 // geometry resolved to addresses of this process.
 //
-// Invariants. M1: a PoolView never changes. M2: an index below live_chunk_count() may be
-// dereferenced in every array of the view.
+// Invariants. M1: a PoolView never changes, but for live_chunk_count(), which only grows. M2: an
+// index below live_chunk_count() may be dereferenced in every array of the view: memory is
+// committed before the count says so.
 //
 // Threads and processes. pool() and Find() from any thread; the daemon's changes from one at a
 // time.
 //
 // Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed.
-// What was committed for it is used again by the next extent there.
+// What was committed for it is used again by the next extent there. One killed in GrowPool before
+// the count is stored: the pool has its old size, and the next growth uses that memory. After it:
+// the pool has grown, and the sweep of the next start sets the hints of the new chunks.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstdint>
@@ -45,13 +49,19 @@ struct PoolView : PoolGeometry {
   std::byte* payload;
   HintLevels hints;
   MemPool* shared;
+  const std::atomic<uint32_t>* live;  // the daemon's private count; a client's: the shared one
 
   ChunkManager& record(uint32_t chunk) const {
     return *reinterpret_cast<ChunkManager*>(records + (uint64_t{chunk} << record_shift));
   }
   std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
-  // Chunks that exist. Private: the shared word may be forged.
-  uint32_t live_chunk_count() const { return chunk_count; }
+  // Chunks that exist. In a client the shared word, which a peer can have forged, so it is bounded:
+  // a count too large lets this client touch pages of this pool that nobody committed (SIGBUS when
+  // memory is short), one too small hides chunks; neither reaches another pool, nor the daemon.
+  uint32_t live_chunk_count() const {
+    return std::min(live->load(std::memory_order_acquire),  // PAIR pool.chunk_count
+                    max_chunk_count);
+  }
 };
 
 // Who owns the segments: the lock file that their daemon holds.
@@ -104,6 +114,10 @@ class MemPoolManager {
   // Creates a pool and its memory. Returns its index. kInvalid, kAlreadyExists, kLimit, kNoMemory.
   // Long for large pools; everything else may go on meanwhile, except another CreatePool.
   Result<uint32_t> CreatePool(const PoolSpec& spec);
+  // Adds chunks to a pool until it has `chunk_count`; clients see them without doing anything. kOk
+  // and nothing done if it has as many. kInvalid: it has more, or may not have so many; kNoMemory:
+  // nothing was kept. REQUIRES: as CreatePool.
+  Status GrowPool(uint32_t index, uint32_t chunk_count);
   MemPoolAllocator& allocator() { return *allocator_; }
   const Segment& management_segment() const { return management_; }
   const Segment& chunk_segment() const { return chunk_; }
@@ -135,12 +149,17 @@ class MemPoolManager {
   MemPoolManager() = default;
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry);
+  // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory: gave all
+  // back.
+  Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to);
 
   CreateOptions options_;
   Segment management_;
   Segment chunk_;
   std::array<uint8_t, 16> instance_uuid_{};
   std::unique_ptr<MemPoolAllocator> allocator_;  // daemon only
+  std::array<std::atomic<uint32_t>, kMaxPools>
+      chunk_counts_{};  // daemon only: not for clients to forge
   std::mutex views_mutex_;
   std::array<std::unique_ptr<PoolView>, kMaxPools> views_;  // under views_mutex_
   std::array<std::atomic<const PoolView*>, kMaxPools> pools_{};

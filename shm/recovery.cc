@@ -80,14 +80,14 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
     if (touched) registry_.RingAll(channel);
   }
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    if (const PoolView* pool = manager_.pool(index)) {
-      const uint64_t before = report.freed_chunk_count;
-      Sweep(*pool, gone, report);
-      if (!orderly) {
-        pool->shared->recovered_chunk_count.fetch_add(report.freed_chunk_count - before,
-                                                      std::memory_order_relaxed);
-      }
-    }
+    const PoolView* pool = manager_.pool(index);
+    if (pool == nullptr) continue;
+    const uint64_t before = report.freed_chunk_count;
+    Sweep(*pool, gone, report);
+    const uint64_t freed = report.freed_chunk_count - before;
+    if (!orderly) pool->shared->recovered_chunk_count.fetch_add(freed, std::memory_order_relaxed);
+    // Who waits for a chunk of this pool takes it now, not at the end of its slice.
+    if (freed != 0 && pool->shared->pressure.exchange(0) != 0) FutexWake(pool->shared->pressure);
   }
   // No word or slot names them any more; neither must a lane whose entries nobody has to take.
   for (uint32_t index : registry_.List()) {

@@ -159,7 +159,6 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
   const uint32_t cap =
       std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), kDefaultCacheCap);
   const uint32_t wanted = std::max(1u, cap / 2);
-  const uint32_t live = pool.live_chunk_count();
   bool found = false;
   // Every group at most once: wrong hints must not keep a client here.
   for (uint32_t looks = 0; looks < pool.hints.word_count[0]; ++looks) {
@@ -167,6 +166,8 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
     if (group == FreeList::kNone) break;
     cache.group = group;
     const uint64_t claimed = FreeList::Claim(pool.hints, group, wanted);
+    // After the claim: a hint of a chunk that was added just now is not thrown away.
+    const uint32_t live = pool.live_chunk_count();
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
       __builtin_prefetch(&pool.record(group * 64 + static_cast<uint32_t>(std::countr_zero(bits))),
                          1);

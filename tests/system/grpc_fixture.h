@@ -31,11 +31,13 @@ inline constexpr int kNotFound = 5;
 inline constexpr int kAlreadyExists = 6;
 inline constexpr int kResourceExhausted = 8;
 inline constexpr int kFailedPrecondition = 9;
+inline constexpr int kAborted = 10;
 inline constexpr int kUnimplemented = 12;
 inline constexpr int kInternal = 13;
 inline constexpr int kUnavailable = 14;
 
 inline constexpr char kCreatePool[] = "zerocp.v1.AdminService/CreatePool";
+inline constexpr char kUpdatePool[] = "zerocp.v1.AdminService/UpdatePool";
 inline constexpr char kCreateChannel[] = "zerocp.v1.AdminService/CreateChannel";
 inline constexpr char kTerminateSession[] = "zerocp.v1.AdminService/TerminateSession";
 inline constexpr char kAudit[] = "zerocp.v1.AdminService/Audit";

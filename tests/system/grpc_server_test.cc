@@ -30,6 +30,14 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_TRUE(Contains(admin.Call(kGetPool, R"({"name":"pools/audio"})").json,
                        R"("chunkSizeBytes":"100")"));
   EXPECT_TRUE(Contains(client.Call(kListPools).json, "pools/video"));
+  EXPECT_TRUE(
+      Contains(admin
+                   .Call(kUpdatePool,
+                         R"({"pool":{"name":"pools/audio","chunkCount":5},"validateOnly":true})")
+                   .json,
+               R"("chunkCount":"5")"));
+  EXPECT_TRUE(
+      Contains(client.Call(kGetPool, R"({"name":"pools/audio"})").json, R"("chunkCount":"3")"));
   const Outcome channel = admin.Call(
       kCreateChannel,
       R"({"channelId":"sound","channel":{"pool":"pools/audio","whenFull":"WHEN_FULL_WAIT"}})");
@@ -105,7 +113,7 @@ TEST_F(GrpcServerTest, HeldChunksAreListedInPagesWithTheirHolders) {
 }
 
 TEST_F(GrpcServerTest, TheClientSocketHasNoAdminService) {
-  for (const char* method : {kCreatePool, kCreateChannel, kAudit, kTerminateSession}) {
+  for (const char* method : {kCreatePool, kUpdatePool, kCreateChannel, kAudit, kTerminateSession}) {
     EXPECT_EQ(client.Call(method).code, kUnimplemented) << method;
   }
   for (const char* method : {kGetServerInfo, kListPools, kListChannels, kListSessions, kGetStats}) {

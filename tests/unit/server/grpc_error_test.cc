@@ -58,6 +58,8 @@ TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
       {Reason::kLayoutVersionMismatch, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
       {Reason::kSubscriberNotFound, grpc::NOT_FOUND, "ResourceInfo", false},
       {Reason::kChannelInUse, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
+      {Reason::kPoolShrinkUnsupported, grpc::FAILED_PRECONDITION, "PreconditionFailure", false},
+      {Reason::kEtagMismatch, grpc::ABORTED, "", false},
       {Reason::kServerDraining, grpc::UNAVAILABLE, "", true},
       {Reason::kSegmentCorrupt, grpc::DATA_LOSS, "", false},
   };
@@ -86,8 +88,10 @@ TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
     } else if (detail == "PreconditionFailure") {
       const auto failure = Only<google::rpc::PreconditionFailure>(details);
       ASSERT_EQ(failure.violations_size(), 1);
-      EXPECT_EQ(failure.violations(0).type(),
-                row.reason == Reason::kChannelInUse ? "CHANNEL_IN_USE" : "LAYOUT_VERSION");
+      EXPECT_EQ(failure.violations(0).type(), row.reason == Reason::kChannelInUse ? "CHANNEL_IN_USE"
+                                              : row.reason == Reason::kPoolShrinkUnsupported
+                                                  ? "POOL_SIZE"
+                                                  : "LAYOUT_VERSION");
       EXPECT_EQ(failure.violations(0).subject(), "pools/a");
     }
     if (row.retry) {

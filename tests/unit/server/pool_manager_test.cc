@@ -92,6 +92,56 @@ TEST(PoolManager, AllowExistingTakesAPoolThatAgreesAndIsLargeEnough) {
   }
 }
 
+TEST(PoolManager, AnUpdateGrowsAPoolOnceHoweverOftenItIsSaid) {
+  TestInstance instance;
+  const auto created = instance.pools.Create(Spec("video", 65536, 8));
+  ASSERT_TRUE(created.ok());
+  const uint64_t before = instance.pools.Memory().chunk.used_bytes;
+  const auto preview = instance.pools.Update({"video", "", 20}, /*validate_only=*/true);
+  ASSERT_TRUE(preview.ok()) << preview.status();
+  EXPECT_EQ(preview->spec.chunk_count, 20u);
+  EXPECT_EQ(instance.pools.Get("video")->spec.chunk_count, 8u);
+  EXPECT_EQ(instance.pools.Memory().chunk.used_bytes, before);
+
+  const auto grown = instance.pools.Update({"video", created->pool.etag, 20});
+  ASSERT_TRUE(grown.ok()) << grown.status();
+  EXPECT_EQ(grown->spec.chunk_count, 20u);
+  EXPECT_EQ(grown->uid, created->pool.uid);
+  EXPECT_NE(grown->etag, created->pool.etag);
+  EXPECT_GE(instance.pools.Memory().chunk.used_bytes, before + 12 * 65536);
+  EXPECT_EQ((*instance.pools.Stats({"video"}))[0].counts.free_count, 20u);
+  const auto again = instance.pools.Update({"video", "", 20});
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(again->etag, grown->etag);
+}
+
+TEST(PoolManager, AnUpdateThatCannotBeIsRefusedAndChangesNothing) {
+  TestInstance instance;
+  const auto created = instance.pools.Create(Spec("video", 4096, 8));
+  ASSERT_TRUE(created.ok());
+  EXPECT_EQ(ReasonOf(instance.pools.Update({"audio", "", 9}).status()), "POOL_NOT_FOUND");
+  const auto other = instance.pools.Update({"video", "\"other\"", 9});
+  EXPECT_EQ(other.status().code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ReasonOf(other.status()), "ETAG_MISMATCH");
+  const auto smaller = instance.pools.Update({"video", "", 7});
+  EXPECT_EQ(smaller.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(ReasonOf(smaller.status()), "POOL_SHRINK_UNSUPPORTED");
+  EXPECT_EQ(ReasonOf(instance.pools.Update({"video", "", 33}).status()), "FIELD_INVALID");
+  EXPECT_EQ(instance.pools.Get("video")->etag, created->pool.etag);
+}
+
+TEST(PoolManager, MemoryThatAGrowthWouldNeedIsRefusedBeforeAnyIsTaken) {
+  TestInstance instance({.chunk_reserved_bytes = uint64_t{1} << 40});
+  shm::PoolSpec huge = Spec("huge", uint64_t{1} << 24, 1);
+  huge.max_chunk_count = 60000;  // nearly 1 TiB
+  ASSERT_TRUE(instance.pools.Create(huge).ok());
+  const uint64_t before = instance.pools.Memory().chunk.used_bytes;
+  const auto result = instance.pools.Update({"huge", "", huge.max_chunk_count});
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kResourceExhausted) << result.status();
+  EXPECT_EQ(instance.pools.Memory().chunk.used_bytes, before);
+  EXPECT_EQ(instance.pools.Get("huge")->spec.chunk_count, 1u);
+}
+
 TEST(PoolManager, TheSeventeenthPoolIsRefused) {
   TestInstance instance;
   for (uint32_t i = 0; i < shm::kMaxPools; ++i) {

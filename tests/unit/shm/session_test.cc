@@ -102,6 +102,116 @@ TEST_F(SessionTest, AWaitingLoanWakesWhenAChunkComesFree) {
   thread.join();
 }
 
+TEST_F(SessionTest, AGrownPoolHasItsNewChunksForSessionsThatKnowIt) {
+  for (uint32_t count : {1u, 100u, 5000u}) {
+    const PoolView& pool = AddPool("pool-" + std::to_string(count), 64, count);
+    auto session = Attach();
+    std::set<uint32_t> chunks;
+    for (uint32_t i = 0; i < count; ++i) chunks.insert(MustLoan(*session, pool).chunk);
+    ChunkRef none;
+    EXPECT_EQ(session->Loan(pool, Deadline::Now(), &none), Code::kExhausted);
+    const uint32_t grown = 3 * count + 1;
+    ASSERT_TRUE(manager_->GrowPool(pool.index, grown).ok());
+    EXPECT_EQ(pool.live_chunk_count(), grown);
+    EXPECT_EQ(pool.shared->chunk_count.load(), grown);
+    // By the free list alone: a large pool is not searched by its clients.
+    for (uint32_t chunk = count; chunk < grown; ++chunk)
+      ASSERT_TRUE(FreeList::IsSet(pool.hints, chunk)) << chunk;
+    for (uint32_t i = count; i < grown; ++i) {
+      const ChunkRef chunk = MustLoan(*session, pool);
+      EXPECT_TRUE(chunks.insert(chunk.chunk).second);
+      EXPECT_EQ(Value(chunk), 0u);  // real memory, not another chunk's
+      std::memset(chunk.data(), 0xff, 64);
+    }
+    EXPECT_EQ(session->Loan(pool, Deadline::Now(), &none), Code::kExhausted);
+  }
+}
+
+TEST_F(SessionTest, APoolGrowsToItsMaximumAndNeverShrinks) {
+  const PoolView& pool = AddPool("a", 64, 10);
+  EXPECT_EQ(manager_->GrowPool(pool.index, 41).code(), Code::kInvalid);
+  EXPECT_EQ(manager_->GrowPool(pool.index, 9).code(), Code::kInvalid);
+  EXPECT_TRUE(manager_->GrowPool(pool.index, 10).ok());
+  EXPECT_EQ(pool.live_chunk_count(), 10u);
+  EXPECT_TRUE(manager_->GrowPool(pool.index, 40).ok());
+  EXPECT_EQ(Counts(pool).free_count, 40u);
+}
+
+TEST_F(SessionTest, AForgedChunkCountReachesNeitherTheDaemonNorBeyondThePool) {
+  const PoolView& pool = AddPool("a", 64, 8);
+  auto attached = MemPoolManager::Attach(UniqueFd(dup(manager_->management_segment().fd())),
+                                         UniqueFd(dup(manager_->chunk_segment().fd())));
+  ASSERT_TRUE(attached.ok());
+  const PoolView& clients = *(*attached)->FindPool("a");
+  ASSERT_TRUE(manager_->GrowPool(pool.index, 9).ok());
+  EXPECT_EQ(clients.live_chunk_count(), 9u);  // without a new look at the table
+  pool.shared->chunk_count.store(0xffffffff);
+  EXPECT_EQ(clients.live_chunk_count(), 32u);
+  EXPECT_EQ(pool.live_chunk_count(), 9u);
+  pool.shared->chunk_count.store(9);
+}
+
+TEST_F(SessionTest, AWaitingLoanGetsAChunkThatItsPoolGrowsBy) {
+  const PoolView& pool = AddPool("a", 64, 1);
+  auto session = Attach();
+  MustLoan(*session, pool);
+  std::thread thread([&] {
+    ChunkRef chunk;
+    EXPECT_EQ(session->Loan(pool, Deadline::Never(), &chunk), Code::kOk);
+    EXPECT_EQ(chunk.chunk, 1u);
+  });
+  while (pool.shared->pressure.load() == 0) std::this_thread::yield();
+  EXPECT_TRUE(manager_->GrowPool(pool.index, 2).ok());
+  thread.join();
+}
+
+TEST_F(SessionTest, ADeadSessionsChunkGoesToWhoWaitsAtOnce) {
+  const PoolView& pool = AddPool("a", 64, 1);
+  auto victim = Attach();
+  MustLoan(*victim, pool);
+  pool.shared->pressure.store(1);  // what a waiting loan says; it sleeps until that changes
+  EXPECT_EQ(Kill(victim).freed_chunk_count, 1u);
+  EXPECT_EQ(pool.shared->pressure.load(), 0u);
+}
+
+TEST_F(SessionTest, ADaemonKilledInAGrowthBeforeTheHintsIsFinishedByTheNext) {
+  const PoolView& pool = AddPool("a", 64, 4096);
+  ASSERT_TRUE(manager_->GrowPool(pool.index, 5000).ok());
+  for (uint32_t word = 64; word < pool.hints.word_count[0]; ++word) pool.hints.level[0][word] = 0;
+  auto adopted = MemPoolManager::Adopt(manager_->options());
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  ChannelRegistry registry(**adopted);
+  Recovery(**adopted, registry).Recover(SessionSet(), false);
+  const PoolView& next = *(*adopted)->pool(pool.index);
+  EXPECT_EQ(next.live_chunk_count(), 5000u);
+  for (uint32_t chunk = 0; chunk < 5000; ++chunk)
+    ASSERT_TRUE(FreeList::IsSet(next.hints, chunk)) << chunk;
+  EXPECT_FALSE(FreeList::IsSet(next.hints, 5000));
+}
+
+TEST_F(SessionTest, SessionsLoanAndReleaseWhileTheirPoolGrows) {
+  const PoolView& pool = AddPool("a", 64, 4096);
+  ASSERT_FALSE(pool.revocable);
+  auto first = Attach();
+  auto second = Attach();
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  for (Session* session : {first.get(), second.get()}) {
+    threads.emplace_back([&, session] {
+      while (!stop.load()) {
+        ChunkRef chunk;
+        ASSERT_EQ(session->Loan(pool, Deadline::Never(), &chunk), Code::kOk);
+        ASSERT_TRUE(session->Release(chunk));
+      }
+    });
+  }
+  for (uint32_t count = 4097; count <= 16384; count += 97)
+    ASSERT_TRUE(manager_->GrowPool(pool.index, count).ok());
+  stop = true;
+  for (std::thread& thread : threads) thread.join();
+  ExpectAuditHolds();
+}
+
 TEST_F(SessionTest, AWaitingLoanGivesUpAtItsDeadline) {
   const PoolView& pool = AddPool("a", 64, 1);
   auto session = Attach();
