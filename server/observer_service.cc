@@ -18,7 +18,8 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {"waiting-channels"};
+constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "pool-growth",
+                                     "read-only-sessions"};
 
 }  // namespace
 
