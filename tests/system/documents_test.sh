@@ -18,7 +18,7 @@ blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
 
 run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
-  blocks sh "$1" | sed 's|\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|' >"$work/commands"
+  blocks sh "$1" | sed "s|\\\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|" >"$work/commands"
   [[ -s $work/commands ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"
   TMPDIR=$work bash -euo pipefail "$work/commands" </dev/null >"$work/output" 2>&1 || {

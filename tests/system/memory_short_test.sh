@@ -82,7 +82,8 @@ answer=$(create one-more 65536 64) && fail "more was given than there is: $answe
 head -c 33554432 /dev/urandom >"$work/in"
 cat "$work/in" >&9
 exec 9>&-
-wait "$sender" && wait "$receiver" || fail "the stream broke"
+wait "$sender" || fail "the sender ended with status $?"
+wait "$receiver" || fail "the receiver ended with status $?"
 cmp "$work/in" "$work/out"
 "$bin/zerocp" pools --runtime-dir "$work/run"
 stop
