@@ -287,7 +287,7 @@ Status Daemon::Stop() {
   if (options_.on_stop == OnStop::kUnlink ||
       (options_.on_stop == OnStop::kAuto && living.empty())) {
     directory_.Remove(kSessionsFile);
-    const Status status = core_.manager->Destroy();
+    Status status = core_.manager->Destroy();
     if (!status.ok()) {
       spdlog::error("stopped: {}", status.message());
     } else {

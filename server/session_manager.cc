@@ -524,7 +524,7 @@ SessionManager::Answers SessionManager::AnswersFor(const shm::SessionSet& gone) 
   return answers;
 }
 
-void SessionManager::Send(Answers answers) {
+void SessionManager::Send(Answers&& answers) {
   for (auto& [done, answer] : answers) done(std::move(answer));
 }
 

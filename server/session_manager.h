@@ -205,7 +205,7 @@ class SessionManager final : public SessionDirectory {
 
   bool RevokePending(const std::string& name) ZEROCP_REQUIRES(mutex_);
   Answers AnswersFor(const shm::SessionSet& gone) ZEROCP_REQUIRES(mutex_);
-  static void Send(Answers answers);
+  static void Send(Answers&& answers);
   void ReadTable(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
   void ReadMirror(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
   bool WriteRecord(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);

@@ -122,7 +122,8 @@ void PublisherPort::Refresh() {
   }
   shortest_queue_ = lane_.capacity;
   for (uint64_t bits = active_ & ~lossy_; bits != 0; bits &= bits - 1) {
-    shortest_queue_ = std::min(shortest_queue_, capacity_[std::countr_zero(bits)]);
+    shortest_queue_ =
+        std::min(shortest_queue_, capacity_[static_cast<size_t>(std::countr_zero(bits))]);
   }
   room_ = tail_ + FreeCells(active_);
   if (!IsOpen()) --stamp_;  // so that every Publish comes here
