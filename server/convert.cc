@@ -240,29 +240,22 @@ absl::StatusOr<Page> ToPage(std::string_view list, int32_t page_size,
 }
 
 absl::StatusOr<PoolWatch::Filter> ToFilter(const v1::ListHeldChunksRequest& request,
-                                           PoolManager& pools, ChannelManager& channels,
+                                           PoolManager& pools,
                                            const std::vector<SessionInfo>& sessions) {
   Violations violations;
   PoolWatch::Filter filter;
   std::optional<std::string> pool;
   if (!request.pool().empty()) pool = ParseResource("pools", "pool", request.pool(), violations);
   const std::string& holder = request.holder();
-  const bool channel = holder.starts_with("channels/");
-  if (channel) {
-    filter.channel = ParseResource("channels", "holder", holder, violations).value_or("");
-  } else if (!holder.empty() && !holder.starts_with("sessions/")) {
-    violations.push_back({"holder", "must be sessions/{session} or channels/{channel}"});
-  }
+  if (!holder.empty() && !holder.starts_with("sessions/"))
+    violations.push_back({"holder", "must be sessions/{session}"});
   if (!violations.empty()) return InvalidArgument(violations);
   if (pool) {
     const absl::StatusOr<uint32_t> index = pools.IndexOf(*pool);
     if (!index.ok()) return index.status();
     filter.pool = *index;
   }
-  if (channel) {
-    const auto found = channels.Get(filter.channel);
-    if (!found.ok()) return found.status();
-  } else if (!holder.empty()) {
+  if (!holder.empty()) {
     const auto found = std::find_if(sessions.begin(), sessions.end(),
                                     [&](const SessionInfo& s) { return s.name == holder; });
     if (found == sessions.end()) {
@@ -411,8 +404,6 @@ v1::HeldChunk::Phase ToProto(shm::HoldPhase phase) {
       return v1::HeldChunk::PHASE_QUEUED;
     case shm::HoldPhase::kReading:
       return v1::HeldChunk::PHASE_READING;
-    case shm::HoldPhase::kHistory:
-      return v1::HeldChunk::PHASE_HISTORY;
     case shm::HoldPhase::kCached:
       return v1::HeldChunk::PHASE_CACHED;
   }
@@ -435,8 +426,7 @@ std::string ChannelOf(const shm::Census& census, uint16_t channel) {
 v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
                                    const std::vector<SessionInfo>& sessions) {
   v1::ListHeldChunksResponse response;
-  const auto holder = [&](uint16_t session, uint16_t channel, shm::HoldPhase phase) {
-    if (phase == shm::HoldPhase::kHistory) return ChannelOf(list.census, channel);
+  const auto holder = [&](uint16_t session) {
     const SessionInfo* info = FindSession(sessions, session);
     return info == nullptr ? std::string() : info->name;
   };
@@ -447,7 +437,7 @@ v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
     chunk.set_generation(held.generation);
     for (const shm::Holding& h : held.holders) {
       v1::HeldChunk::Holder& line = *chunk.add_holders();
-      line.set_holder(holder(h.session, h.channel, h.phase));
+      line.set_holder(holder(h.session));
       line.set_phase(ToProto(h.phase));
       line.set_channel(ChannelOf(list.census, h.channel));
     }
@@ -457,7 +447,7 @@ v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
   for (const PoolWatch::Sum& sum : list.sums) {
     v1::HolderSummary& line = *response.add_holders();
     const SessionInfo* info = FindSession(sessions, sum.sum.session);
-    line.set_holder(holder(sum.sum.session, sum.sum.channel, sum.sum.phase));
+    line.set_holder(holder(sum.sum.session));
     if (info != nullptr) {
       line.set_client_name(info->client_name);
       line.set_peer_pid(info->pid);
@@ -480,10 +470,7 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
   for (const SubscriberStats& subscriber : stats.subscribers) {
     v1::SubscriberStats& line = *proto.add_subscribers();
     line.set_subscriber(SubscriberResource({stats.name, subscriber.index, subscriber.epoch}));
-    const auto session = std::find_if(sessions.begin(), sessions.end(), [&](const SessionInfo& s) {
-      return s.id != 0 && s.id == subscriber.session;
-    });
-    if (session != sessions.end()) {
+    if (const SessionInfo* session = FindSession(sessions, subscriber.session)) {
       line.set_session(session->name);
       line.set_client_name(session->client_name);
     }

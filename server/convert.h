@@ -52,7 +52,7 @@ absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& r
 // The filter of a ListHeldChunks request; its page is ToPage's. POOL_NOT_FOUND, CHANNEL_NOT_FOUND
 // and SESSION_NOT_FOUND for what does not exist.
 absl::StatusOr<PoolWatch::Filter> ToFilter(const v1::ListHeldChunksRequest& request,
-                                           PoolManager& pools, ChannelManager& channels,
+                                           PoolManager& pools,
                                            const std::vector<SessionInfo>& sessions);
 
 // One page of the list named `list`: those after the key `after`, at most `size`. Also

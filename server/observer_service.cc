@@ -133,8 +133,7 @@ grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerCo
     if (!page.ok()) return page.status();
     const auto after = ToKey(*page);
     if (!after.ok()) return after.status();
-    const auto filter =
-        ToFilter(*request, context_.pools, context_.channels, context_.sessions.List());
+    const auto filter = ToFilter(*request, context_.pools, context_.sessions.List());
     if (!filter.ok()) return filter.status();
     const PoolWatch::List list = context_.watch.ListHeld(*filter, *after, page->size);
     *response = ToProto(list, context_.sessions.List());

@@ -27,14 +27,6 @@ uint64_t FreeByHints(const shm::PoolView& view) {
   return std::min<uint64_t>(free, view.live_chunk_count());
 }
 
-bool Passes(const PoolWatch::Filter& filter, const std::string& channel,
-            const shm::Holding& holding) {
-  if (!filter.channel.empty())
-    return holding.phase == shm::HoldPhase::kHistory && channel == filter.channel;
-  return !filter.session ||
-         (holding.session == *filter.session && holding.phase != shm::HoldPhase::kHistory);
-}
-
 }  // namespace
 
 PoolWatch::PoolWatch(Core& core, std::function<Clock::time_point()> now)
@@ -119,40 +111,43 @@ void PoolWatch::Look() {
   if (chunks) LookAtChunks();
 }
 
-void PoolWatch::ForEachChunk(const std::function<void(const shm::PoolView&, uint32_t)>& visit) {
+void PoolWatch::ForEachChunk(
+    const std::function<void(const shm::PoolView&, uint32_t chunk, Seen&)>& visit) {
   for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
     for (uint32_t begin = 0;; begin += kBatch) {
-      MutexLock lock(core_.mutex);
+      MutexLock core_lock(core_.mutex);
       const shm::PoolView* view = core_.manager->pool(index);
-      if (view == nullptr || begin >= view->live_chunk_count()) break;
-      const uint32_t end = std::min(view->live_chunk_count(), begin + kBatch);
-      for (uint32_t chunk = begin; chunk < end; ++chunk) visit(*view, chunk);
+      if (view == nullptr) break;
+      const uint32_t live = view->live_chunk_count();
+      if (begin >= live) break;
+      MutexLock lock(mutex_);
+      std::vector<Seen>& seen = PoolOf(*view).seen;
+      if (seen.size() < live) seen.resize(live);
+      const uint32_t end = std::min(live, begin + kBatch);
+      for (uint32_t chunk = begin; chunk < end; ++chunk) visit(*view, chunk, seen[chunk]);
     }
   }
 }
 
 void PoolWatch::LookAtChunks() {
   const uint32_t now_ms = NowMs();
-  ForEachChunk([&](const shm::PoolView& view, uint32_t chunk) {
+  ForEachChunk([&](const shm::PoolView& view, uint32_t chunk, Seen& seen) {
     const auto use = static_cast<uint32_t>(shm::UseOf(view, chunk));
-    MutexLock lock(mutex_);
-    std::vector<Seen>& seen = PoolOf(view).seen;
-    if (chunk >= seen.size()) seen.resize(view.live_chunk_count());
-    if (seen[chunk].use != use) seen[chunk] = {use, now_ms};
+    if (seen.use != use) seen = {use, now_ms};
   });
 }
 
 shm::Census PoolWatch::TakeCensus() {
+  size_t chunks = 0;
+  for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
+    MutexLock lock(core_.mutex);
+    if (const shm::PoolView* view = core_.manager->pool(index)) chunks += view->live_chunk_count();
+  }
   shm::Census census;
   for (uint32_t index = 0; index < shm::kMaxChannels; ++index) {
     MutexLock lock(core_.mutex);
     const shm::ChannelRegistry::Channel* channel = core_.registry.channel(index);
-    if (channel == nullptr) continue;
-    size_t chunks = 0;
-    for (uint32_t pool = 0; pool < shm::kMaxPools; ++pool) {
-      if (const shm::PoolView* view = core_.manager->pool(pool)) chunks += view->live_chunk_count();
-    }
-    census.Add(index, *channel, *core_.manager, chunks);
+    if (channel != nullptr) census.Add(index, *channel, *core_.manager, chunks);
   }
   census.Finish();
   return census;
@@ -169,19 +164,14 @@ PoolWatch::List PoolWatch::ListHeld(const Filter& filter, std::optional<Key> aft
   std::map<Key, Held> page;
   std::map<std::tuple<uint32_t, uint16_t, uint16_t, shm::HoldPhase>, Sum> sums;
   std::vector<shm::Holding> holders;
-  ForEachChunk([&](const shm::PoolView& view, uint32_t chunk) {
+  ForEachChunk([&](const shm::PoolView& view, uint32_t chunk, const Seen& seen) {
     if (filter.pool && *filter.pool != view.index) return;
     list.census.HoldersOf(view, chunk, &holders);
-    Key key{now_ms, view.index, chunk};
-    {
-      MutexLock lock(mutex_);
-      const std::vector<Seen>& seen = PoolOf(view).seen;
-      const auto use = static_cast<uint32_t>(shm::UseOf(view, chunk));
-      if (chunk < seen.size() && seen[chunk].use == use) key.seen_ms = seen[chunk].at_ms;
-    }
+    const bool same = seen.use == static_cast<uint32_t>(shm::UseOf(view, chunk));
+    const Key key{same ? seen.at_ms : now_ms, view.index, chunk};
     bool wanted = false;
     for (const shm::Holding& h : holders) {
-      if (!Passes(filter, list.census.ChannelName(h.channel), h)) continue;
+      if (filter.session && *filter.session != h.session) continue;
       wanted = true;
       Sum& sum = sums[{view.index, h.session, h.channel, h.phase}];
       sum.sum = {h.session, view.index, h.channel, h.phase, sum.sum.chunk_count + 1};

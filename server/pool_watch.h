@@ -53,7 +53,6 @@ class PoolWatch {
   struct Filter {
     std::optional<uint32_t> pool;     // index
     std::optional<uint16_t> session;  // that holds it
-    std::string channel;              // that keeps it as history
   };
   struct Held {
     Key key;
@@ -95,8 +94,8 @@ class PoolWatch {
   };
 
   uint32_t NowMs() const;
-  // Calls `visit(pool, chunk)` for every chunk, in batches under core.mutex.
-  void ForEachChunk(const std::function<void(const shm::PoolView&, uint32_t)>& visit);
+  // Calls `visit` for every chunk with what is remembered of it, in batches under both mutexes.
+  void ForEachChunk(const std::function<void(const shm::PoolView&, uint32_t chunk, Seen&)>& visit);
   Pool& PoolOf(const shm::PoolView& view) ZEROCP_REQUIRES(mutex_);
   void LookAtFree(const shm::PoolView& view, uint32_t now_ms) ZEROCP_REQUIRES(mutex_);
   void LookAtChunks();

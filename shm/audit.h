@@ -30,7 +30,7 @@ struct PoolCounts {
   uint64_t free_count = 0;
   uint64_t cached_count = 0;   // free, in private caches of clients
   uint64_t writing_count = 0;  // loaned, and neither published nor shared
-  uint64_t shared_count = 0;   // published or shared by handle: queued, read, or kept as history
+  uint64_t shared_count = 0;   // published or shared by handle: queued or read
 };
 // Counts one record.
 void Count(const ChunkManager& record, PoolCounts& counts);

@@ -30,8 +30,7 @@ std::string Printable(const char* text, size_t size) {
   return name;
 }
 
-std::string HolderName(const HolderSum& sum, const Census& census, MemPoolManager& manager) {
-  if (sum.phase == HoldPhase::kHistory) return "channel '" + census.ChannelName(sum.channel) + "'";
+std::string HolderName(const HolderSum& sum, MemPoolManager& manager) {
   if (sum.session < kFirstSession || sum.session >= manager.session_capacity()) {
     return "session " + std::to_string(sum.session);
   }
@@ -51,8 +50,6 @@ std::string PhaseText(const HolderSum& sum, const Census& census) {
       return with("queued", "in");
     case HoldPhase::kReading:
       return with("reading", "from");
-    case HoldPhase::kHistory:
-      return "history";
     case HoldPhase::kCached:
       return "cached";
   }
@@ -201,10 +198,8 @@ void Census::SharedHolders(const PoolView& pool, uint32_t chunk,
   for (uint32_t slot = 0; slot < pool.slot_count; ++slot) {
     const uint16_t holder = record.slots()[slot].load(std::memory_order_relaxed) & 0x3fff;
     if (holder == 0) continue;
-    if (subscribers == 0 || slot >= pool.grant_slots || slot > subscribers) {
+    if (slot >= pool.grant_slots || slot >= subscribers) {
       holders->push_back({holder, 0, HoldPhase::kReading});
-    } else if (slot == subscribers) {
-      holders->push_back({0, label.channel, HoldPhase::kHistory});
     } else {
       const uint16_t receiver = channel->sessions[slot];
       const bool queued =
@@ -258,7 +253,7 @@ uint64_t UseOf(const PoolView& pool, uint32_t chunk) {
 std::string DescribeHolders(const HolderSums& sums, const Census& census, MemPoolManager& manager) {
   std::string text;
   for (const HolderSum& sum : sums.Largest(kShownHolders)) {
-    text += (text.empty() ? "" : ", ") + HolderName(sum, census, manager) + ": " +
+    text += (text.empty() ? "" : ", ") + HolderName(sum, manager) + ": " +
             std::to_string(sum.chunk_count) + " " + PhaseText(sum, census);
   }
   if (sums.size() > kShownHolders) {

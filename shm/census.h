@@ -25,7 +25,6 @@ enum class HoldPhase : uint8_t {
   kWriting = 1,  // loaned and not published
   kQueued = 2,   // published and not taken: the holder is the subscriber it waits for
   kReading = 3,  // taken, or opened by handle
-  kHistory = 4,  // kept for late joiners; the holder is the channel
   kCached = 5,   // free, in a private cache
 };
 
@@ -81,7 +80,7 @@ class Census {
 
 // Sums of holdings by holder, pool, channel and phase.
 struct HolderSum {
-  uint16_t session;  // 0 with kHistory
+  uint16_t session;
   uint8_t pool;
   uint16_t channel;
   HoldPhase phase;

@@ -34,7 +34,7 @@ class CensusTest : public InstanceFixture {
       census.HoldersOf(pool(), chunk, &holders);
       for (const Holding& h : holders) {
         if (h.phase == HoldPhase::kCached) continue;
-        constexpr const char* kNames[] = {"", "writes", "queued", "reads", "history", "cached"};
+        constexpr const char* kNames[] = {"", "writes", "queued", "reads", "", "cached"};
         texts.push_back(std::to_string(h.session) + " " + kNames[static_cast<int>(h.phase)] + " " +
                         census.ChannelName(h.channel));
       }
@@ -120,31 +120,6 @@ TEST_F(CensusTest, AnOpenedHandleIsReadAndOfNoChannel) {
   EXPECT_EQ(Held(Look()), (Texts{"2 reads ", "3 reads "}));
   EXPECT_TRUE(sharer->Release(chunk));
   EXPECT_TRUE(opener->Release(opened));
-}
-
-TEST_F(CensusTest, ASlotBehindTheSubscribersIsTheChannelsHistory) {
-  auto writer = Attach();
-  const PoolView& wide = AddPool("wide", 64, 8, 1016);  // more grant slots than subscribers can be
-  AddChannel("w", "wide");
-  auto port = Publish(writer, "w");
-  auto one = Subscribe(writer, "w");
-  auto two = Subscribe(writer, "w");
-  ASSERT_EQ(Send(*writer, *port, 1), Code::kOk);
-  const Census census = Look();
-  std::vector<Holding> holders;
-  for (uint32_t chunk = 0; chunk < wide.live_chunk_count(); ++chunk) {
-    if (KindOf(wide.record(chunk).word.load()) != Kind::kShared) continue;
-    wide.record(chunk).slots()[kMaxSubscribers].store(writer->id());
-    census.HoldersOf(wide, chunk, &holders);
-    wide.record(chunk).slots()[kMaxSubscribers].store(0);
-    ASSERT_EQ(holders.size(), 3u);
-    EXPECT_EQ(holders[2].phase, HoldPhase::kHistory);
-    EXPECT_EQ(census.ChannelName(holders[2].channel), "w");
-    EXPECT_EQ(holders[2].session, 0);
-  }
-  EXPECT_FALSE(holders.empty());
-  ExpectTakes(*writer, *one, 1);
-  ExpectTakes(*writer, *two, 1);
 }
 
 TEST_F(CensusTest, EachUseOfAChunkIsAnother) {
