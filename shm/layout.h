@@ -28,7 +28,7 @@ namespace zerocp::shm {
 
 inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
 inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 
 inline constexpr uint32_t kMaxPools = 16;
 inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
