@@ -113,7 +113,7 @@ inline bool CloseIfUnheld(ChunkManager& record, uint32_t slot_count, Kind kind, 
   for (int i = 0; i < tries; ++i) {
     uint64_t word = record.word.load();  // before the slots (C3)
     if (KindOf(word) != Kind::kShared || AnyHolder(record, slot_count)) return false;
-    if constexpr (Mutant(1)) {  // the stamp no longer guards the look
+    if (Mutant(1)) {  // the stamp no longer guards the look
       sched_yield();
       word = record.word.load();
     }

@@ -376,7 +376,7 @@ Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
   // Memory, then count, then hints: who follows a hint finds a count that has its chunk.
   chunk_counts_[index].store(chunk_count, std::memory_order_release);
   view.shared->chunk_count.store(chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
-  if constexpr (!Mutant(15)) FreeList::SetRange(view.hints, before, chunk_count);
+  if (!Mutant(15)) FreeList::SetRange(view.hints, before, chunk_count);
   // The exchange is a full barrier: a loan that did not see the chunks is seen here.
   if (view.shared->pressure.exchange(0) != 0) FutexWake(view.shared->pressure);
   return Status();

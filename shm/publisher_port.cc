@@ -269,7 +269,7 @@ int PublisherPort::DropOldest(uint32_t k) {
     const uint64_t position = CursorPosition(word);
     const uint32_t count = std::clamp(capacity_[k] / 16, 1u, kDropsAtOnce);
     const uint64_t moved = CursorWith(word, epoch_[k], position + count);
-    if constexpr (Mutant(11)) {  // a store: what the subscriber takes meanwhile is dropped as well
+    if (Mutant(11)) {  // a store: what the subscriber takes meanwhile is dropped as well
       cursor.word.store(moved, std::memory_order_release);
     } else if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
                                                     std::memory_order_acquire)) {

@@ -154,7 +154,7 @@ Status Segment::Commit(uint64_t offset, uint64_t length) {
     return Status(Code::kNoMemory,
                   "range beyond the reserved " + std::to_string(reserved_bytes_) + " bytes");
   }
-  if constexpr (Mutant(2)) {  // memory is only promised by the file's length
+  if (Mutant(2)) {  // memory is only promised by the file's length
     return ftruncate(fd(), static_cast<off_t>(std::max(file_bytes(), offset + length))) == 0
                ? Status()
                : Status::FromErrno(Code::kNoMemory, "ftruncate", errno);

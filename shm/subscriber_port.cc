@@ -83,7 +83,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     if (info_.lossy) {
       // The publisher may write the cell anew meanwhile, but only after it has moved the cursor:
       // who wins the cursor has read the right cell.
-      if constexpr (!Mutant(12)) {
+      if (!Mutant(12)) {
         cursor.subscriber_claim.store(EncodeClaim(bits, word, kCursorS), std::memory_order_release);
       }
       const uint64_t moved = CursorWith(word ^ kCursorS, info_.epoch, position + 1);
@@ -101,11 +101,11 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       const auto move_cursor = [&] {
         cursor.word.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
       };
-      if constexpr (Mutant(4)) move_cursor();  // the cursor before take-over
+      if (Mutant(4)) move_cursor();  // the cursor before take-over
       if (!TakeOver(lane, DecodeCell(bits), out)) return Damaged(lane);
       // Take-over before cursor (U1): the cursor's store is a release, so nobody sees it without
       // the take-over.
-      if constexpr (!Mutant(4)) move_cursor();
+      if (!Mutant(4)) move_cursor();
     }
     session_->CountAcquired();
     std::atomic_signal_fence(std::memory_order_seq_cst);

@@ -1,5 +1,5 @@
 # How zerocp's targets are made: one function per kind of target, so that warnings, sanitizers,
-# include paths and the mutant number are decided in one place.
+# include paths and the mutants are decided in one place.
 #
 #   zerocp_library(NAME n SOURCES a.cc b.h ... [SHARED] [GENERATED] [ALIAS zerocp::x]
 #                  [OUTPUT_NAME o] [SOVERSION s] [INCLUDE dir] [LIBS ...] [PRIVATE_LIBS ...])
@@ -80,7 +80,9 @@ endif()
 # What every target of ours has in common.
 function(zerocp_set_up target)
   target_include_directories(${target} PRIVATE "${PROJECT_SOURCE_DIR}")
-  target_compile_definitions(${target} PRIVATE ZEROCP_MUTANT=${ZEROCP_MUTANT})
+  if(ZEROCP_MUTANTS)
+    target_compile_definitions(${target} PRIVATE ZEROCP_MUTANTS)
+  endif()
   foreach(option IN LISTS zerocp_warnings)
     if(option MATCHES "-Wnon-virtual-dtor|-Woverloaded-virtual|-Wextra-semi")
       target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${option}>)

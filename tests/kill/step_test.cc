@@ -652,7 +652,7 @@ INSTANTIATE_TEST_SUITE_P(Pools, StoppedTakeTest, ::testing::Values(64u));  // a 
 // An operator takes the victim off the channel while it stands in the middle of a take, and its
 // publisher goes on at once: fills its lane anew, with the same chunks, for another subscriber.
 TEST_P(StepTest, DetachASubscriberThatIsStoppedInATake) {
-  constexpr int kInstructionsOfATake = 150;  // and then some
+  constexpr int kInstructionsOfATake = 250;  // and then some
   for (const bool shared : {false, true}) {
     auto sender = Attach();
     auto publisher = Publish(sender, "feed");
