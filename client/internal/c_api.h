@@ -30,6 +30,7 @@ struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::SubscriberPort> port;
 };
+
 namespace zerocp::internal {
 
 using shm::AttachOp;

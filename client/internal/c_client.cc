@@ -28,6 +28,9 @@ zerocp_code Attach(std::unique_ptr<Connection> connection, const zerocp_client_o
 }
 
 }  // namespace
+}  // namespace zerocp::internal
+
+using namespace zerocp::internal;
 
 zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client) {
   return Guarded([&] {
@@ -66,5 +69,3 @@ void zerocp_client_close(zerocp_client* client) {
   client->core->DropUser();
   delete client;
 }
-
-}  // namespace zerocp::internal

@@ -68,6 +68,9 @@ zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_
 }
 
 }  // namespace
+}  // namespace zerocp::internal
+
+using namespace zerocp::internal;
 
 zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
                                   zerocp_loan* loan) {
@@ -136,5 +139,3 @@ zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zero
   FillSample(core, ref, sample);
   return ZEROCP_OK;
 }
-
-}  // namespace zerocp::internal

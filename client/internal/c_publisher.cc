@@ -23,6 +23,9 @@ namespace {
 }
 
 }  // namespace
+}  // namespace zerocp::internal
+
+using namespace zerocp::internal;
 
 zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
                                   const zerocp_join_options* options,
@@ -76,5 +79,3 @@ zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_t count, in
   if (present != nullptr && (code == Code::kOk || code == Code::kTimeout)) *present = found;
   return code == Code::kOk ? ZEROCP_OK : FailWait(core, code);
 }
-
-}  // namespace zerocp::internal

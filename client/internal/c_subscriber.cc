@@ -11,6 +11,9 @@ namespace {
 }
 
 }  // namespace
+}  // namespace zerocp::internal
+
+using namespace zerocp::internal;
 
 zerocp_code zerocp_join_subscriber(zerocp_client* client, const char* channel,
                                    const zerocp_join_options* options,
@@ -47,5 +50,3 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   sample->missed_before = subscriber->port->missed_before();
   return ZEROCP_OK;
 }
-
-}  // namespace zerocp::internal
