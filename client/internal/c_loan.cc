@@ -1,0 +1,141 @@
+// The functions of zerocp.h for loans, samples and handles. One call each, no lock, no allocation.
+#include "client/internal/c_api.h"
+
+namespace zerocp::internal {
+namespace {
+
+template <class Right>
+void Release(Right* right) {
+  ClientCore* core = CoreOf(*right);
+  if (core == nullptr) return;
+  const ChunkRef ref = RefOf(*right);
+  right->opaque[0] = nullptr;
+  if (core->writable()) [[likely]] {
+    core->Release(ref);
+  } else if (core->mapped()) {
+    core->ReleaseLost();
+  }
+}
+
+[[gnu::cold, gnu::noinline]] zerocp_code FailLoan(ClientCore& core, const PoolView& pool,
+                                                  size_t bytes, Code code) {
+  if (!core.open()) return FailClosed(core);
+  if (bytes > pool.chunk_size_bytes) {
+    return Fail(Code::kTooLarge, std::to_string(bytes) +
+                                     " bytes were asked for, but the chunks of pool '" + pool.name +
+                                     "' have " + std::to_string(pool.chunk_size_bytes) + " bytes");
+  }
+  return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);
+}
+
+void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* loan) {
+  loan->data = ref.data();
+  loan->size = bytes;
+  loan->capacity = bytes;
+  loan->user_header = ref.header().user;
+  loan->reserved = 0;
+  Keep(core, ref, loan);
+}
+
+[[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
+                                          int64_t timeout_ns, zerocp_loan* loan) {
+  if (core.open() && core.Called()) (void)core.LookSometimes();
+  if (!core.open() || bytes > pool.chunk_size_bytes) {
+    return FailLoan(core, pool, bytes, Code::kOk);
+  }
+  ChunkRef ref;
+  Code code = core.session().Loan(pool, Deadline::Now(), &ref);
+  if (code == Code::kExhausted && timeout_ns != 0) {
+    code = InSlices(core, timeout_ns, Code::kExhausted,
+                    [&](Deadline deadline) { return core.session().Loan(pool, deadline, &ref); });
+  }
+  if (code != Code::kOk) return FailLoan(core, pool, bytes, code);
+  FillLoan(core, ref, bytes, loan);
+  return ZEROCP_OK;
+}
+
+// What needs more than a look into this thread's cache is a tail call, so that the rest needs no
+// stack.
+zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_t timeout_ns,
+                    zerocp_loan* loan) {
+  ChunkRef ref;
+  if (core.open() && bytes <= pool.chunk_size_bytes && core.session().TryLoan(pool, &ref))
+      [[likely]] {
+    FillLoan(core, ref, bytes, loan);
+    return ZEROCP_OK;
+  }
+  return NewLoanSlow(core, pool, bytes, timeout_ns, loan);
+}
+
+}  // namespace
+}  // namespace zerocp::internal
+
+using namespace zerocp::internal;
+
+zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
+                                  zerocp_loan* loan) {
+  return NewLoan(*publisher->core, publisher->port->pool(), bytes, timeout_ns, loan);
+}
+
+zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
+                               int64_t timeout_ns, zerocp_loan* loan) {
+  if (!client->core->open()) return FailClosed(*client->core);
+  if (client->core->read_only()) return FailReadOnly();
+  const PoolView* view = client->core->session().manager().FindPool(pool);
+  if (view == nullptr) {
+    return Fail(Code::kNotFound, "there is no pool '" + std::string(pool) +
+                                     "'; `zerocp pools` lists those there are; make one with "
+                                     "`zerocpd --pool NAME=SIZExCOUNT` or the RPC CreatePool");
+  }
+  return NewLoan(*client->core, *view, bytes, timeout_ns, loan);
+}
+
+void zerocp_loan_release(zerocp_loan* loan) { Release(loan); }
+
+void zerocp_sample_release(zerocp_sample* sample) { Release(sample); }
+
+zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample) {
+  ClientCore* core = CoreOf(*loan);
+  if (core == nullptr) return Fail(Code::kInvalid, "this is not a loan: published or released");
+  if (!core->writable()) return FailClosed(*core);
+  if (loan->size > loan->capacity) {
+    return Fail(Code::kInvalid, "the loan's size was set to " + std::to_string(loan->size) +
+                                    " bytes, it has " + std::to_string(loan->capacity));
+  }
+  ChunkRef ref = RefOf(*loan);
+  ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
+  ref.header().sequence.store(0, std::memory_order_relaxed);
+  core->session().Share(ref);
+  loan->opaque[0] = nullptr;
+  FillSample(*core, ref, sample);
+  return ZEROCP_OK;
+}
+
+zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
+  ClientCore* core = CoreOf(*sample);
+  if (core == nullptr) return Fail(Code::kInvalid, "this is not a sample: it was released");
+  if (!core->writable()) return FailClosed(*core);
+  ChunkRef ref = RefOf(*sample);
+  handle->instance = core->session().manager().instance_id();
+  if (ref.slot == ChunkRef::kExclusive) {
+    handle->chunk = core->session().Share(ref);
+    Keep(*core, ref, sample);
+  } else {
+    handle->chunk = zerocp::shm::Session::HandleOf(ref);
+  }
+  return ZEROCP_OK;
+}
+
+zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zerocp_sample* sample) {
+  ClientCore& core = *client->core;
+  if (!core.open()) return FailClosed(core);
+  if (handle.instance != core.session().manager().instance_id()) {
+    return Fail(Code::kStale, "the handle belongs to another instance than the one at " +
+                                  core.connection().socket_path());
+  }
+  ChunkRef ref;
+  const Code code = core.session().Open(handle.chunk, &ref);
+  if (code != Code::kOk) return Fail(code);
+  FillSample(core, ref, sample);
+  return ZEROCP_OK;
+}
