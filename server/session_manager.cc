@@ -4,8 +4,6 @@
 #include <openssl/sha.h>
 #include <spdlog/spdlog.h>
 #include <sys/random.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -27,7 +25,6 @@ using shm::Status;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
 
-constexpr uint32_t kFileVersion = 2;
 constexpr size_t kMaxPending = 1024;
 constexpr std::chrono::seconds kRemembered{60};  // how long the log can still name a dead token
 
@@ -79,21 +76,9 @@ bool IsValidLabel(std::string_view label) {
 }
 
 SessionManager::SessionManager(Core& core, shm::UniqueFd file, Options options)
-    : core_(core), options_(std::move(options)), file_(std::move(file)) {}
+    : core_(core), options_(std::move(options)), table_(std::move(file)) {}
 
-void SessionManager::ReadTable(std::map<uint16_t, Record>* records) {
-  for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
-    Record record{};
-    const off_t offset = static_cast<off_t>(id * sizeof(Record));
-    if (pread(file_.get(), &record, sizeof(record), offset) != static_cast<ssize_t>(sizeof(record)))
-      break;
-    if (record.state != static_cast<uint32_t>(SessionState::kFree)) {
-      (*records)[static_cast<uint16_t>(id)] = record;
-    }
-  }
-}
-
-void SessionManager::ReadMirror(std::map<uint16_t, Record>* records) {
+void SessionManager::ReadMirror(SessionTable::Records* records) {
   for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
     const shm::SessionEntry& entry = core_.manager->session_entry(static_cast<uint16_t>(id));
     const uint32_t state = entry.state.load(std::memory_order_acquire);
@@ -111,17 +96,9 @@ void SessionManager::ReadMirror(std::map<uint16_t, Record>* records) {
 
 Result<size_t> SessionManager::Restore() {
   MutexLock lock(mutex_);
-  Header header{};
   const auto uuid = core_.manager->instance_uuid();
-  const bool ours =
-      pread(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header)) &&
-      header.magic == kFileMagic && header.version == kFileVersion &&
-      header.record_bytes == sizeof(Record) &&
-      std::memcmp(header.instance_uuid, uuid.data(), uuid.size()) == 0;
-  std::map<uint16_t, Record> records;
-  if (ours) {
-    ReadTable(&records);
-  } else {
+  SessionTable::Records records;
+  if (!table_.Read(uuid, core_.manager->session_capacity(), &records)) {
     ReadMirror(&records);
     if (!records.empty()) {
       spdlog::warn(
@@ -129,10 +106,7 @@ Result<size_t> SessionManager::Restore() {
           "segment",
           records.size());
     }
-    header = Header{kFileMagic, kFileVersion, sizeof(Record), {}, {}};
-    std::copy(uuid.begin(), uuid.end(), header.instance_uuid);
-    if (ftruncate(file_.get(), 0) != 0 ||
-        pwrite(file_.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header))) {
+    if (!table_.Reset(uuid)) {
       return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
     }
   }
@@ -145,7 +119,7 @@ Result<size_t> SessionManager::Restore() {
     }
     if (found->second.state != static_cast<uint32_t>(SessionState::kRevoked))
       found->second.state = static_cast<uint32_t>(SessionState::kOrphaned);
-    if (!WriteRecord(found->first, found->second)) {
+    if (!table_.Write(found->first, found->second)) {
       return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
     }
     WriteMirror(found->first, found->second);
@@ -160,12 +134,6 @@ Result<size_t> SessionManager::Restore() {
     if (nobody.test(id)) SetMirrorState(static_cast<uint16_t>(id), SessionState::kFree);
   }
   return sessions_.size();
-}
-
-bool SessionManager::WriteRecord(uint16_t id, const Record& record) {
-  const off_t offset = static_cast<off_t>(id * sizeof(Record));
-  return pwrite(file_.get(), &record, sizeof(record), offset) ==
-         static_cast<ssize_t>(sizeof(record));
 }
 
 void SessionManager::WriteMirror(uint16_t id, const Record& record) {
@@ -312,7 +280,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   Copy(record.client_name,
        pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
   FillRandom(record.cookie.data(), record.cookie.size());
-  if (!WriteRecord(id, record)) {
+  if (!table_.Write(id, record)) {
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
   core_.manager->session_entry(id).cache_thread_count.store(0, std::memory_order_relaxed);
@@ -356,7 +324,7 @@ Result<AttachedSession> SessionManager::Reconnect(const Peer& peer, uint32_t id,
   Record& record = sessions_[session];
   if (record.state != static_cast<uint32_t>(SessionState::kRevoked)) {
     record.state = static_cast<uint32_t>(SessionState::kAttached);
-    if (!WriteRecord(session, record)) {
+    if (!table_.Write(session, record)) {
       return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
     }
     SetMirrorState(session, SessionState::kAttached);
@@ -382,7 +350,7 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
     who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
                        Text(record.name), Text(record.client_name), id, record.pid, record.uid);
     SetMirrorState(id, SessionState::kFree);
-    if (!WriteRecord(id, Record{}))
+    if (!table_.Write(id, Record{}))
       spdlog::error("cannot clear session id {} in the session table", id);
     sessions_.erase(session);
   }
@@ -393,18 +361,18 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
 
 void SessionManager::Detach(uint16_t id) {
   const shm::SessionSet gone = shm::SessionSet().set(id);
-  Answers answers;
+  Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
     if (sessions_.count(id) == 0) return;
     Recover(gone, /*orderly=*/true);
-    answers = AnswersFor(gone);
+    answers = terminations_.Finish(gone);
   }
-  Send(std::move(answers));
+  Terminations::Send(std::move(answers));
 }
 
 void SessionManager::Died(const shm::SessionSet& dead) {
-  Answers answers;
+  Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
     shm::SessionSet known;
@@ -415,9 +383,9 @@ void SessionManager::Died(const shm::SessionSet& dead) {
     }
     recovered_count_ += known.count();
     if (known.any()) Recover(known, /*orderly=*/false);
-    answers = AnswersFor(known);
+    answers = terminations_.Finish(known);
   }
-  Send(std::move(answers));
+  Terminations::Send(std::move(answers));
 }
 
 // True if a token of that name waited: it is good for nothing any more.
@@ -434,7 +402,7 @@ void SessionManager::Terminate(const std::string& name, bool kill,
                                std::chrono::milliseconds patience, Terminated done) {
   // Counting reads every record of every pool: not under the lock.
   const std::vector<uint64_t> held = shm::HeldCounts(*core_.manager);
-  Answers answers;
+  Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
     const auto found = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& session) {
@@ -449,83 +417,37 @@ void SessionManager::Terminate(const std::string& name, bool kill,
     } else {
       auto& [id, record] = *found;
       record.state = static_cast<uint32_t>(SessionState::kRevoked);
-      if (!WriteRecord(id, record))
+      if (!table_.Write(id, record))
         spdlog::error("cannot write session id {} to the session table", id);
       SetMirrorState(id, SessionState::kRevoked);
       spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {} chunks{}", name,
                    Text(record.client_name), id, record.pid, record.uid, held[id],
                    kill ? "; it is killed if it does not detach" : "");
       const auto now = options_.now();
-      terminations_.push_back(
-          {id, name, held[id], kill, now + kKillGrace, now + patience, std::move(done)});
+      terminations_.Add({id, name, held[id], record.pid, kill, now + kKillGrace, now + patience,
+                         std::move(done)});
     }
   }
-  Send(std::move(answers));
+  Terminations::Send(std::move(answers));
 }
 
 void SessionManager::AdvanceTerminations(const std::function<bool(uint16_t)>& cannot_answer,
                                          const std::function<int(uint16_t)>& kill) {
-  Answers answers;
+  Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
-    const auto now = options_.now();
-    for (auto next = terminations_.begin(); next != terminations_.end();) {
-      const auto t = next++;
-      const std::string pid = std::to_string(sessions_.at(t->id).pid);
-      absl::Status failed;
-      if (t->kill && (now >= t->kill_at || cannot_answer(t->id))) {
-        t->kill = false;
-        const int error = kill(t->id);
-        spdlog::warn("killed: {} id={} pid={}{}", t->name, t->id, pid,
-                     error == 0 ? "" : std::string(": ") + std::strerror(error));
-        if (error != 0 && error != ESRCH) {
-          failed = MakeError(
-              Reason::kSignalNotPermitted,
-              "process " + pid + " of " + t->name + " cannot be killed: " + std::strerror(error),
-              {{"resource", t->name}, {"pid", pid}});
-        }
-      }
-      if (failed.ok() && now >= t->give_up) {
-        failed = MakeError(
-            Reason::kStillAttached,
-            t->name + " is revoked, and its process " + pid + " has not detached; `kill` ends it",
-            {{"resource", t->name}, {"pid", pid}});
-      }
-      if (failed.ok()) continue;
-      answers.emplace_back(std::move(t->done), failed);
-      terminations_.erase(t);
-    }
+    answers = terminations_.Advance(options_.now(), cannot_answer, kill);
   }
-  Send(std::move(answers));
+  Terminations::Send(std::move(answers));
 }
 
 void SessionManager::AbandonTerminations() {
-  Answers answers;
+  Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
-    for (Termination& termination : terminations_) {
-      answers.emplace_back(
-          std::move(termination.done),
-          MakeError(Reason::kServerDraining, "the daemon is stopping; try again when it is back"));
-    }
-    terminations_.clear();
+    answers = terminations_.Abandon();
   }
-  Send(std::move(answers));
-}
-
-SessionManager::Answers SessionManager::AnswersFor(const shm::SessionSet& gone) {
-  Answers answers;
-  for (auto next = terminations_.begin(); next != terminations_.end();) {
-    const auto t = next++;
-    if (!gone.test(t->id)) continue;
-    answers.emplace_back(std::move(t->done), t->held_chunk_count);
-    terminations_.erase(t);
-  }
-  return answers;
-}
-
-void SessionManager::Send(Answers&& answers) {
-  for (auto& [done, answer] : answers) done(std::move(answer));
+  Terminations::Send(std::move(answers));
 }
 
 bool SessionManager::IsRevoked(uint16_t id) {
@@ -542,7 +464,7 @@ void SessionManager::Orphan(uint16_t id) {
   Record& record = found->second;
   if (record.state != static_cast<uint32_t>(SessionState::kRevoked)) {
     record.state = static_cast<uint32_t>(SessionState::kOrphaned);
-    if (!WriteRecord(id, record))
+    if (!table_.Write(id, record))
       spdlog::error("cannot write session id {} to the session table", id);
     SetMirrorState(id, SessionState::kOrphaned);
   }

@@ -1,9 +1,9 @@
 // Sessions: tokens, attach, detach, death.
 //
-// The authoritative table is private, in memory and in <runtime dir>/sessions (0600, one fixed
-// record per session id, written before a reply gives the id away); the entries in the management
-// segment are a mirror. A token is 32 random bytes, single use, kTokenTtl; only its SHA-256 is
-// kept, and compared in constant time. A session id is given out again only after its recovery.
+// The authoritative table is private, in memory and in a file (session_table.h), written before a
+// reply gives the id away; the entries in the management segment are a mirror. A token is 32 random
+// bytes, single use, kTokenTtl; only its SHA-256 is kept, and compared in constant time. A session
+// id is given out again only after its recovery.
 //
 // Threads. All functions from any thread.
 #pragma once
@@ -24,14 +24,14 @@
 #include "absl/status/statusor.h"
 #include "server/core.h"
 #include "server/death_watch.h"
+#include "server/session_table.h"
+#include "server/terminations.h"
 #include "shm/attach_protocol.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
 
 inline constexpr std::chrono::seconds kTokenTtl{10};
-inline constexpr std::chrono::seconds kKillGrace{2};
-using Cookie = std::array<uint8_t, shm::kCookieBytes>;
 using Token = std::array<uint8_t, 32>;
 
 enum class SessionPhase { kPending, kAttached, kDead, kOrphaned, kRevoked };
@@ -68,7 +68,7 @@ class SessionDirectory {
   // exactly once, from any thread: with the chunks that the session held, when it is gone;
   // SESSION_NOT_FOUND; after `patience` STILL_ATTACHED, the session stays revoked;
   // SIGNAL_NOT_PERMITTED; SERVER_DRAINING.
-  using Terminated = std::function<void(absl::StatusOr<uint64_t>)>;
+  using Terminated = Terminations::Terminated;
   virtual void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
                          Terminated done) = 0;
   // Gives up every Terminate that waits: the daemon stops. Others must not follow.
@@ -155,31 +155,7 @@ class SessionManager final : public SessionDirectory {
   std::string attach_socket() const override { return options_.attach_socket; }
 
  private:
-  // A line of the session table in the file; all-zero: free. Fixed, little endian.
-  struct Record {
-    uint32_t state;  // shm::SessionState
-    int32_t pid;
-    uint32_t uid;
-    uint32_t read_only;
-    uint64_t start_time;
-    int64_t create_time_ns;  // CLOCK_REALTIME
-    int64_t attach_time_ns;
-    char name[24];  // resource name
-    char client_name[shm::kNameBytes];
-    Cookie cookie;  // all zero: lost with an earlier table; the session cannot reconnect
-    uint8_t reserved[16];
-  };
-  static_assert(sizeof(Record) == 160);
-  struct Header {
-    uint64_t magic;
-    uint32_t version;
-    uint32_t record_bytes;
-    uint8_t instance_uuid[16];
-    uint8_t reserved[128];
-  };
-  static_assert(sizeof(Header) == sizeof(Record));
-  static constexpr uint64_t kFileMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
-
+  using Record = SessionRecord;
   struct Pending {
     std::array<uint8_t, 32> token_hash;
     std::string name;
@@ -191,24 +167,8 @@ class SessionManager final : public SessionDirectory {
     bool used = false;
   };
 
-  struct Termination {
-    uint16_t id;
-    std::string name;
-    uint64_t held_chunk_count;
-    bool kill;  // and not done yet
-    std::chrono::steady_clock::time_point kill_at;
-    std::chrono::steady_clock::time_point give_up;
-    Terminated done;
-  };
-  // To be called without a lock.
-  using Answers = std::vector<std::pair<Terminated, absl::StatusOr<uint64_t>>>;
-
   bool RevokePending(const std::string& name) ZEROCP_REQUIRES(mutex_);
-  Answers AnswersFor(const shm::SessionSet& gone) ZEROCP_REQUIRES(mutex_);
-  static void Send(Answers&& answers);
-  void ReadTable(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
-  void ReadMirror(std::map<uint16_t, Record>* records) ZEROCP_REQUIRES(mutex_);
-  bool WriteRecord(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
+  void ReadMirror(SessionTable::Records* records) ZEROCP_REQUIRES(mutex_);
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
@@ -225,11 +185,11 @@ class SessionManager final : public SessionDirectory {
   Core& core_;
   const Options options_;
   Mutex mutex_;  // before Core::mutex
-  shm::UniqueFd file_ ZEROCP_GUARDED_BY(mutex_);
-  std::map<uint16_t, Record> sessions_ ZEROCP_GUARDED_BY(mutex_);
+  SessionTable table_ ZEROCP_GUARDED_BY(mutex_);
+  SessionTable::Records sessions_ ZEROCP_GUARDED_BY(mutex_);
   // Unused tokens, and for a minute used and expired ones, so that the log can tell them apart.
   std::list<Pending> pending_ ZEROCP_GUARDED_BY(mutex_);
-  std::list<Termination> terminations_ ZEROCP_GUARDED_BY(mutex_);
+  Terminations terminations_ ZEROCP_GUARDED_BY(mutex_);
   uint64_t recovered_count_ ZEROCP_GUARDED_BY(mutex_) = 0;
   uint16_t next_id_ ZEROCP_GUARDED_BY(mutex_) = shm::kFirstSession;
 };

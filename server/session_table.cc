@@ -1,0 +1,59 @@
+#include "server/session_table.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstring>
+
+namespace zerocp {
+namespace {
+
+constexpr uint64_t kMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
+constexpr uint32_t kVersion = 2;
+
+struct Header {
+  uint64_t magic;
+  uint32_t version;
+  uint32_t record_bytes;
+  uint8_t instance_uuid[16];
+  uint8_t reserved[128];
+};
+static_assert(sizeof(Header) == sizeof(SessionRecord));
+
+}  // namespace
+
+bool SessionTable::Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity,
+                        Records* records) const {
+  Header header{};
+  if (pread(file_.get(), &header, sizeof(header), 0) != static_cast<ssize_t>(sizeof(header)) ||
+      header.magic != kMagic || header.version != kVersion ||
+      header.record_bytes != sizeof(SessionRecord) ||
+      std::memcmp(header.instance_uuid, uuid.data(), uuid.size()) != 0) {
+    return false;
+  }
+  for (uint32_t id = shm::kFirstSession; id < capacity; ++id) {
+    SessionRecord record{};
+    const off_t offset = static_cast<off_t>(id * sizeof(record));
+    if (pread(file_.get(), &record, sizeof(record), offset) != static_cast<ssize_t>(sizeof(record)))
+      break;
+    if (record.state != static_cast<uint32_t>(shm::SessionState::kFree)) {
+      (*records)[static_cast<uint16_t>(id)] = record;
+    }
+  }
+  return true;
+}
+
+bool SessionTable::Reset(const std::array<uint8_t, 16>& uuid) {
+  Header header{kMagic, kVersion, sizeof(SessionRecord), {}, {}};
+  std::copy(uuid.begin(), uuid.end(), header.instance_uuid);
+  return ftruncate(file_.get(), 0) == 0 &&
+         pwrite(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header));
+}
+
+bool SessionTable::Write(uint16_t id, const SessionRecord& record) {
+  const off_t offset = static_cast<off_t>(id * sizeof(record));
+  return pwrite(file_.get(), &record, sizeof(record), offset) ==
+         static_cast<ssize_t>(sizeof(record));
+}
+
+}  // namespace zerocp

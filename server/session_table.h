@@ -1,0 +1,53 @@
+// The session table on disk: <runtime dir>/sessions, 0600, what the next daemon knows of this one's
+// sessions.
+//
+// A header, then one fixed record per session id at id * sizeof(record), little endian; each is
+// written by one pwrite. Threads: its owner's lock.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <map>
+
+#include "shm/attach_protocol.h"
+#include "shm/layout.h"
+#include "shm/unique_fd.h"
+
+namespace zerocp {
+
+using Cookie = std::array<uint8_t, shm::kCookieBytes>;
+
+// All-zero: free.
+struct SessionRecord {
+  uint32_t state;  // shm::SessionState
+  int32_t pid;
+  uint32_t uid;
+  uint32_t read_only;
+  uint64_t start_time;
+  int64_t create_time_ns;  // CLOCK_REALTIME
+  int64_t attach_time_ns;
+  char name[24];  // resource name
+  char client_name[shm::kNameBytes];
+  Cookie cookie;  // all zero: lost with an earlier table; the session cannot reconnect
+  uint8_t reserved[16];
+};
+static_assert(sizeof(SessionRecord) == 160);
+
+class SessionTable {
+ public:
+  using Records = std::map<uint16_t, SessionRecord>;
+
+  // `file`: opened for reading and writing.
+  explicit SessionTable(shm::UniqueFd file) : file_(std::move(file)) {}
+  // Reads the records of ids below `capacity`. False: the file is not of the instance `uuid`.
+  bool Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity, Records* records) const;
+  // Begins an empty table of the instance `uuid`. False: errno says why.
+  bool Reset(const std::array<uint8_t, 16>& uuid);
+  // False: errno says why.
+  bool Write(uint16_t id, const SessionRecord& record);
+
+ private:
+  shm::UniqueFd file_;
+};
+
+}  // namespace zerocp
