@@ -127,6 +127,9 @@ absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wa
   spdlog::info("channel {} created: pool {}, queue of {}, {}, at most {} subscribers",
                info.spec.name, info.spec.pool, info.spec.queue_capacity, Name(info.spec.when_full),
                info.max_subscriber_count);
+  core_.events.Add(EventKind::kChannelChanged, ChannelResource(info.spec.name),
+                   fmt::format("created: pool {}, queue of {}, {}", info.spec.pool,
+                               info.spec.queue_capacity, Name(info.spec.when_full)));
   return CreatedChannel{info, true};
 }
 
@@ -158,6 +161,9 @@ absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use,
   core_.registry.RetireLanes();  // without members it is gone now
   spdlog::info("channel {} deleted: {} publishers and {} subscribers were told", name, publishers,
                subscribers);
+  core_.events.Add(
+      EventKind::kChannelChanged, ChannelResource(name),
+      fmt::format("deleted: {} publishers and {} subscribers were told", publishers, subscribers));
   return absl::OkStatus();
 }
 
@@ -176,6 +182,9 @@ absl::StatusOr<uint64_t> ChannelManager::DetachSubscriber(const SubscriberName& 
   }
   spdlog::warn("{} of session id {} detached by an operator; {} messages waited for it",
                SubscriberResource(name), channel->subscribers[name.index].session, queued);
+  core_.events.Add(EventKind::kChannelChanged, ChannelResource(name.channel),
+                   fmt::format("{} detached by an operator; {} messages waited for it",
+                               SubscriberResource(name), queued));
   return queued;
 }
 
@@ -220,7 +229,14 @@ std::vector<ChannelStats> ChannelManager::Stats() {
 
 shm::AuditReport ChannelManager::Audit() {
   MutexLock lock(core_.mutex);
-  return shm::Audit(*core_.manager, core_.registry, core_.attached);
+  shm::AuditReport report = shm::Audit(*core_.manager, core_.registry, core_.attached);
+  if (!report.violations.empty()) {
+    const auto& first = report.violations.front();
+    core_.events.Add(EventKind::kDamageFound, "",
+                     fmt::format("an audit found {} invariants broken; the first: {}: {}",
+                                 report.violations.size(), first.invariant, first.detail));
+  }
+  return report;
 }
 
 }  // namespace zerocp

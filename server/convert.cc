@@ -387,8 +387,6 @@ v1::PoolStats ToProto(const PoolStats& stats) {
   return proto;
 }
 
-namespace {
-
 google::protobuf::Duration ToProto(std::chrono::milliseconds duration) {
   google::protobuf::Duration proto;
   proto.set_seconds(duration.count() / 1000);
@@ -409,6 +407,8 @@ v1::HeldChunk::Phase ToProto(shm::HoldPhase phase) {
   }
   return v1::HeldChunk::PHASE_UNSPECIFIED;
 }
+
+namespace {
 
 const SessionInfo* FindSession(const std::vector<SessionInfo>& sessions, uint16_t id) {
   const auto found = std::find_if(sessions.begin(), sessions.end(),

@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
+#include "server/event_log.h"
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
 #include "server/session_manager.h"
@@ -74,6 +75,9 @@ std::string SessionKey(const SessionInfo& session);
 // Responses.
 
 google::protobuf::Timestamp ToProto(std::chrono::system_clock::time_point time);
+google::protobuf::Duration ToProto(std::chrono::milliseconds duration);
+v1::HeldChunk::Phase ToProto(shm::HoldPhase phase);
+v1::WatchEventsResponse ToProto(const Event& event);
 v1::Pool ToProto(const PoolInfo& pool);
 v1::Channel ToProto(const ChannelInfo& channel);
 v1::Session ToProto(const SessionInfo& session);

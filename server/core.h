@@ -8,6 +8,7 @@
 #include <chrono>
 #include <memory>
 
+#include "server/event_log.h"
 #include "server/mutex.h"
 #include "shm/channel_registry.h"
 #include "shm/mem_pool_manager.h"
@@ -21,6 +22,8 @@ struct Core {
 
   const std::unique_ptr<shm::MemPoolManager> manager;
   const std::chrono::system_clock::time_point start_time = std::chrono::system_clock::now();
+
+  EventLog events;  // has a mutex of its own, taken after every other
 
   Mutex mutex;
   shm::ChannelRegistry registry ZEROCP_GUARDED_BY(mutex);

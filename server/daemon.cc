@@ -179,6 +179,10 @@ Status Daemon::Restore() {
   Result<size_t> restored = sessions_->Restore();
   if (!restored.ok()) return restored.status();
   if (adopted_) spdlog::info("adopted {} with {} sessions", SegmentsText(), *restored);
+  core_.events.Add(
+      EventKind::kDaemonStarted, "",
+      adopted_ ? fmt::format("{} adopted {} with {} sessions", kVersion, SegmentsText(), *restored)
+               : fmt::format("{} created {}", kVersion, SegmentsText()));
   if (core_.manager->session_capacity() != options_.max_session_count + shm::kFirstSession) {
     spdlog::warn("--max-sessions {} has no effect on adopted segments: they have {}",
                  options_.max_session_count,

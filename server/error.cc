@@ -53,6 +53,8 @@ constexpr std::array kTable = {
         Detail::kQuotaFailure, "", 0},
     Row{Reason::kSessionLimit, StatusCode::kResourceExhausted, "SESSION_LIMIT",
         Detail::kQuotaFailure, "", 1},
+    Row{Reason::kWatcherLimit, StatusCode::kResourceExhausted, "WATCHER_LIMIT",
+        Detail::kQuotaFailure, "", 1},
     Row{Reason::kSegmentFull, StatusCode::kResourceExhausted, "SEGMENT_FULL", Detail::kQuotaFailure,
         "", 0},
     Row{Reason::kShmFilesystemFull, StatusCode::kResourceExhausted, "SHM_FILESYSTEM_FULL",

@@ -39,6 +39,7 @@ enum class Reason {
   kPoolLimit,              // RESOURCE_EXHAUSTED
   kChannelLimit,           // RESOURCE_EXHAUSTED
   kSessionLimit,           // RESOURCE_EXHAUSTED, worth another try
+  kWatcherLimit,           // RESOURCE_EXHAUSTED, worth another try
   kSegmentFull,            // RESOURCE_EXHAUSTED: a segment's address range
   kShmFilesystemFull,      // RESOURCE_EXHAUSTED: the segment directory's file system
   kMemoryLimit,            // RESOURCE_EXHAUSTED: a memory cgroup or MemAvailable

@@ -16,6 +16,8 @@
 
 namespace zerocp {
 
+class EventStreams;
+
 // What the services work on. Everything outlives them.
 struct ServiceContext {
   Core& core;
@@ -25,6 +27,7 @@ struct ServiceContext {
   PoolWatch& watch;
   Worker& long_worker;   // changes and the audit: one after the other, for seconds at times
   Worker& short_worker;  // everything else: does not wait for those
+  EventStreams& event_streams;
 };
 
 // The answer to a call that came too late.

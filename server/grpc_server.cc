@@ -20,6 +20,7 @@
 
 #include "grpc/health/v1/health.pb.h"
 #include "server/admin_service.h"
+#include "server/grpc_event_stream.h"
 #include "server/grpc_listener.h"
 #include "server/observer_service.h"
 #include "server/session_service.h"
@@ -148,9 +149,10 @@ struct Endpoint {
 
 struct GrpcServer::Parts {
   explicit Parts(const Options& options)
-      : watch(options.core), context{options.core,     options.pools, options.channels,
-                                     options.sessions, watch,         long_worker,
-                                     short_worker} {
+      : watch(options.core),
+        event_streams(options.core.events, short_worker),
+        context{options.core, options.pools, options.channels, options.sessions,
+                watch,        long_worker,   short_worker,     event_streams} {
     watch.Start();
   }
 
@@ -160,6 +162,7 @@ struct GrpcServer::Parts {
   PoolWatch watch;
   Worker long_worker;
   Worker short_worker;
+  EventStreams event_streams;
   const ServiceContext context;
   AdminService admin_service{context};
   ObserverService observer_service{context};
@@ -231,6 +234,7 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   parts_->short_worker.Stop();
   parts_->long_worker.Stop();
   parts_->context.sessions.AbandonTerminations();
+  parts_->event_streams.Stop();
   for (Endpoint& endpoint : parts_->endpoints) endpoint.server->Shutdown(deadline);
   parts_->endpoints.clear();
 }

@@ -9,6 +9,7 @@
 
 #include "server/build_info.h"
 #include "server/convert.h"
+#include "server/grpc_event_stream.h"
 
 namespace zerocp {
 namespace {
@@ -19,7 +20,7 @@ constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
 constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "pool-growth",
-                                     "read-only-sessions"};
+                                     "read-only-sessions", "events"};
 
 }  // namespace
 
@@ -141,6 +142,11 @@ grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerCo
     if (*after) response->clear_holders();
     return absl::OkStatus();
   });
+}
+
+grpc::ServerWriteReactor<v1::WatchEventsResponse>* ObserverService::WatchEvents(
+    grpc::CallbackServerContext*, const v1::WatchEventsRequest* request) {
+  return context_.event_streams.Open(*request);
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,

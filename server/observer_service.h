@@ -31,6 +31,8 @@ class ObserverService final : public v1::ObserverService::CallbackService {
   grpc::ServerUnaryReactor* ListHeldChunks(grpc::CallbackServerContext* call,
                                            const v1::ListHeldChunksRequest* request,
                                            v1::ListHeldChunksResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchEventsResponse>* WatchEvents(
+      grpc::CallbackServerContext* call, const v1::WatchEventsRequest* request) override;
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* call,
                                      const v1::GetStatsRequest* request,
                                      v1::GetStatsResponse* response) override;

@@ -189,6 +189,9 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
       "ms",
       spec.name, spec.chunk_count, spec.chunk_size_bytes, *needed, spec.max_chunk_count,
       took.count());
+  core_.events.Add(EventKind::kPoolChanged, PoolResource(spec.name),
+                   fmt::format("created: {} chunks of {} bytes, room for {}", spec.chunk_count,
+                               spec.chunk_size_bytes, spec.max_chunk_count));
   return CreatedPool{Describe(spec.name, entry), true};
 }
 
@@ -241,6 +244,8 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
   if (!grown.ok()) return FromShm(grown, Resource::kPool, resource);
   spdlog::info("pool {} grown: {} chunks, {} before, {} bytes of memory more", change.name, wanted,
                before, needed);
+  core_.events.Add(EventKind::kPoolChanged, resource,
+                   fmt::format("grown: {} chunks, {} before", wanted, before));
   return Get(change.name);
 }
 

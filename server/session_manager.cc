@@ -178,6 +178,11 @@ std::string SessionManager::NewName() {
   return text;
 }
 
+std::string SessionManager::WhoText(const Record& record) {
+  return fmt::format("\"{}\" pid {} uid {}", Printable(Text(record.client_name)), record.pid,
+                     record.uid);
+}
+
 void SessionManager::ForgetOldPending() {
   const auto now = options_.now();
   pending_.remove_if([&](const Pending& p) { return now >= p.expire_time + kRemembered; });
@@ -288,6 +293,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);
   core_.attached.set(id);
+  core_.events.Add(EventKind::kSessionAttached, pending.name, WhoText(record) + " attached");
   return AttachedSession{id, pending.name, record.read_only != 0, record.cookie};
 }
 
@@ -329,6 +335,7 @@ Result<AttachedSession> SessionManager::Reconnect(const Peer& peer, uint32_t id,
     }
     SetMirrorState(session, SessionState::kAttached);
   }
+  core_.events.Add(EventKind::kSessionAttached, Text(record.name), WhoText(record) + " came back");
   return AttachedSession{session, Text(record.name), record.read_only != 0, record.cookie};
 }
 
@@ -347,6 +354,12 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
     const auto session = next++;
     const auto& [id, record] = *session;
     if (!gone.test(id)) continue;
+    core_.events.Add(orderly ? EventKind::kSessionDetached : EventKind::kSessionDied,
+                     Text(record.name),
+                     fmt::format("{} {}: {} chunks {} in {} us{}", WhoText(record),
+                                 orderly ? "detached" : "died", report.freed_chunk_count,
+                                 orderly ? "freed" : "recovered", time.count(),
+                                 gone.count() == 1 ? "" : ", with those that ended with it"));
     who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
                        Text(record.name), Text(record.client_name), id, record.pid, record.uid);
     SetMirrorState(id, SessionState::kFree);
@@ -423,6 +436,9 @@ void SessionManager::Terminate(const std::string& name, bool kill,
       spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {} chunks{}", name,
                    Text(record.client_name), id, record.pid, record.uid, held[id],
                    kill ? "; it is killed if it does not detach" : "");
+      core_.events.Add(
+          EventKind::kSessionRevoked, name,
+          fmt::format("{} is to detach; it holds {} chunks", WhoText(record), held[id]));
       const auto now = options_.now();
       terminations_.Add({id, name, held[id], record.pid, kill, now + kKillGrace, now + patience,
                          std::move(done)});
@@ -473,6 +489,8 @@ void SessionManager::Orphan(uint16_t id) {
       "what it "
       "holds stays until the kernel proves its death",
       Text(record.name), Text(record.client_name), id, record.pid, record.uid);
+  core_.events.Add(EventKind::kSessionOrphaned, Text(record.name),
+                   WhoText(record) + ": its connection ended, and what it holds stays");
 }
 
 std::map<uint16_t, ProcessIdentity> SessionManager::Living() {

@@ -175,6 +175,7 @@ class SessionManager final : public SessionDirectory {
   shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
       ZEROCP_REQUIRES(mutex_);
   static std::string NewName();
+  static std::string WhoText(const Record& record);
   size_t capacity() const;
   std::string FullText() const;
   void ForgetOldPending() ZEROCP_REQUIRES(mutex_);

@@ -308,6 +308,35 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
   EXPECT_EQ(sessions_->Attach(Self(), "", &created->token).code(), Code::kDenied);
 }
 
+TEST_F(SessionManagerTest, EventsTellWhoCameWhoLeftAndWhoDied) {
+  const auto left = sessions_->Attach(Self(), "left", nullptr);
+  const auto dies = sessions_->Attach(Self(), "dies", nullptr);
+  ASSERT_TRUE(left.ok() && dies.ok());
+  sessions_->Orphan(dies->id);
+  sessions_->Detach(left->id);
+  sessions_->Died(shm::SessionSet().set(dies->id));
+  const struct {
+    EventKind kind;
+    std::string resource;
+    const char* text;
+  } expected[] = {
+      {EventKind::kSessionAttached, left->name, "\"left\" pid"},
+      {EventKind::kSessionAttached, dies->name, "\"dies\" pid"},
+      {EventKind::kSessionOrphaned, dies->name, "what it holds stays"},
+      {EventKind::kSessionDetached, left->name, "detached: 0 chunks freed"},
+      {EventKind::kSessionDied, dies->name, "died: 0 chunks recovered in"},
+  };
+  int64_t number = 0;
+  for (const auto& wanted : expected) {
+    const auto event = instance_.core.events.Next(number++);
+    ASSERT_TRUE(event.has_value());
+    EXPECT_EQ(event->kind, wanted.kind);
+    EXPECT_EQ(event->resource, wanted.resource);
+    EXPECT_NE(event->detail.find(wanted.text), std::string::npos) << event->detail;
+  }
+  EXPECT_FALSE(instance_.core.events.Next(number).has_value());
+}
+
 TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
   const uint16_t id = AttachSelf();
   ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
