@@ -42,6 +42,9 @@ std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& a
   if (wanted.when_full != actual.when_full) {
     add(fmt::format("when_full {}, not {}", Name(actual.when_full), Name(wanted.when_full)));
   }
+  if (wanted.max_held_count != actual.max_held_count) {
+    add(fmt::format("max_held_count {}, not {}", actual.max_held_count, wanted.max_held_count));
+  }
   if (wanted.message_type != actual.message_type) {
     add(fmt::format("message_type \"{}\", not \"{}\"", actual.message_type, wanted.message_type));
   }

@@ -94,6 +94,8 @@ absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request)
   }
   spec.queue_capacity =
       Narrow<uint32_t>(channel.queue_capacity(), "channel.queue_capacity", violations);
+  spec.max_held_count =
+      Narrow<uint32_t>(channel.max_held_count(), "channel.max_held_count", violations);
   spec.message_type = channel.message_type();
   if (HasControlCharacter(spec.message_type)) {
     violations.push_back({"channel.message_type", "must not contain control characters"});
@@ -330,6 +332,7 @@ v1::Channel ToProto(const ChannelInfo& channel) {
                           ? v1::Channel::WHEN_FULL_WAIT
                           : v1::Channel::WHEN_FULL_DROP_OLDEST);
   proto.set_queue_capacity(static_cast<int32_t>(channel.spec.queue_capacity));
+  proto.set_max_held_count(static_cast<int32_t>(channel.spec.max_held_count));
   proto.set_message_type(channel.spec.message_type);
   proto.set_max_subscriber_count(static_cast<int32_t>(channel.max_subscriber_count));
   return proto;

@@ -236,6 +236,7 @@ absl::Status FromShm(const shm::Status& status, Resource resource, std::string_v
     case shm::Code::kInstanceLost:
     case shm::Code::kExhausted:
     case shm::Code::kTooLarge:
+    case shm::Code::kHeldLimit:
     case shm::Code::kHoldersFull:
     case shm::Code::kTypeMismatch:
     case shm::Code::kStale:

@@ -118,7 +118,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->allow_extra_args(false);
   app.add_option("--channel", raw.channels,
                  "a channel to create, as camera=video,queue=8; repeatable")
-      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop]")
+      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N]")
       ->allow_extra_args(false);
   app.add_option("--reserve", raw.reserve,
                  "address range for chunks (default 1TiB); memory is only taken by pools")
@@ -304,9 +304,15 @@ Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
     channel.queue_capacity = static_cast<uint32_t>(number);
   } else if (key == "when-full" && (value == "wait" || value == "drop")) {
     channel.when_full = value == "wait" ? shm::WhenFull::kWait : shm::WhenFull::kDropOldest;
+  } else if (key == "max-held") {
+    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxChunksPerPool) {
+      return Invalid("max-held= is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
+    }
+    channel.max_held_count = static_cast<uint32_t>(number);
   } else {
-    return Invalid("after the pool ,queue=N and ,when-full=wait or drop are possible, not \"" +
-                   std::string(field) + "\"");
+    return Invalid(
+        "after the pool ,queue=N ,when-full=wait or drop and ,max-held=N are possible, not \"" +
+        std::string(field) + "\"");
   }
   return Status();
 }
@@ -316,7 +322,9 @@ Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
 Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos)
-    return Invalid("NAME=POOL[,queue=N][,when-full=wait|drop] is needed, as camera=video,queue=8");
+    return Invalid(
+        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N] is needed, as "
+        "camera=video,queue=8");
   shm::ChannelSpec channel;
   channel.name = text.substr(0, equals);
   std::string_view rest = text.substr(equals + 1);

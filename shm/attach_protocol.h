@@ -86,8 +86,8 @@ struct AttachReply {
   uint32_t epoch;
   uint64_t lane_offset;
   uint64_t ended_lanes;
-  uint32_t read_only;  // kAttach: 1, the chunk segment's descriptor is for reading only
-  uint32_t reserved0;
+  uint32_t read_only;            // kAttach: 1, the chunk segment's descriptor is for reading only
+  uint32_t max_held_count;       // kJoinSubscriber
   uint8_t cookie[kCookieBytes];  // kAttach: for a kReconnect; secret
   uint32_t own_queue_capacity;
   uint32_t lossy;
@@ -108,6 +108,7 @@ inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->ended_lanes = info.ended_lanes;
   reply->own_queue_capacity = info.queue_capacity;
   reply->lossy = info.lossy ? 1 : 0;
+  reply->max_held_count = info.max_held_count;
 }
 
 inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
@@ -120,7 +121,8 @@ inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
           reply.lane_offset,
           reply.ended_lanes,
           reply.own_queue_capacity,
-          reply.lossy != 0};
+          reply.lossy != 0,
+          reply.max_held_count};
 }
 
 }  // namespace zerocp::shm

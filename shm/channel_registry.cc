@@ -77,6 +77,10 @@ std::vector<Violation> Validate(const ChannelSpec& spec) {
     found.push_back(
         {"queue_capacity", "must be 0, or from 1 to " + std::to_string(kMaxQueueCapacity)});
   }
+  if (spec.max_held_count > kMaxChunksPerPool) {
+    found.push_back(
+        {"max_held_count", "must be 0, or from 1 to " + std::to_string(kMaxChunksPerPool)});
+  }
   const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
   if (spec.message_type.size() > kMessageTypeBytes ||
       !std::all_of(spec.message_type.begin(), spec.message_type.end(), is_printable)) {
@@ -135,6 +139,7 @@ Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
   entry.max_subscriber_count = channel.geometry.max_subscriber_count;
   entry.pool = pool->index;
   entry.when_full = static_cast<uint8_t>(channel.spec.when_full);
+  entry.max_held_count = channel.spec.max_held_count;
   entry.region_offset = *offset;
   std::memcpy(entry.uid, channel.uid.data(), sizeof(entry.uid));
   entry.create_time_ns = channel.create_time_ns;
@@ -259,7 +264,8 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                   0,
                   ended,
                   subscriber.queue_capacity,
-                  subscriber.lossy};
+                  subscriber.lossy,
+                  channel->spec.max_held_count};
 }
 
 Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {
@@ -520,6 +526,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   channel.spec.message_type = ReadText(entry.message_type, sizeof(entry.message_type));
   channel.spec.queue_capacity = entry.queue_capacity;
   channel.spec.when_full = static_cast<WhenFull>(entry.when_full);
+  channel.spec.max_held_count = entry.max_held_count;
   channel.pool = entry.pool;
   const PoolView* pool = manager_.pool(channel.pool);
   const auto damaged = [&](const std::string& what) {

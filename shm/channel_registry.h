@@ -33,6 +33,7 @@ struct ChannelSpec {
   uint32_t queue_capacity = 0;  // 1 to kMaxQueueCapacity, rounded up to a power of two; 0: 16
   std::string message_type;     // at most kMessageTypeBytes characters
   WhenFull when_full = WhenFull::kWait;
+  uint32_t max_held_count = 0;  // samples one subscriber may hold at once; 0: not limited
 };
 std::vector<Violation> Validate(const ChannelSpec& spec);
 
@@ -52,8 +53,9 @@ struct JoinInfo {
   uint64_t lane_offset;  // publishers only
   uint64_t
       ended_lanes;  // subscribers only: bit i: what lane entry i holds had ended before the join
-  uint32_t queue_capacity;  // subscribers only: of its own
-  bool lossy;               // subscribers only: served by dropping
+  uint32_t queue_capacity;      // subscribers only: of its own
+  bool lossy;                   // subscribers only: served by dropping
+  uint32_t max_held_count = 0;  // subscribers only: samples it may hold at once; 0: not limited
 };
 
 class ChannelRegistry {

@@ -185,9 +185,9 @@ struct ChannelEntry {
   uint32_t queue_capacity;      // power of two
   uint16_t max_subscriber_count;
   uint8_t pool;
-  uint8_t when_full;  // WhenFull
-  uint32_t reserved1;
-  uint64_t region_offset;  // management segment: ChannelHeader and what follows it
+  uint8_t when_full;        // WhenFull
+  uint32_t max_held_count;  // samples one subscriber may hold at once; 0: not limited
+  uint64_t region_offset;   // management segment: ChannelHeader and what follows it
   uint8_t uid[16];
   int64_t create_time_ns;
   char name[kNameBytes];
@@ -299,7 +299,8 @@ static_assert(offsetof(Cursor, daemon_claim) == 8 && offsetof(Cursor, subscriber
               offsetof(Cursor, start) == 24 && offsetof(Cursor, dropped) == 32);
 static_assert(offsetof(SubscriberEntry, lossy) == 6 &&
               offsetof(SubscriberEntry, queue_capacity) == 20);
-static_assert(offsetof(ChannelEntry, when_full) == 11);
+static_assert(offsetof(ChannelEntry, when_full) == 11 &&
+              offsetof(ChannelEntry, max_held_count) == 12);
 static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhausted_count) == 112 &&
               offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
 static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, given_up) == 48 &&

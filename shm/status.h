@@ -23,6 +23,7 @@ enum class Code : int32_t {
   kInstanceLost = 5,  // the daemon does not know the session: it came back with other segments
   kExhausted = 6,
   kTooLarge = 7,
+  kHeldLimit = 8,  // as many chunks are held at once as may be: release one
   kHoldersFull = 9,
   kNotFound = 10,
   kTypeMismatch = 11,

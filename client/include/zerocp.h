@@ -71,6 +71,7 @@ enum {
   ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other segments: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
+  ZEROCP_HELD_LIMIT = 8,     /* as many samples are held as may be: release one */
   ZEROCP_HOLDERS_FULL = 9,   /* the chunk has as many holders as its pool allows */
   ZEROCP_NOT_FOUND = 10,     /* no channel or pool of that name */
   ZEROCP_TYPE_MISMATCH = 11, /* the channel carries another message type */
@@ -256,7 +257,9 @@ ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_
 /* Takes the next message. TIMEOUT: none came. END_OF_STREAM or PUBLISHER_DIED: every publisher that
  * was there is gone and nothing is left; said once, then the call waits for the next publisher.
  * DETACHED. DAMAGED: what a publisher sent is impossible; it is not listened to any more.
- * UNAVAILABLE after fork. */
+ * HELD_LIMIT: the subscriber holds as many samples as its channel allows (max_held_count). Said at
+ * once, whatever `timeout_ns` is and whether or not a message is there; the queue stays as it is.
+ * Samples count until they are released, by whatever thread. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
                                               zerocp_sample* sample);
 

@@ -11,6 +11,7 @@ static_assert(ZEROCP_DETACHED == static_cast<int>(Code::kDetached));
 static_assert(ZEROCP_INSTANCE_LOST == static_cast<int>(Code::kInstanceLost));
 static_assert(ZEROCP_EXHAUSTED == static_cast<int>(Code::kExhausted));
 static_assert(ZEROCP_TOO_LARGE == static_cast<int>(Code::kTooLarge));
+static_assert(ZEROCP_HELD_LIMIT == static_cast<int>(Code::kHeldLimit));
 static_assert(ZEROCP_HOLDERS_FULL == static_cast<int>(Code::kHoldersFull));
 static_assert(ZEROCP_NOT_FOUND == static_cast<int>(Code::kNotFound));
 static_assert(ZEROCP_TYPE_MISMATCH == static_cast<int>(Code::kTypeMismatch));
@@ -80,6 +81,8 @@ const char* zerocp_code_name(zerocp_code code) {
       return "EXHAUSTED";
     case ZEROCP_TOO_LARGE:
       return "TOO_LARGE";
+    case ZEROCP_HELD_LIMIT:
+      return "HELD_LIMIT";
     case ZEROCP_HOLDERS_FULL:
       return "HOLDERS_FULL";
     case ZEROCP_NOT_FOUND:

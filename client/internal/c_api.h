@@ -14,6 +14,7 @@
 
 #include "client/include/zerocp.h"
 #include "client/internal/client_core.h"
+#include "client/internal/held_counts.h"
 #include "client/internal/last_error.h"
 #include "shm/deadline.h"
 #include "shm/publisher_port.h"
@@ -29,6 +30,7 @@ struct zerocp_publisher {
 struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::SubscriberPort> port;
+  zerocp::internal::HeldCount held{};  // none unless the channel limits it
 };
 
 namespace zerocp::internal {
@@ -46,7 +48,8 @@ inline Deadline ToDeadline(int64_t timeout_ns) {
 }
 
 // Loans and samples as the caller has them.
-// opaque: the core and the pool's view; opaque_chunk: the chunk and the slot.
+// opaque: the core and the pool's view; opaque_chunk: the chunk:32, the slot:16, and the number of
+// the count that the sample is in:16, 0 for none.
 
 template <class Right>
 void Keep(ClientCore& core, const ChunkRef& ref, Right* right) {

@@ -9,12 +9,17 @@ void Release(Right* right) {
   ClientCore* core = CoreOf(*right);
   if (core == nullptr) return;
   const ChunkRef ref = RefOf(*right);
+  const auto held = static_cast<uint16_t>(right->opaque_chunk >> 48);
   right->opaque[0] = nullptr;
   if (core->writable()) [[likely]] {
     core->Release(ref);
   } else if (core->mapped()) {
     core->ReleaseLost();
+  } else {
+    return;  // the child of a fork: its parent counts
   }
+  if (held != 0) [[unlikely]]
+    HeldCounts::Get().Subtract(held);  // last: no more are held than are counted
 }
 
 [[gnu::cold, gnu::noinline]] zerocp_code FailLoan(ClientCore& core, const PoolView& pool,
@@ -119,7 +124,9 @@ zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
   handle->instance = core->session().manager().instance_id();
   if (ref.slot == ChunkRef::kExclusive) {
     handle->chunk = core->session().Share(ref);
+    const uint64_t held = sample->opaque_chunk >> 48 << 48;
     Keep(*core, ref, sample);
+    sample->opaque_chunk |= held;
   } else {
     handle->chunk = zerocp::shm::Session::HandleOf(ref);
   }

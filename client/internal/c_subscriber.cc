@@ -1,5 +1,6 @@
 // The functions of zerocp.h for a subscriber.
 #include "client/internal/c_api.h"
+#include "shm/mutant.h"
 
 namespace zerocp::internal {
 namespace {
@@ -8,6 +9,15 @@ namespace {
   if (code != Code::kDetached || !subscriber.port->left()) return FailWait(*subscriber.core, code);
   if (subscriber.port->channel_was_deleted()) return Fail(code);
   return Fail(code, "an operator detached this subscriber from its channel; close it");
+}
+
+[[gnu::cold, gnu::noinline]] zerocp_code FailHeld(const zerocp_subscriber& subscriber) {
+  const uint32_t channel = subscriber.port->info().channel;
+  const auto& name = subscriber.core->session().manager().channel_entry(channel).name;
+  return Fail(Code::kHeldLimit, "this subscriber holds " + std::to_string(subscriber.held.limit()) +
+                                    " samples, and channel '" +
+                                    std::string(name, strnlen(name, sizeof(name))) +
+                                    "' allows no more at once (max_held_count): release one");
 }
 
 }  // namespace
@@ -19,9 +29,18 @@ zerocp_code zerocp_join_subscriber(zerocp_client* client, const char* channel,
                                    const zerocp_join_options* options,
                                    zerocp_subscriber** subscriber) {
   return Guarded([&] {
-    return Join<zerocp_subscriber, zerocp::shm::SubscriberPort>(
-        client, channel, options, AttachOp::kJoinSubscriber, AttachOp::kLeaveSubscriber,
-        subscriber);
+    zerocp_subscriber* joined = nullptr;
+    const zerocp_code code = Join<zerocp_subscriber, zerocp::shm::SubscriberPort>(
+        client, channel, options, AttachOp::kJoinSubscriber, AttachOp::kLeaveSubscriber, &joined);
+    if (code != ZEROCP_OK) return code;
+    if (!joined->held.Limit(joined->port->info().max_held_count)) {
+      zerocp_subscriber_close(joined);
+      return Fail(Code::kLimit, "this process has " + std::to_string(HeldCounts::kMost) +
+                                    " subscribers whose channels limit what they hold "
+                                    "(max_held_count), and can have no more");
+    }
+    *subscriber = joined;
+    return code;
   });
 }
 
@@ -34,6 +53,8 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   ClientCore& core = *subscriber->core;
   if (!core.open()) [[unlikely]]
     return FailClosed(core);
+  if (!zerocp::Mutant(39) && subscriber->held.Full()) [[unlikely]]
+    return FailHeld(*subscriber);
   ChunkRef ref;
   Code code = subscriber->port->TryTake(&ref);
   if (code == Code::kTimeout && timeout_ns != 0) {
@@ -48,5 +69,6 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
     return FailTake(*subscriber, code);
   FillSample(core, ref, sample);
   sample->missed_before = subscriber->port->missed_before();
+  sample->opaque_chunk |= uint64_t{subscriber->held.Add()} << 48;
   return ZEROCP_OK;
 }

@@ -94,6 +94,8 @@ std::vector<Row> CreateChannelRows() {
        {"channel.when_full"}},
       {Channel(R"(,"queueCapacity":65537)"), {"channel.queue_capacity"}},
       {Channel(R"(,"queueCapacity":-1)"), {"channel.queue_capacity"}},
+      {Channel(R"(,"maxHeldCount":-1)"), {"channel.max_held_count"}},
+      {Channel(R"(,"maxHeldCount":16777217)"), {"channel.max_held_count"}},
       {Channel(R"(,"messageType":")" + std::string(129, 't') + "\""), {"channel.message_type"}},
       {Channel(R"(,"messageType":"a\nb")"), {"channel.message_type"}},
       {Channel(R"(,"messageType":"a\u0000b")"), {"channel.message_type"}},

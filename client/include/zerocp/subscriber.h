@@ -18,8 +18,9 @@ class Subscriber {
 
   // The next message; in the order of sending for each publisher. Spins briefly, then sleeps.
   // kTimeout. kEndOfStream, kPublisherDied: every publisher that was there is gone and nothing is
-  // left; said once, then the call waits for the next publisher. kDetached. kDamaged. kUnavailable
-  // after fork. REQUIRES here and below: not closed, not moved from.
+  // left; said once, then the call waits for the next publisher. kDetached. kDamaged. kHeldLimit,
+  // at once: as many samples are held as the channel allows (max_held_count); nothing is taken.
+  // kUnavailable after fork. REQUIRES here and below: not closed, not moved from.
   Result<Sample> Wait(Deadline wait = std::nullopt) { return Take(internal::TimeoutOf(wait)); }
   // The same without waiting: kTimeout if there is none now.
   Result<Sample> TryTake() { return Take(0); }

@@ -78,6 +78,7 @@ TEST_F(ChannelManagerTest, AllowExistingTakesAChannelThatAgrees) {
       {"pool \"video\", not \"audio\"", {"frames", "audio", 32, "t"}},
       {"queue_capacity 32, not 64", {"frames", "video", 33, "t"}},
       {"message_type \"t\", not \"u\"", {"frames", "video", 32, "u"}},
+      {"max_held_count 0, not 3", {"frames", "video", 32, "t", shm::WhenFull::kWait, 3}},
   };
   for (const auto& [difference, spec] : others) {
     const auto result = instance.channels.Create(spec, allow);

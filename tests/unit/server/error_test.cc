@@ -67,6 +67,7 @@ TEST(Error, EveryShmCodeIsMapped) {
       {Code::kDetached, "INTERNAL", "INTERNAL"},
       {Code::kExhausted, "INTERNAL", "INTERNAL"},
       {Code::kTooLarge, "INTERNAL", "INTERNAL"},
+      {Code::kHeldLimit, "INTERNAL", "INTERNAL"},
       {Code::kHoldersFull, "INTERNAL", "INTERNAL"},
       {Code::kNotFound, "POOL_NOT_FOUND", "CHANNEL_NOT_FOUND"},
       {Code::kTypeMismatch, "INTERNAL", "INTERNAL"},
