@@ -56,7 +56,8 @@ grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContex
   return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
-    return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing());
+    return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing(),
+                                    request->etag());
   });
 }
 

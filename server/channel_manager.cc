@@ -12,15 +12,20 @@ namespace {
 
 using Channel = shm::ChannelRegistry::Channel;
 
+// Nothing of a channel can change: the uid tells it from one that is created anew with its name.
+std::string Etag(const Channel& channel) {
+  return fmt::format("\"{}\"", UuidText(channel.uid).substr(0, 8));
+}
+
 ChannelInfo Describe(const Channel& channel) {
-  return {channel.spec, channel.geometry.max_subscriber_count};
+  return {channel.spec, channel.geometry.max_subscriber_count, Etag(channel)};
 }
 
 // The channel as it would be.
 ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
   if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
   spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
-  return {std::move(spec), std::min<uint32_t>(pool.grant_slots, shm::kMaxSubscribers)};
+  return {std::move(spec), std::min<uint32_t>(pool.grant_slots, shm::kMaxSubscribers), ""};
 }
 
 std::string_view Name(shm::WhenFull when_full) {
@@ -142,11 +147,13 @@ absl::StatusOr<ChannelInfo> ChannelManager::Get(std::string_view name) {
   return NotFound(name);
 }
 
-absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use,
-                                    bool allow_missing) {
+absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use, bool allow_missing,
+                                    std::string_view etag) {
   MutexLock lock(core_.mutex);
   const Channel* channel = core_.registry.Find(name);
   if (channel == nullptr) return allow_missing ? absl::OkStatus() : NotFound(name);
+  if (absl::Status status = CheckEtag(ChannelResource(name), Etag(*channel), etag); !status.ok())
+    return status;
   const uint32_t publishers = shm::ChannelRegistry::PublisherCount(*channel);
   const uint32_t subscribers = shm::ChannelRegistry::SubscriberCount(*channel);
   if (!even_if_in_use && publishers + subscribers > 0) {

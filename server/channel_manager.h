@@ -19,6 +19,7 @@ namespace zerocp {
 struct ChannelInfo {
   shm::ChannelSpec spec;  // every field as it is in force
   uint32_t max_subscriber_count = 0;
+  std::string etag;  // strong, quotes included; empty in a preview
 };
 
 struct CreatedChannel {
@@ -68,8 +69,10 @@ class ChannelManager {
   // At most `limit`, in name order, those after the name `after`.
   std::vector<ChannelInfo> List(std::string_view after = {}, size_t limit = SIZE_MAX);
   // Takes the name away; the channel itself goes with its last member. With `even_if_in_use` its
-  // members are told, else CHANNEL_IN_USE. CHANNEL_NOT_FOUND unless `allow_missing`.
-  absl::Status Delete(std::string_view name, bool even_if_in_use, bool allow_missing);
+  // members are told, else CHANNEL_IN_USE. CHANNEL_NOT_FOUND unless `allow_missing`. ETAG_MISMATCH
+  // if `etag` is not empty and not the channel's.
+  absl::Status Delete(std::string_view name, bool even_if_in_use, bool allow_missing,
+                      std::string_view etag = {});
   // Takes a subscriber off its channel. Returns how many messages waited for it.
   // SUBSCRIBER_NOT_FOUND.
   absl::StatusOr<uint64_t> DetachSubscriber(const SubscriberName& name);

@@ -335,6 +335,7 @@ v1::Channel ToProto(const ChannelInfo& channel) {
   proto.set_max_held_count(static_cast<int32_t>(channel.spec.max_held_count));
   proto.set_message_type(channel.spec.message_type);
   proto.set_max_subscriber_count(static_cast<int32_t>(channel.max_subscriber_count));
+  proto.set_etag(channel.etag);
   return proto;
 }
 

@@ -191,6 +191,16 @@ absl::Status InvalidArgument(const std::vector<shm::Violation>& violations, std:
   return status;
 }
 
+absl::Status CheckEtag(std::string_view resource, std::string_view actual,
+                       std::string_view wanted) {
+  if (wanted.empty() || wanted == actual) return absl::OkStatus();
+  return MakeError(Reason::kEtagMismatch,
+                   std::string(resource) + " has etag " + std::string(actual) + ", not " +
+                       std::string(wanted) +
+                       ": it has changed since it was read; read it again, then decide",
+                   {{"resource", std::string(resource)}, {"etag", std::string(actual)}});
+}
+
 absl::Status OutOfMemory(std::string_view resource, uint64_t requested_bytes,
                          const shm::MemoryBudget& budget) {
   const bool file_system = budget.limited_by.starts_with("file system");

@@ -61,6 +61,9 @@ using ErrorMetadata = std::map<std::string, std::string>;
 // An error of the reason's code with the reason's details. A message is cut to kMaxMessageBytes.
 absl::Status MakeError(Reason reason, std::string_view message, ErrorMetadata metadata = {});
 
+// ETAG_MISMATCH if `wanted` is neither empty nor `actual`, the etag of `resource` as it is now.
+absl::Status CheckEtag(std::string_view resource, std::string_view actual, std::string_view wanted);
+
 // INVALID_ARGUMENT with a BadRequest that lists every violation, up to kMaxFieldViolations;
 // `prefix`
 // ("pool.") goes before each field. REQUIRES: `violations` is not empty.

@@ -200,14 +200,8 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
   absl::StatusOr<PoolInfo> pool = Get(change.name);
   if (!pool.ok()) return pool;
   const std::string resource = PoolResource(change.name);
-  if (!change.etag.empty() && change.etag != pool->etag) {
-    return MakeError(
-        Reason::kEtagMismatch,
-        fmt::format("{} has etag {}, not {}: it has changed since it was read; read it "
-                    "again, then decide",
-                    resource, pool->etag, change.etag),
-        {{"resource", resource}, {"etag", pool->etag}});
-  }
+  if (absl::Status status = CheckEtag(resource, pool->etag, change.etag); !status.ok())
+    return status;
   const uint32_t before = pool->spec.chunk_count;
   const uint32_t wanted = change.chunk_count.value_or(before);
   if (wanted < before) {

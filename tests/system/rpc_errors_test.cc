@@ -139,6 +139,7 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
     {"zerocp.v1.AdminService/DeleteChannel",
      {{"{}", {"name"}},
       {R"({"name":"pools/frames","evenIfInUse":true})", {"name"}},
+      {R"({"name":"channels/frames","etag":"\"x\""})", {}, kAborted, "ETAG_MISMATCH"},
       {R"({"name":"channels/none"})", {}, kNotFound, "CHANNEL_NOT_FOUND"}}},
     {"zerocp.v1.AdminService/DetachSubscriber",
      {{"{}", {"name"}},

@@ -160,6 +160,27 @@ TEST_F(ChannelManagerTest, AChannelInUseIsDeletedOnlyWhenToldSoAndItsNameIsFreeA
   EXPECT_TRUE(instance.core.registry.List().empty());
 }
 
+TEST_F(ChannelManagerTest, AnEtagNamesTheChannelThatWasReadAndNotOneCreatedAnew) {
+  const auto first = instance.channels.Create({"frames", "video", 8, ""});
+  ASSERT_TRUE(first.ok());
+  const std::string etag = first->channel.etag;
+  EXPECT_GT(etag.size(), 2u);
+  EXPECT_EQ(etag.front(), '"');
+  EXPECT_EQ(etag.back(), '"');
+  EXPECT_EQ(instance.channels.Get("frames")->etag, etag);
+  EXPECT_TRUE(instance.channels.Delete("frames", false, false, etag).ok());
+  EXPECT_TRUE(instance.channels.Delete("frames", false, true, etag).ok());
+  const auto second = instance.channels.Create({"frames", "video", 8, ""});
+  ASSERT_TRUE(second.ok());
+  EXPECT_NE(second->channel.etag, etag);
+  const absl::Status refused = instance.channels.Delete("frames", true, true, etag);
+  EXPECT_EQ(refused.code(), absl::StatusCode::kAborted);
+  EXPECT_EQ(ReasonOf(refused), "ETAG_MISMATCH");
+  EXPECT_EQ(instance.channels.Get("frames")->etag, second->channel.etag);
+  EXPECT_TRUE(instance.channels.Create({"other", "video", 8, ""}, {.validate_only = true})
+                  ->channel.etag.empty());
+}
+
 TEST_F(ChannelManagerTest, DetachSubscriberTakesTheNameThatStatsGive) {
   ASSERT_TRUE(instance.channels.Create({"frames", "video", 8, ""}).ok());
   {
