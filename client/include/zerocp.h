@@ -84,7 +84,8 @@ enum {
   ZEROCP_VERSION_MISMATCH =
       16,              /* daemon and library have other memory layouts; the text names both */
   ZEROCP_DAMAGED = 17, /* shared memory holds something impossible; the object was given up */
-  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers */
+  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers; or the process may not
+                          map or open so much; the text says which */
 };
 
 /* "TIMEOUT" for ZEROCP_TIMEOUT and so on; "UNKNOWN" for others. Static storage. */
