@@ -284,6 +284,36 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
   channel_.subscribers[info_.index].lane_ack.store(stamp, std::memory_order_release);
 }
 
+uint32_t SubscriberPort::PrepareToSleep() {
+  // Changed, so that no older ring can look like one for this sleep, and that who has rung for the
+  // last one rings again.
+  const uint32_t prepared = Mutant(40) ? bell().load() : bell().fetch_add(1) + 1;
+  channel_.header->waiters.fetch_or(uint64_t{1} << info_.index);
+  std::atomic_thread_fence(std::memory_order_seq_cst);
+  return prepared;
+}
+
+// Only the sleeper clears its flag; the daemon that of who has left.
+void SubscriberPort::StandDown() {
+  if (!left_) channel_.header->waiters.fetch_and(~(uint64_t{1} << info_.index));
+}
+
+void SubscriberPort::LookAt(LaneLook* look) const {
+  look->epoch_ = info_.epoch;
+  look->places_.clear();
+  for (const LaneRef& lane : lanes_)
+    look->places_.push_back({&lane.view.cursors[info_.index].word, &lane.view.lane->tail});
+}
+
+void SubscriberPort::SleepOnBell(uint32_t value, std::chrono::nanoseconds time) const {
+  FutexWait(bell(), value, time);
+}
+
+void SubscriberPort::WakeSleeper(bool change) const {
+  if (change) bell().fetch_add(1);
+  FutexWake(bell());
+}
+
 Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
   Code code = TryTake(out);
   if (code != Code::kTimeout || deadline.Passed()) return code;
@@ -297,27 +327,22 @@ Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
   // Who sleeps pays: the publisher's side is a plain load. Between the flag and the sleep lies a
   // look of 2 us, longer than a publisher's store stays in a store buffer; should it ever stay
   // longer, the first sleep ends after 1 ms by itself, and the next look sees the message.
-  std::atomic<uint32_t>& bell = channel_.subscribers[info_.index].bell;
-  const uint64_t bit = uint64_t{1} << info_.index;
   for (;;) {
-    const uint32_t prepared =
-        bell.fetch_add(1) + 1;  // no older ring can look like one for this sleep
-    channel_.header->waiters.fetch_or(bit);
-    std::atomic_thread_fence(std::memory_order_seq_cst);
+    const uint32_t prepared = PrepareToSleep();
     const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
     do {
       code = TryTake(out);
     } while (code == Code::kTimeout && std::chrono::steady_clock::now() < look_end);
     if (code == Code::kTimeout) {
-      FutexWait(bell, prepared, deadline.Left(kFirstSlice));
+      FutexWait(bell(), prepared, deadline.Left(kFirstSlice));
       code = TryTake(out);
     }
     if (code == Code::kTimeout && !deadline.Passed()) {
-      FutexWait(bell, prepared, deadline.Left(kLongestSleep));
+      FutexWait(bell(), prepared, deadline.Left(kLongestSleep));
       code = TryTake(out);
     }
-    if (left_) return code;                    // the daemon clears the flag of who has left
-    channel_.header->waiters.fetch_and(~bit);  // only the sleeper clears its flag
+    StandDown();
+    if (left_) return code;
     if (code != Code::kTimeout || deadline.Passed()) return code;
   }
 }

@@ -26,6 +26,32 @@
 
 namespace zerocp::shm {
 
+// A look at the lanes of a subscriber that another thread of its process may take, while the port
+// is used or not: it reads two words of each. A lane that was retired since may hold anything, so
+// that what is found may not be there.
+class LaneLook {
+ public:
+  bool FindsMessage() const {
+    for (const Place& place : places_) {
+      const uint64_t word = place.cursor->load(std::memory_order_acquire);
+      if (CursorEpoch(word) == epoch_ &&
+          QueuedCount(place.tail->load(std::memory_order_acquire), CursorPosition(word)) != 0) {
+        return true;
+      }
+    }
+    return false;
+  }
+
+ private:
+  friend class SubscriberPort;
+  struct Place {
+    const std::atomic<uint64_t>* cursor;
+    const std::atomic<uint64_t>* tail;
+  };
+  std::vector<Place> places_;
+  uint32_t epoch_ = 0;
+};
+
 class SubscriberPort {
  public:
   static Result<std::unique_ptr<SubscriberPort>> Create(std::shared_ptr<Session> session,
@@ -42,6 +68,20 @@ class SubscriberPort {
   }
   // As TryTake, but spins briefly, then sleeps until `deadline`.
   Code Take(Deadline deadline, ChunkRef* out);
+
+  // The parts of Take, for who sleeps elsewhere. PrepareToSleep: from here on publishers ring;
+  // returns what the bell is until then. What came before is found by a look of kSpinTime that
+  // follows, or, at worst, by one after kFirstSlice.
+  uint32_t PrepareToSleep();
+  // Publishers need not ring any more. Nothing once the port has left.
+  void StandDown();
+  // The lanes as the last take saw them. Allocates, if they are more than ever.
+  void LookAt(LaneLook* look) const;
+  // These three from any thread.
+  bool BellIs(uint32_t value) const { return bell().load(std::memory_order_acquire) == value; }
+  void SleepOnBell(uint32_t value, std::chrono::nanoseconds time) const;
+  // `change`: also who is only about to sleep.
+  void WakeSleeper(bool change) const;
 
   // Says in shared memory that nothing will be taken any more, for when the daemon cannot be told:
   // it, or the next one, lets go of what waits. The last call.
@@ -69,6 +109,7 @@ class SubscriberPort {
   static constexpr uint64_t kNotServedYet = ~uint64_t{0};
 
   SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
+  std::atomic<uint32_t>& bell() const { return channel_.subscribers[info_.index].bell; }
   Code TakeFromLanes(ChunkRef* out);
   Code TakeFrom(LaneRef& lane, ChunkRef* out);
   bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);

@@ -35,7 +35,9 @@
  * Times are in nanoseconds on the monotonic clock: 0 never waits, ZEROCP_FOREVER always does.
  * Sizes are in bytes. Strings are UTF-8, end with a NUL, and are copied by the call.
  *
- * The library starts no thread, installs no signal handler, and links libc and libstdc++ only.
+ * The library starts no thread but one for each subscriber whose zerocp_subscriber_fd is asked for,
+ * which blocks all signals and ends when the subscriber is closed. It installs no signal handler,
+ * and links libc and libstdc++ only.
  */
 #ifndef ZEROCP_H_
 #define ZEROCP_H_
@@ -82,7 +84,8 @@ enum {
   ZEROCP_VERSION_MISMATCH =
       16,              /* daemon and library have other memory layouts; the text names both */
   ZEROCP_DAMAGED = 17, /* shared memory holds something impossible; the object was given up */
-  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers */
+  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers; or the process may not
+                          map or open so much; the text says which */
 };
 
 /* "TIMEOUT" for ZEROCP_TIMEOUT and so on; "UNKNOWN" for others. Static storage. */
@@ -262,6 +265,15 @@ ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_
  * Samples count until they are released, by whatever thread. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
                                               zerocp_sample* sample);
+
+/* A descriptor for poll, epoll or an event loop, the same in every call; the subscriber's, closed
+ * with it. The first call starts a thread. It is readable when zerocp_subscriber_take without
+ * waiting would return anything but TIMEOUT, a code of the daemon within half a second, and perhaps
+ * for nothing. It stays so until such a take has returned TIMEOUT. Hence the loop: poll for
+ * reading, then take with a timeout of 0 until TIMEOUT, release what was taken, poll again; after
+ * HELD_LIMIT, release first. A take that waits makes it readable. Never read, write or close it.
+ * LIMIT: no descriptor or no thread is to be had. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_subscriber_fd(zerocp_subscriber* subscriber, int32_t* fd);
 
 #ifdef __cplusplus
 }

@@ -16,6 +16,7 @@
 #include "client/internal/client_core.h"
 #include "client/internal/held_counts.h"
 #include "client/internal/last_error.h"
+#include "client/internal/ready_fd.h"
 #include "shm/deadline.h"
 #include "shm/publisher_port.h"
 #include "shm/subscriber_port.h"
@@ -30,7 +31,8 @@ struct zerocp_publisher {
 struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::SubscriberPort> port;
-  zerocp::internal::HeldCount held{};  // none unless the channel limits it
+  std::unique_ptr<zerocp::internal::ReadyFd> ready{};  // after the port: goes before it
+  zerocp::internal::HeldCount held{};                  // none unless the channel limits it
 };
 
 namespace zerocp::internal {
@@ -154,6 +156,7 @@ template <class Member>
 void Close(Member* member, AttachOp leave) {
   if (member == nullptr) return;
   ClientCore* core = member->core;
+  if constexpr (std::is_same_v<Member, zerocp_subscriber>) member->ready.reset();
   if (core->writable()) {
     const auto& info = member->port->info();
     bool left = false;  // the daemon knows, and may have given the index away

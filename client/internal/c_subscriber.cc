@@ -53,17 +53,22 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   ClientCore& core = *subscriber->core;
   if (!core.open()) [[unlikely]]
     return FailClosed(core);
+  if (subscriber->ready != nullptr) [[unlikely]]
+    subscriber->ready->Awake();
   if (!zerocp::Mutant(39) && subscriber->held.Full()) [[unlikely]]
     return FailHeld(*subscriber);
   ChunkRef ref;
   Code code = subscriber->port->TryTake(&ref);
   if (code == Code::kTimeout && timeout_ns != 0) {
+    if (subscriber->ready != nullptr) subscriber->ready->Disarm();
     code = InSlices(core, timeout_ns, Code::kTimeout,
                     [&](Deadline deadline) { return subscriber->port->Take(deadline, &ref); });
   } else if (code == Code::kTimeout && core.Called()) {  // who only polls learns it here
     const Code daemon = core.LookSometimes();
     if (daemon == Code::kDetached || daemon == Code::kInstanceLost) code = daemon;
   }
+  if (code == Code::kTimeout && timeout_ns == 0 && subscriber->ready != nullptr)
+    code = subscriber->ready->Arm(&ref);
   if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
   if (code != Code::kOk) [[unlikely]]
     return FailTake(*subscriber, code);
@@ -71,4 +76,18 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   sample->missed_before = subscriber->port->missed_before();
   sample->opaque_chunk |= uint64_t{subscriber->held.Add()} << 48;
   return ZEROCP_OK;
+}
+
+zerocp_code zerocp_subscriber_fd(zerocp_subscriber* subscriber, int32_t* fd) {
+  return Guarded([&] {
+    ClientCore& core = *subscriber->core;
+    if (core.state() == ClientCore::kForked) return FailClosed(core);
+    if (subscriber->ready == nullptr) {
+      auto ready = ReadyFd::Create(core, *subscriber->port);
+      if (!ready.ok()) return Fail(ready.status());
+      subscriber->ready = std::move(*ready);
+    }
+    *fd = subscriber->ready->fd();
+    return zerocp_code{ZEROCP_OK};
+  });
 }

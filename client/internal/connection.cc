@@ -116,7 +116,10 @@ Result<Connection::Attached> Connection::Attach(std::string_view name, std::opti
   if (!descriptors[1]) return Lost("it sent no memory");
   auto manager = shm::MemPoolManager::Attach(std::move(descriptors[0]), std::move(descriptors[1]),
                                              reply.read_only != 0);
-  if (!manager.ok()) return manager.status();
+  if (!manager.ok()) {
+    const bool limited = manager.code() == Code::kNoMemory;  // which is the daemon's only
+    return limited ? Status(Code::kLimit, manager.status().message()) : manager.status();
+  }
   // From here on the mapping says that this process lives in its session. A daemon that was
   // replaced before may have looked too early, and given the session to another.
   pollfd still_there{socket_.get(), 0, 0};

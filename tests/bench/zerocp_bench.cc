@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/dropping_stopped.h"
 #include "tests/bench/floor.h"
 #include "tests/bench/ping_pong.h"
 #include "tests/bench/report.h"
@@ -26,9 +27,11 @@ constexpr char kHelp[] =
     "  loan_release  a 1 KiB loan and its release, beside glibc's malloc and free\n"
     "  ping_pong     a 1 KiB message to another process and back, both polling,\n"
     "                beside two cache lines written in turn (the floor)\n"
+    "  dropping_stopped  loan and publish to 12 subscribers of a channel that drops, one of them\n"
+    "                stopped, beside none\n"
     "\n"
     "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit:\n"
-    "                2 times malloc and free, 4 times the floor\n"
+    "                2 times malloc and free, 4 times the floor, 2 times none stopped\n"
     "  --work NAME   only this work\n"
     "  --json FILE   the results for programs, too\n"
     "\n"
@@ -103,8 +106,9 @@ int Run(const Options& options) {
       setenv("ZEROCP_BIN_DIR", program.substr(0, program.rfind('/')).c_str(), 1);
     }
   }
-  const testing::DaemonProcess daemon(
-      {"--pool", "bench=1KiBx8192", "--channel", "ping=bench", "--channel", "pong=bench"});
+  const testing::DaemonProcess daemon({"--pool", "bench=1KiBx8192", "--channel", "ping=bench",
+                                       "--channel", "pong=bench", "--channel",
+                                       "drop=bench,queue=128,when-full=drop"});
   std::vector<Series> results;
   std::vector<Ratio> ratios;
   const auto measure = [&](const char* work, double goal, double limit, auto run) {
@@ -117,6 +121,8 @@ int Run(const Options& options) {
   const int rounds = options.quick ? 20 : 200;
   measure("loan_release", 0.5, 2.0, [&] { return LoanRelease(daemon.runtime_dir(), rounds); });
   measure("ping_pong", 2.0, 4.0, [&] { return PingPong(daemon.runtime_dir(), rounds, 2000); });
+  measure("dropping_stopped", 1.1, 2.0,
+          [&] { return DroppingStopped(daemon.runtime_dir(), "drop", 5, rounds * 5); });
   PrintTable(results, ratios);
   if (!options.json.empty() && !WriteJson(options.json, results, ratios)) return 1;
   for (const Ratio& ratio : ratios) {
@@ -136,6 +142,7 @@ int Usage(const char* problem) {
 
 int Main(int argc, char** argv) {
   if (argc == 4 && std::strcmp(argv[1], "--peer") == 0) return RunPeer(argv[2], std::atoi(argv[3]));
+  if (argc == 4 && std::strcmp(argv[1], "--drain") == 0) return RunDrain(argv[2], argv[3]);
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -151,8 +158,9 @@ int Main(int argc, char** argv) {
       return Usage(("unknown argument " + argument).c_str());
     }
   }
-  if (!options.work.empty() && options.work != "loan_release" && options.work != "ping_pong") {
-    return Usage("--work is loan_release or ping_pong");
+  if (!options.work.empty() && options.work != "loan_release" && options.work != "ping_pong" &&
+      options.work != "dropping_stopped") {
+    return Usage("--work is loan_release, ping_pong or dropping_stopped");
   }
   return Run(options);
 }

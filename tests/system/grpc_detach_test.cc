@@ -1,6 +1,7 @@
 // DetachSubscriber and DeleteChannel against real members, which use the C++ interface.
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
+#include <poll.h>
 
 #include <chrono>
 #include <memory>
@@ -93,9 +94,19 @@ TEST_F(DetachTest, ADeletedChannelIsTakenToItsEndAndItsNameIsFree) {
   auto publisher = client_.JoinAsPublisher("camera");
   ASSERT_TRUE(subscriber && publisher);
   ASSERT_TRUE(Send(*publisher));
+  auto looper = client_.JoinAsSubscriber("camera");  // sleeps on a descriptor
+  auto fd = looper->fd();
+  ASSERT_TRUE(fd) << fd.message();
+  while (looper->TryTake().code() != Code::kTimeout) continue;
   EXPECT_EQ(Delete(false).error_code(), grpc::StatusCode::FAILED_PRECONDITION);
   ASSERT_TRUE(Delete(true).ok());
 
+  pollfd readable{*fd, POLLIN, 0};
+  ASSERT_EQ(poll(&readable, 1, 60'000), 1);
+  auto ended = looper->TryTake();
+  while (ended.code() == Code::kTimeout && poll(&readable, 1, 60'000) == 1)
+    ended = looper->TryTake();
+  EXPECT_EQ(ended.code(), Code::kDetached);
   EXPECT_TRUE(subscriber->Wait(seconds(60)));  // what was published before
   EXPECT_EQ(subscriber->Wait(seconds(60)).code(), Code::kDetached);
   auto loan = publisher->NewLoan(1);

@@ -24,6 +24,16 @@ class Subscriber {
   Result<Sample> Wait(Deadline wait = std::nullopt) { return Take(internal::TimeoutOf(wait)); }
   // The same without waiting: kTimeout if there is none now.
   Result<Sample> TryTake() { return Take(0); }
+  // For poll, epoll or an event loop: readable when TryTake would return anything but kTimeout, and
+  // until it has returned kTimeout; now and then for nothing. The loop: poll, TryTake until
+  // kTimeout, poll again. The subscriber's: never read, write or close it. The first call starts a
+  // thread, which ends with the subscriber. kLimit: no descriptor or no thread is to be had.
+  // kUnavailable after fork.
+  Result<int> fd() {
+    Result<int> result;
+    result.Set(zerocp_subscriber_fd(raw_.get(), &*result));
+    return result;
+  }
   // Leaves the channel. What waits in the queue is let go; samples stay.
   void Close() { raw_.reset(); }
 

@@ -1,6 +1,8 @@
 // Publishing and taking on waiting channels, with living members.
+#include <atomic>
 #include <thread>
 
+#include "shm/futex.h"
 #include "tests/unit/shm/instance_fixture.h"
 
 namespace zerocp::shm {
@@ -39,6 +41,59 @@ TEST_F(ChannelTest, OneSubscriberTakesEveryMessageOnceAndInOrder) {
       for (uint64_t j = i - 2; j <= i; ++j) ExpectTakes(*second_, *subscriber, j);
     }
   }
+}
+
+TEST_F(ChannelTest, NobodyRingsForWhoOnlyPolls) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  const ChannelRegistry::Channel& channel = *registry_->Find("feed");
+  const uint32_t bell = channel.view.subscribers[0].bell.load();
+  for (uint64_t i = 0; i < 1000; ++i) {
+    ChunkRef none;
+    ASSERT_EQ(subscriber->TryTake(&none), Code::kTimeout);
+    EXPECT_EQ(channel.view.header->waiters.load(), 0u);
+    ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    ExpectTakes(*second_, *subscriber, i);
+  }
+  EXPECT_EQ(channel.view.subscribers[0].bell.load(), bell);
+}
+
+// The parts of Take, as a thread that sleeps in the subscriber's place uses them.
+TEST_F(ChannelTest, WhoSleepsInASubscribersPlaceIsWokenForEveryMessage) {
+  constexpr uint64_t kMessages = 3000;
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  std::atomic<uint64_t> taken{0};
+  std::thread sender([&] {
+    for (uint64_t i = 0; i < kMessages; ++i) {
+      while (taken.load() < i)
+        std::this_thread::yield();  // each message finds a sleeper, or nearly
+      ASSERT_EQ(Send(*first_, *publisher, i, Deadline::Never()), Code::kOk);
+    }
+  });
+  LaneLook look;
+  for (uint64_t i = 0; i < kMessages;) {
+    const uint32_t prepared = subscriber->PrepareToSleep();
+    ChunkRef chunk;
+    if (subscriber->TryTake(&chunk) == Code::kOk) {
+      second_->Release(chunk);
+      taken = ++i;
+      continue;
+    }
+    subscriber->LookAt(&look);
+    const auto sleep = [&] {
+      subscriber->SleepOnBell(prepared, kFirstSlice);
+      while (!look.FindsMessage() && subscriber->BellIs(prepared))
+        subscriber->SleepOnBell(prepared, kLongestSleep);
+    };
+    if (i % 16 == 0) {
+      std::thread(sleep).join();
+    } else {
+      sleep();
+    }
+    subscriber->StandDown();
+  }
+  sender.join();
 }
 
 TEST_F(ChannelTest, ASampleTellsSizeAndSequence) {
