@@ -1,7 +1,8 @@
-// Two programs for syscall_count_test.sh: one fills chunks in place, one sums them in place; both
-// poll.
+// Programs for syscall_count_test.sh: one fills chunks in place, one sums them in place; both ask
+// again and again. `follow` sums them, too, but sleeps in poll(2).
 //
-//   poll_stream produce|consume RUNTIME_DIR CHANNEL MESSAGES
+//   poll_stream produce|consume|follow RUNTIME_DIR CHANNEL MESSAGES
+#include <poll.h>
 #include <zerocp/zerocp.h>
 
 #include <cstdint>
@@ -40,13 +41,22 @@ int Produce(zerocp::Client& client, const char* channel, uint64_t messages) {
   return 0;
 }
 
-int Consume(zerocp::Client& client, const char* channel, uint64_t messages) {
+int Consume(zerocp::Client& client, const char* channel, uint64_t messages, bool sleeps) {
   auto subscriber = client.JoinAsSubscriber(channel);
   if (!subscriber) return Fail("join", subscriber.message());
+  pollfd readable{-1, POLLIN, 0};
+  if (sleeps) {
+    auto fd = subscriber->fd();
+    if (!fd) return Fail("fd", fd.message());
+    readable.fd = *fd;
+  }
   uint64_t sum = 0;
   for (uint64_t i = 0; i < messages;) {
     auto sample = subscriber->TryTake();
-    if (sample.code() == zerocp::Code::kTimeout) continue;
+    if (sample.code() == zerocp::Code::kTimeout) {
+      if (sleeps && poll(&readable, 1, 60'000) != 1) return Fail("poll", "nothing came for 60 s");
+      continue;
+    }
     if (!sample) return Fail("take", sample.message());
     const auto* words = reinterpret_cast<const uint64_t*>(sample->data().data());
     for (size_t word = 0; word < kWords; ++word) sum += words[word];
@@ -67,6 +77,7 @@ int main(int argc, char** argv) {
   auto client = zerocp::Client::Connect({"poll_stream", argv[2]});
   if (!client) return Fail("connect", client.message());
   const uint64_t messages = std::strtoull(argv[4], nullptr, 10);
-  return std::string(argv[1]) == "produce" ? Produce(*client, argv[3], messages)
-                                           : Consume(*client, argv[3], messages);
+  return std::string(argv[1]) == "produce"
+             ? Produce(*client, argv[3], messages)
+             : Consume(*client, argv[3], messages, std::string(argv[1]) == "follow");
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # How many system calls a stream makes: fewer than 100 on each side over 100,000 messages that are filled
-# and summed in place; one read and one write per chunk in `zerocp send` and `zerocp recv`.
+# and summed in place, and no wake-up; one read and one write per chunk in `zerocp send` and `zerocp recv`.
 set -euo pipefail
 bin=$ZEROCP_BIN_DIR
 work=$(mktemp -d /tmp/zerocp-syscalls.XXXXXX)
@@ -34,6 +34,25 @@ echo "100,000 messages: producer $((produce - base_produce)), consumer $((consum
   "beside $base_produce and $base_consume of start and end"
 ((produce - base_produce < 100)) || { cat "$work/produce"; exit 1; }
 ((consume - base_consume < 100)) || { cat "$work/consume"; exit 1; }
+
+# Who publishes to subscribers that only poll wakes nobody. (Locks of the process itself are FUTEX_WAKE_PRIVATE.)
+"$bin/poll_stream" consume "$run" c 10000 &
+pids+=("$!")
+consumer=$!
+strace -f -e trace=futex -o "$work/futex" "$bin/poll_stream" produce "$run" c 10000
+wait "$consumer"
+if grep 'FUTEX_WAKE,' "$work/futex"; then
+  echo "syscall_count_test: the publisher rang for a subscriber that polls"
+  exit 1
+fi
+
+# Nothing is lost to who sleeps in poll(2) meanwhile, and none waits for a wake-up that does not come.
+"$bin/poll_stream" follow "$run" c 10000 &
+pids+=("$!")
+consumer=$!
+strace -f -e trace=futex -o "$work/futex" "$bin/poll_stream" produce "$run" c 10000
+wait "$consumer"
+echo "10,000 messages: $(grep -c "FUTEX_WAKE," "$work/futex" || true) wake-ups for a subscriber that sleeps, none for one that polls"
 
 # stream CHUNKS: reads of send and writes of recv for a file of so many chunks.
 stream() {
