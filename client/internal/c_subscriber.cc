@@ -32,7 +32,7 @@ zerocp_code zerocp_join_subscriber(zerocp_client* client, const char* channel,
     zerocp_subscriber* joined = nullptr;
     const zerocp_code code = Join<zerocp_subscriber, zerocp::shm::SubscriberPort>(
         client, channel, options, AttachOp::kJoinSubscriber, AttachOp::kLeaveSubscriber, &joined);
-    if (code != ZEROCP_OK) return code;
+    if (code != ZEROCP_OK || joined == nullptr) return code;
     if (!joined->held.Limit(joined->port->info().max_held_count)) {
       zerocp_subscriber_close(joined);
       return Fail(Code::kLimit, "this process has " + std::to_string(HeldCounts::kMost) +

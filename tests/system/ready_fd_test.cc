@@ -84,6 +84,8 @@ TEST_F(ReadyFdTest, IsReadableFromAMessageUntilATakeThatFindsNothing) {
   EXPECT_EQ(*subscriber->fd(), fd);
   EXPECT_NE(fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
   for (int round = 0; round < 50; ++round) {
+    // Past the thread's first short sleep, only the ring can wake it.
+    std::this_thread::sleep_for(std::chrono::milliseconds(3));
     Send(*publisher, 3);
     ASSERT_TRUE(IsReadable(fd, kWatchdogMs)) << round;
     for (int i = 0; i < 3; ++i) {
