@@ -25,7 +25,7 @@ ChannelInfo Describe(const Channel& channel) {
 ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
   if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
   spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
-  return {std::move(spec), std::min<uint32_t>(pool.grant_slots, shm::kMaxSubscribers), ""};
+  return {std::move(spec), shm::ChannelRegistry::MaxSubscribers(pool, spec.history_count), ""};
 }
 
 std::string_view Name(shm::WhenFull when_full) {
@@ -49,6 +49,9 @@ std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& a
   }
   if (wanted.max_held_count != actual.max_held_count) {
     add(fmt::format("max_held_count {}, not {}", actual.max_held_count, wanted.max_held_count));
+  }
+  if (wanted.history_count != actual.history_count) {
+    add(fmt::format("history_count {}, not {}", actual.history_count, wanted.history_count));
   }
   if (wanted.message_type != actual.message_type) {
     add(fmt::format("message_type \"{}\", not \"{}\"", actual.message_type, wanted.message_type));

@@ -96,6 +96,8 @@ absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request)
       Narrow<uint32_t>(channel.queue_capacity(), "channel.queue_capacity", violations);
   spec.max_held_count =
       Narrow<uint32_t>(channel.max_held_count(), "channel.max_held_count", violations);
+  spec.history_count =
+      Narrow<uint32_t>(channel.history_count(), "channel.history_count", violations);
   spec.message_type = channel.message_type();
   if (HasControlCharacter(spec.message_type)) {
     violations.push_back({"channel.message_type", "must not contain control characters"});
@@ -249,15 +251,18 @@ absl::StatusOr<PoolWatch::Filter> ToFilter(const v1::ListHeldChunksRequest& requ
   std::optional<std::string> pool;
   if (!request.pool().empty()) pool = ParseResource("pools", "pool", request.pool(), violations);
   const std::string& holder = request.holder();
-  if (!holder.empty() && !holder.starts_with("sessions/"))
-    violations.push_back({"holder", "must be sessions/{session}"});
+  const bool is_channel = holder.starts_with("channels/");
+  if (is_channel)
+    filter.history_of = ParseResource("channels", "holder", holder, violations).value_or("");
+  if (!holder.empty() && !is_channel && !holder.starts_with("sessions/"))
+    violations.push_back({"holder", "must be sessions/{session} or channels/{channel}"});
   if (!violations.empty()) return InvalidArgument(violations);
   if (pool) {
     const absl::StatusOr<uint32_t> index = pools.IndexOf(*pool);
     if (!index.ok()) return index.status();
     filter.pool = *index;
   }
-  if (!holder.empty()) {
+  if (!holder.empty() && !is_channel) {
     const auto found = std::find_if(sessions.begin(), sessions.end(),
                                     [&](const SessionInfo& s) { return s.name == holder; });
     if (found == sessions.end()) {
@@ -333,6 +338,7 @@ v1::Channel ToProto(const ChannelInfo& channel) {
                           : v1::Channel::WHEN_FULL_DROP_OLDEST);
   proto.set_queue_capacity(static_cast<int32_t>(channel.spec.queue_capacity));
   proto.set_max_held_count(static_cast<int32_t>(channel.spec.max_held_count));
+  proto.set_history_count(static_cast<int32_t>(channel.spec.history_count));
   proto.set_message_type(channel.spec.message_type);
   proto.set_max_subscriber_count(static_cast<int32_t>(channel.max_subscriber_count));
   proto.set_etag(channel.etag);
@@ -406,6 +412,8 @@ v1::HeldChunk::Phase ToProto(shm::HoldPhase phase) {
       return v1::HeldChunk::PHASE_QUEUED;
     case shm::HoldPhase::kReading:
       return v1::HeldChunk::PHASE_READING;
+    case shm::HoldPhase::kHistory:
+      return v1::HeldChunk::PHASE_HISTORY;
     case shm::HoldPhase::kCached:
       return v1::HeldChunk::PHASE_CACHED;
   }
@@ -430,7 +438,8 @@ std::string ChannelOf(const shm::Census& census, uint16_t channel) {
 v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
                                    const std::vector<SessionInfo>& sessions) {
   v1::ListHeldChunksResponse response;
-  const auto holder = [&](uint16_t session) {
+  const auto holder = [&](shm::HoldPhase phase, uint16_t session, uint16_t channel) {
+    if (phase == shm::HoldPhase::kHistory) return ChannelOf(list.census, channel);
     const SessionInfo* info = FindSession(sessions, session);
     return info == nullptr ? std::string() : info->name;
   };
@@ -441,7 +450,7 @@ v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
     chunk.set_generation(held.generation);
     for (const shm::Holding& h : held.holders) {
       v1::HeldChunk::Holder& line = *chunk.add_holders();
-      line.set_holder(holder(h.session));
+      line.set_holder(holder(h.phase, h.session, h.channel));
       line.set_phase(ToProto(h.phase));
       line.set_channel(ChannelOf(list.census, h.channel));
     }
@@ -451,7 +460,7 @@ v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
   for (const PoolWatch::Sum& sum : list.sums) {
     v1::HolderSummary& line = *response.add_holders();
     const SessionInfo* info = FindSession(sessions, sum.sum.session);
-    line.set_holder(holder(sum.sum.session));
+    line.set_holder(holder(sum.sum.phase, sum.sum.session, sum.sum.channel));
     if (info != nullptr) {
       line.set_client_name(info->client_name);
       line.set_peer_pid(info->pid);

@@ -39,9 +39,9 @@ class GrpcServer {
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
 
-  // Not serving any more; no new connections; calls that wait and streams get UNAVAILABLE, the one that runs
-  // may end; after `grace` the rest is cancelled. If that does not end either, a watchdog ends the
-  // process kShutdownPatience later: whatever is left is found by the next start.
+  // Not serving any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
+  // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog
+  // ends the process kShutdownPatience later: whatever is left is found by the next start.
   void Shutdown(std::chrono::milliseconds grace);
 
  private:

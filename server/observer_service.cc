@@ -19,8 +19,9 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "pool-growth",
-                                     "read-only-sessions", "events"};
+constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels",
+                                     "pool-growth",      "read-only-sessions",
+                                     "events",           "channel-history"};
 
 }  // namespace
 
@@ -136,6 +137,10 @@ grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerCo
     if (!after.ok()) return after.status();
     const auto filter = ToFilter(*request, context_.pools, context_.sessions.List());
     if (!filter.ok()) return filter.status();
+    if (!filter->history_of.empty()) {
+      if (const auto channel = context_.channels.Get(filter->history_of); !channel.ok())
+        return channel.status();
+    }
     const PoolWatch::List list = context_.watch.ListHeld(*filter, *after, page->size);
     *response = ToProto(list, context_.sessions.List());
     if (list.more) response->set_next_page_token(PageToken(name, PageKey(list.chunks.back().key)));

@@ -118,7 +118,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->allow_extra_args(false);
   app.add_option("--channel", raw.channels,
                  "a channel to create, as camera=video,queue=8; repeatable")
-      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N]")
+      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N]")
       ->allow_extra_args(false);
   app.add_option("--reserve", raw.reserve,
                  "address range for chunks (default 1TiB); memory is only taken by pools")
@@ -309,9 +309,15 @@ Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
       return Invalid("max-held= is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
     }
     channel.max_held_count = static_cast<uint32_t>(number);
+  } else if (key == "history") {
+    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxQueueCapacity) {
+      return Invalid("history= is from 1 to the queue's capacity");
+    }
+    channel.history_count = static_cast<uint32_t>(number);
   } else {
     return Invalid(
-        "after the pool ,queue=N ,when-full=wait or drop and ,max-held=N are possible, not \"" +
+        "after the pool ,queue=N ,when-full=wait or drop ,max-held=N and ,history=N are possible, "
+        "not \"" +
         std::string(field) + "\"");
   }
   return Status();
@@ -323,7 +329,7 @@ Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos)
     return Invalid(
-        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N] is needed, as "
+        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N] is needed, as "
         "camera=video,queue=8");
   shm::ChannelSpec channel;
   channel.name = text.substr(0, equals);

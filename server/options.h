@@ -61,7 +61,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv);
 shm::Result<uint64_t> ParseBytes(std::string_view text);
 // "NAME=SIZExCOUNT", "video=1MiBx64". kInvalid.
 shm::Result<shm::PoolSpec> ParsePool(std::string_view text);
-// "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N]". kInvalid.
+// "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N]". kInvalid.
 shm::Result<shm::ChannelSpec> ParseChannel(std::string_view text);
 
 // The pools and the channel of a daemon that was not told any: three sizes of chunks for a first

@@ -172,6 +172,10 @@ PoolWatch::List PoolWatch::ListHeld(const Filter& filter, std::optional<Key> aft
     bool wanted = false;
     for (const shm::Holding& h : holders) {
       if (filter.session && *filter.session != h.session) continue;
+      if (!filter.history_of.empty() && (h.phase != shm::HoldPhase::kHistory ||
+                                         list.census.ChannelName(h.channel) != filter.history_of)) {
+        continue;
+      }
       wanted = true;
       Sum& sum = sums[{view.index, h.session, h.channel, h.phase}];
       sum.sum = {h.session, view.index, h.channel, h.phase, sum.sum.chunk_count + 1};

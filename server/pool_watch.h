@@ -53,6 +53,7 @@ class PoolWatch {
   struct Filter {
     std::optional<uint32_t> pool;     // index
     std::optional<uint16_t> session;  // that holds it
+    std::string history_of;           // channel that keeps it; empty: all
   };
   struct Held {
     Key key;

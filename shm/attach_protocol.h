@@ -91,7 +91,8 @@ struct AttachReply {
   uint8_t cookie[kCookieBytes];  // kAttach: for a kReconnect; secret
   uint32_t own_queue_capacity;
   uint32_t lossy;
-  char message[248];  // what happened, for people; NUL terminated
+  char message[244];       // what happened, for people; NUL terminated
+  uint32_t history_count;  // kJoin...
 };
 
 static_assert(sizeof(AttachRequest) == 288 && sizeof(AttachReply) == 384);
@@ -109,6 +110,7 @@ inline void WriteJoinInfo(const JoinInfo& info, AttachReply* reply) {
   reply->own_queue_capacity = info.queue_capacity;
   reply->lossy = info.lossy ? 1 : 0;
   reply->max_held_count = info.max_held_count;
+  reply->history_count = info.history_count;
 }
 
 inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
@@ -122,7 +124,8 @@ inline JoinInfo ReadJoinInfo(const AttachReply& reply) {
           reply.ended_lanes,
           reply.own_queue_capacity,
           reply.lossy != 0,
-          reply.max_held_count};
+          reply.max_held_count,
+          reply.history_count};
 }
 
 }  // namespace zerocp::shm

@@ -30,7 +30,8 @@ std::string Printable(const char* text, size_t size) {
   return name;
 }
 
-std::string HolderName(const HolderSum& sum, MemPoolManager& manager) {
+std::string HolderName(const HolderSum& sum, const Census& census, MemPoolManager& manager) {
+  if (sum.phase == HoldPhase::kHistory) return "channel '" + census.ChannelName(sum.channel) + "'";
   if (sum.session < kFirstSession || sum.session >= manager.session_capacity()) {
     return "session " + std::to_string(sum.session);
   }
@@ -50,6 +51,8 @@ std::string PhaseText(const HolderSum& sum, const Census& census) {
       return with("queued", "in");
     case HoldPhase::kReading:
       return with("reading", "from");
+    case HoldPhase::kHistory:
+      return "kept for late joiners";
     case HoldPhase::kCached:
       return "cached";
   }
@@ -74,6 +77,7 @@ Census Census::WithoutQueues(MemPoolManager& manager) {
     std::byte* region = manager.ManagementAt(geometry.region_offset, geometry.region_bytes());
     if (region == nullptr) continue;
     const ChannelView view = ChannelView::At(region, geometry);
+    channel.has_history = entry.history_count > 0;
     for (uint32_t k = 0; k < geometry.max_subscriber_count; ++k) {
       channel.sessions.push_back(view.subscribers[k].session.load(std::memory_order_relaxed));
     }
@@ -88,6 +92,7 @@ void Census::Add(uint32_t index, const ChannelRegistry::Channel& channel, MemPoo
   Channel& added = channels_[number];
   added.name = channel.spec.name;
   added.queues_known = true;
+  added.has_history = channel.spec.history_count > 0;
   for (const auto& subscriber : channel.subscribers) added.sessions.push_back(subscriber.session);
   for (const ChannelRegistry::LaneRecord& record : channel.lanes) {
     if (record.state == LaneState::kFree || record.state == LaneState::kRetired) continue;
@@ -198,7 +203,9 @@ void Census::SharedHolders(const PoolView& pool, uint32_t chunk,
   for (uint32_t slot = 0; slot < pool.slot_count; ++slot) {
     const uint16_t holder = record.slots()[slot].load(std::memory_order_relaxed) & 0x3fff;
     if (holder == 0) continue;
-    if (slot >= pool.grant_slots || slot >= subscribers) {
+    if (channel != nullptr && channel->has_history && slot == subscribers) {
+      holders->push_back({0, label.channel, HoldPhase::kHistory});
+    } else if (slot >= pool.grant_slots || slot >= subscribers) {
       holders->push_back({holder, 0, HoldPhase::kReading});
     } else {
       const uint16_t receiver = channel->sessions[slot];
@@ -253,7 +260,7 @@ uint64_t UseOf(const PoolView& pool, uint32_t chunk) {
 std::string DescribeHolders(const HolderSums& sums, const Census& census, MemPoolManager& manager) {
   std::string text;
   for (const HolderSum& sum : sums.Largest(kShownHolders)) {
-    text += (text.empty() ? "" : ", ") + HolderName(sum, manager) + ": " +
+    text += (text.empty() ? "" : ", ") + HolderName(sum, census, manager) + ": " +
             std::to_string(sum.chunk_count) + " " + PhaseText(sum, census);
   }
   if (sums.size() > kShownHolders) {

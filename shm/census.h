@@ -25,6 +25,7 @@ enum class HoldPhase : uint8_t {
   kWriting = 1,  // loaned and not published
   kQueued = 2,   // published and not taken: the holder is the subscriber it waits for
   kReading = 3,  // taken, or opened by handle
+  kHistory = 4,  // kept for late joiners: the holder is the channel, and `session` 0
   kCached = 5,   // free, in a private cache
 };
 
@@ -62,6 +63,7 @@ class Census {
   struct Channel {
     std::string name;
     bool queues_known = false;
+    bool has_history = false;
     std::vector<uint16_t> sessions;  // by subscriber index
   };
   struct Queued {

@@ -28,10 +28,6 @@ std::string ReadText(const char* text, size_t size) {
   return std::string(text, strnlen(text, size));
 }
 
-uint16_t MaxSubscribers(const PoolView& pool) {
-  return static_cast<uint16_t>(std::min<uint32_t>(kMaxSubscribers, pool.grant_slots));
-}
-
 Status CheckType(const ChannelRegistry::Channel& channel, std::string_view message_type) {
   const std::string& mine = channel.spec.message_type;
   if (message_type.empty() || mine.empty() || message_type == mine) return Status();
@@ -81,6 +77,12 @@ std::vector<Violation> Validate(const ChannelSpec& spec) {
     found.push_back(
         {"max_held_count", "must be 0, or from 1 to " + std::to_string(kMaxChunksPerPool)});
   }
+  const uint32_t queue =
+      std::bit_ceil(spec.queue_capacity == 0 ? kDefaultQueueCapacity : spec.queue_capacity);
+  if (spec.history_count > std::min(queue, kMaxQueueCapacity)) {
+    found.push_back({"history_count", "must be at most queue_capacity, which is " +
+                                          std::to_string(std::min(queue, kMaxQueueCapacity))});
+  }
   const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
   if (spec.message_type.size() > kMessageTypeBytes ||
       !std::all_of(spec.message_type.begin(), spec.message_type.end(), is_printable)) {
@@ -119,7 +121,7 @@ Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
       std::bit_ceil(wanted.queue_capacity == 0 ? kDefaultQueueCapacity : wanted.queue_capacity);
   channel.pool = pool->index;
   channel.geometry.queue_capacity = channel.spec.queue_capacity;
-  channel.geometry.max_subscriber_count = MaxSubscribers(*pool);
+  channel.geometry.max_subscriber_count = MaxSubscribers(*pool, wanted.history_count);
   channel.subscribers.resize(channel.geometry.max_subscriber_count);
   Result<uint64_t> offset = AllocateZeroed(channel.geometry.region_bytes());
   if (!offset.ok()) return offset.status();
@@ -140,6 +142,7 @@ Result<uint32_t> ChannelRegistry::Create(const ChannelSpec& wanted) {
   entry.pool = pool->index;
   entry.when_full = static_cast<uint8_t>(channel.spec.when_full);
   entry.max_held_count = channel.spec.max_held_count;
+  entry.history_count = channel.spec.history_count;
   entry.region_offset = *offset;
   std::memcpy(entry.uid, channel.uid.data(), sizeof(entry.uid));
   entry.create_time_ns = channel.create_time_ns;
@@ -202,8 +205,10 @@ Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
   entry.offset.store(lane.offset, std::memory_order_relaxed);
   StoreLaneState(*channel, index, LaneState::kOpen);
   RingAll(*channel);
-  return JoinInfo{
-      channel->index, channel->pool, channel->geometry, index, lane.epoch, *offset, 0, 0, false};
+  JoinInfo info{channel->index, channel->pool, channel->geometry, index, lane.epoch, *offset, 0, 0,
+                false};
+  info.history_count = channel->spec.history_count;
+  return info;
 }
 
 Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
@@ -265,7 +270,8 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                   ended,
                   subscriber.queue_capacity,
                   subscriber.lossy,
-                  channel->spec.max_held_count};
+                  channel->spec.max_held_count,
+                  channel->spec.history_count};
 }
 
 Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {
@@ -456,6 +462,11 @@ std::vector<uint32_t> ChannelRegistry::List() const {
   return indices;
 }
 
+uint16_t ChannelRegistry::MaxSubscribers(const PoolView& pool, uint32_t history_count) {
+  const uint32_t slots = std::min<uint32_t>(kMaxSubscribers, pool.grant_slots);
+  return static_cast<uint16_t>(history_count > 0 ? slots - 1 : slots);
+}
+
 uint32_t ChannelRegistry::PublisherCount(const Channel& channel) {
   return static_cast<uint32_t>(
       std::count_if(channel.lanes.begin(), channel.lanes.end(),
@@ -527,6 +538,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   channel.spec.queue_capacity = entry.queue_capacity;
   channel.spec.when_full = static_cast<WhenFull>(entry.when_full);
   channel.spec.max_held_count = entry.max_held_count;
+  channel.spec.history_count = entry.history_count;
   channel.pool = entry.pool;
   const PoolView* pool = manager_.pool(channel.pool);
   const auto damaged = [&](const std::string& what) {
@@ -544,7 +556,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
       (!channel.closed && Find(channel.spec.name) != nullptr) ||
       channel.spec.when_full > WhenFull::kDropOldest ||
       !std::has_single_bit(channel.geometry.queue_capacity) ||
-      channel.geometry.max_subscriber_count != MaxSubscribers(*pool)) {
+      channel.geometry.max_subscriber_count != MaxSubscribers(*pool, channel.spec.history_count)) {
     return damaged("its entry is impossible");
   }
   ExtentMap& extents = manager_.allocator().management_extents();

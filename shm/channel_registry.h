@@ -34,6 +34,7 @@ struct ChannelSpec {
   std::string message_type;     // at most kMessageTypeBytes characters
   WhenFull when_full = WhenFull::kWait;
   uint32_t max_held_count = 0;  // samples one subscriber may hold at once; 0: not limited
+  uint32_t history_count = 0;   // last messages of a publisher that it keeps; at most the queue's
 };
 std::vector<Violation> Validate(const ChannelSpec& spec);
 
@@ -56,6 +57,12 @@ struct JoinInfo {
   uint32_t queue_capacity;      // subscribers only: of its own
   bool lossy;                   // subscribers only: served by dropping
   uint32_t max_held_count = 0;  // subscribers only: samples it may hold at once; 0: not limited
+  uint32_t history_count = 0;   // last messages of each publisher that it keeps for late joiners
+
+  // Slot of a record in which a publisher keeps a message of its history.
+  uint32_t history_slot() const { return geometry.max_subscriber_count; }
+  // Grant slots that a chunk needs to travel on the channel.
+  uint32_t grant_slots() const { return geometry.max_subscriber_count + (history_count > 0); }
 };
 
 class ChannelRegistry {
@@ -129,6 +136,9 @@ class ChannelRegistry {
   Channel* Find(std::string_view name);
   // Indices of all channels in name order, closed ones included: one name may come several times.
   std::vector<uint32_t> List() const;
+  // Subscribers that a channel of this pool can have: one slot of each chunk for each, and one for
+  // its history.
+  static uint16_t MaxSubscribers(const PoolView& pool, uint32_t history_count);
   static uint32_t PublisherCount(const Channel& channel);
   static uint32_t SubscriberCount(const Channel& channel);
   uint64_t PublishedCount(const Channel& channel) const;

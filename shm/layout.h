@@ -192,7 +192,8 @@ struct ChannelEntry {
   int64_t create_time_ns;
   char name[kNameBytes];
   char message_type[kMessageTypeBytes];  // padded with NULs
-  uint8_t reserved2[16];
+  uint32_t history_count;  // messages of each publisher that are kept for late joiners
+  uint8_t reserved2[12];
 };
 
 // ChannelHeader, SubscriberEntry[max_subscriber_count], LaneEntry[kLaneEntries].
@@ -300,7 +301,8 @@ static_assert(offsetof(Cursor, daemon_claim) == 8 && offsetof(Cursor, subscriber
 static_assert(offsetof(SubscriberEntry, lossy) == 6 &&
               offsetof(SubscriberEntry, queue_capacity) == 20);
 static_assert(offsetof(ChannelEntry, when_full) == 11 &&
-              offsetof(ChannelEntry, max_held_count) == 12);
+              offsetof(ChannelEntry, max_held_count) == 12 &&
+              offsetof(ChannelEntry, history_count) == 240);
 static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhausted_count) == 112 &&
               offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
 static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, given_up) == 48 &&

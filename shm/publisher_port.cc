@@ -32,13 +32,15 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
   const PoolView* pool = session->manager().pool(info.pool);
   if (region == nullptr || lane == nullptr || pool == nullptr ||
       !IsCapacity(info.geometry.queue_capacity) ||
-      info.geometry.max_subscriber_count > std::min<uint32_t>(kMaxSubscribers, pool->grant_slots)) {
+      info.history_count > info.geometry.queue_capacity ||
+      info.grant_slots() > std::min<uint32_t>(kMaxSubscribers, pool->grant_slots)) {
     return Status(Code::kDamaged, "the daemon's answer to the join does not fit the segments");
   }
   std::unique_ptr<PublisherPort> port(new PublisherPort(std::move(session), info));
   port->channel_ = ChannelView::At(region, info.geometry);
   port->lane_ = LaneView::At(lane, info.geometry);
   port->pool_ = pool;
+  if (info.history_count > 0) port->history_bit_ = uint64_t{1} << info.history_slot();
   port->Refresh();
   return port;
 }
@@ -49,8 +51,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     if (!IsOpen()) return Code::kDetached;
   }
   // A chunk of another pool needs a grant slot for each subscriber that there can be.
-  if (chunk.pool != pool_ && chunk.pool->grant_slots < channel_.geometry.max_subscriber_count)
-    return Code::kInvalid;
+  if (chunk.pool != pool_ && chunk.pool->grant_slots < info_.grant_slots()) return Code::kInvalid;
   int dropped = 0;
   if (tail_ >= room_) [[unlikely]] {
     if (Code code = MakeRoom(deadline, &dropped); code != Code::kOk) return code;
@@ -62,14 +63,18 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
            Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(std::countr_zero(active_)),
                              static_cast<uint16_t>(info_.channel + 1)}));
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
-  if (std::has_single_bit(active_)) {
+  uint64_t leaves_history = 0;  // the cell of the message that this one pushes out
+  if (history_bit_ != 0 && tail_ >= info_.history_count) [[unlikely]] {
+    leaves_history = lane_.cell(tail_ - info_.history_count).load(std::memory_order_relaxed);
+  }
+  if (std::has_single_bit(active_) && history_bit_ == 0) {
     // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
     // taken.
     cell.kind = CellKind::kMoved;
     cell.tag = StampTag(record.word.load(std::memory_order_relaxed));
-  } else if (active_ != 0) {
+  } else if ((active_ | history_bit_) != 0) {
     cell.kind = CellKind::kShared;
-    cell.tag = ShareChunk(record, session_->id(), active_);
+    cell.tag = ShareChunk(record, session_->id(), active_ | history_bit_);
   }
   lane_.cell(tail_).store(Encode(cell), std::memory_order_release);
   ++tail_;
@@ -84,7 +89,11 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     if (waiters != 0) [[unlikely]]
       RingWaiters(waiters);
   }
-  if (active_ == 0) session_->ToCache(*chunk.pool, chunk.chunk);
+  if (history_bit_ != 0) [[unlikely]] {
+    if (leaves_history != 0 && !Mutant(32)) TakeBack(leaves_history, info_.history_slot());
+  } else if (active_ == 0) {
+    session_->ToCache(*chunk.pool, chunk.chunk);
+  }
   session_->CountReleased();
   *published = {std::popcount(active_), dropped};
   return Code::kOk;
@@ -126,7 +135,18 @@ void PublisherPort::Refresh() {
         std::min(shortest_queue_, capacity_[static_cast<size_t>(std::countr_zero(bits))]);
   }
   room_ = tail_ + FreeCells(active_);
-  if (!IsOpen()) --stamp_;  // so that every Publish comes here
+  if (!IsOpen()) {
+    LetGoOfHistory();  // nobody joins any more
+    --stamp_;          // so that every Publish comes here
+  }
+}
+
+void PublisherPort::LetGoOfHistory() {
+  if (std::exchange(history_bit_, 0) == 0) return;
+  const uint64_t kept = std::min<uint64_t>(tail_, info_.history_count);
+  for (uint64_t position = tail_ - kept; position < tail_ && !Mutant(35); ++position) {
+    TakeBack(lane_.cell(position).load(std::memory_order_relaxed), info_.history_slot());
+  }
 }
 
 // Serves subscriber `k` from the next message on, as it asked for when it joined.
@@ -344,7 +364,9 @@ void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
 // Wakes sleeping subscribers, each once per sleep: a bell that still has the value this port left
 // was not prepared for another sleep since, so its owner will look again anyway.
 void PublisherPort::RingWaiters(uint64_t waiters) {
-  for (uint64_t bits = waiters & active_; bits != 0; bits &= bits - 1) {
+  // One that joined just now has no grant, but this message may be the last of its history.
+  const uint64_t audience = history_bit_ != 0 ? history_bit_ - 1 : active_;
+  for (uint64_t bits = waiters & audience; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
     std::atomic<uint32_t>& bell = channel_.subscribers[k].bell;
     if (bell.load(std::memory_order_relaxed) == last_rung_[k]) continue;

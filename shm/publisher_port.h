@@ -13,8 +13,12 @@
 // Threads and processes. One thread at a time. Peers: the subscribers of the channel, and the
 // daemon.
 //
+// History. The publisher keeps a slot of its own in each of its last history_count messages, and
+// gives it up when the message is that far behind; so with a history nothing is ever moved.
+//
 // Crash. Killed before the tail store, the chunk is swept as the session's; after it, delivered.
-// What was dropped and not yet taken back is swept as the session's too.
+// What was dropped and not yet taken back is swept as the session's too, and
+// so is its history.
 #pragma once
 
 #include <array>
@@ -47,6 +51,8 @@ class PublisherPort {
   // Waits until at least `count` subscribers are served. kTimeout, kDetached.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
 
+  // Lets go of what is kept for late joiners: before the publisher leaves. The last call but Leave.
+  void LetGoOfHistory();
   // Says in shared memory that nothing will be published any more, for when the daemon cannot be
   // told. The last call.
   void Leave() { lane_.lane->left.store(1, std::memory_order_release); }
@@ -80,6 +86,7 @@ class PublisherPort {
   uint32_t stamp_ = 0;                 // subscriber_stamp of the last Refresh
   uint64_t active_ = 0;                // bit k: subscriber k is served
   uint64_t lossy_ = 0;                 // bit k: by dropping
+  uint64_t history_bit_ = 0;           // of the slot that keeps a message for late joiners; 0: none
   uint32_t shortest_queue_ = 0;        // of those that are waited for
   std::array<uint32_t, kMaxSubscribers> epoch_{};      // that is served
   std::array<uint32_t, kMaxSubscribers> capacity_{};   // of its queue, at most the lane's

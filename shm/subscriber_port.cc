@@ -11,6 +11,10 @@ namespace zerocp::shm {
 namespace {
 
 constexpr uint32_t kTakesInARow = 16;  // from one lane, before the next has its turn
+// How long a late joiner waits for others to let go of a message of the history before it goes on
+// without it, and how often it looks.
+constexpr std::chrono::seconds kCrowdPatience{1};
+constexpr std::chrono::milliseconds kCrowdSlice{10};
 
 }  // namespace
 
@@ -27,7 +31,8 @@ Result<std::unique_ptr<SubscriberPort>> SubscriberPort::Create(std::shared_ptr<S
       !std::has_single_bit(geometry.queue_capacity) ||
       geometry.max_subscriber_count > kMaxSubscribers ||
       info.index >= geometry.max_subscriber_count || info.queue_capacity < 1 ||
-      info.queue_capacity > geometry.queue_capacity) {
+      info.queue_capacity > geometry.queue_capacity ||
+      info.history_count > geometry.queue_capacity) {
     return Status(Code::kDamaged, "the daemon's answer to the join does not fit the segments");
   }
   std::unique_ptr<SubscriberPort> port(new SubscriberPort(std::move(session), info));
@@ -59,6 +64,10 @@ Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
 
 Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
   Cursor& cursor = lane.view.cursors[info_.index];
+  if (lane.history_next != kHistoryDone) [[unlikely]] {
+    const Code code = TakeFromHistory(lane, out);
+    if (code != Code::kEndOfStream) return code;
+  }
   for (;;) {
     uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
     if (CursorEpoch(word) != info_.epoch) return Code::kTimeout;  // not served yet, or no more
@@ -114,6 +123,60 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     }
     return Code::kOk;
   }
+}
+
+// The next message that was published before this subscriber was served. kTimeout: there is none
+// now; kEndOfStream: there will be none.
+Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
+  const Cursor& cursor = lane.view.cursors[info_.index];
+  if (cursor.stopped_epoch.load(std::memory_order_acquire) == info_.epoch) return Detached();
+  for (uint32_t looks = 0; looks <= info_.history_count; ++looks) {
+    // The tail first: if this subscriber is not served after that, nothing before the tail is
+    // granted to it. PAIR lane.tail, cursor.word
+    const bool early = Mutant(33) && CursorEpoch(cursor.word.load()) == info_.epoch;
+    const uint64_t tail = lane.view.lane->tail.load(std::memory_order_acquire);
+    const bool served =
+        Mutant(33) ? early
+                   : CursorEpoch(cursor.word.load(std::memory_order_acquire)) == info_.epoch;
+    const uint64_t end = served ? cursor.start.load(std::memory_order_relaxed) : tail;
+    const uint64_t oldest = end - std::min<uint64_t>(end, info_.history_count);
+    if (lane.history_next == kHistoryUnseen || lane.history_next < oldest)
+      lane.history_next = oldest;
+    if (lane.history_next >= end) {
+      if (!served) return Code::kTimeout;
+      lane.history_next = kHistoryDone;
+      return Code::kEndOfStream;
+    }
+    const Code code = OpenMessage(lane, lane.history_next, out);
+    if (code == Code::kHoldersFull && IsCrowded()) return Code::kTimeout;
+    crowded_since_ = {};
+    ++lane.history_next;
+    if (code != Code::kOk) continue;  // it has just left the history
+    missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
+    return Code::kOk;
+  }
+  return Code::kTimeout;
+}
+
+// Opens the message at `position`. kStale: the publisher keeps it no more.
+Code SubscriberPort::OpenMessage(const LaneRef& lane, uint64_t position, ChunkRef* out) {
+  const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_acquire));
+  const PoolView* pool = session_->manager().pool(cell.pool);
+  if (cell.kind != CellKind::kShared || pool == nullptr) return Code::kStale;
+  const uint64_t handle = Encode(ChunkHandle{cell.pool, pool->incarnation, cell.chunk, cell.tag});
+  if (Code code = session_->Open(handle, out); code != Code::kOk) return code;
+  // The cell may have been written anew just before: then this is a later message.
+  const uint64_t sequence = out->header().sequence.load(std::memory_order_relaxed);
+  if (sequence == position + 1 || Mutant(34)) return Code::kOk;
+  session_->Release(*out);
+  return Code::kStale;
+}
+
+// True as long as it is worth waiting for one of the holders.
+bool SubscriberPort::IsCrowded() {
+  const auto now = std::chrono::steady_clock::now();
+  if (crowded_since_ == std::chrono::steady_clock::time_point{}) crowded_since_ = now;
+  return now - crowded_since_ < kCrowdPatience;
 }
 
 // Puts this session's id on the message of `cell`. False, and nothing is done, if it is neither the
@@ -277,7 +340,10 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
     });
     lanes.push_back({view, i, epoch, entry.session.load(std::memory_order_relaxed),
                      view.lane->tail.load(std::memory_order_acquire),  // PAIR lane.tail
-                     known == lanes_.end() ? kNotServedYet : known->expected});
+                     known == lanes_.end() ? kNotServedYet : known->expected,
+                     info_.history_count == 0 ? kHistoryDone
+                     : known == lanes_.end()  ? kHistoryUnseen
+                                              : known->history_next});
   }
   lanes_ = std::move(lanes);
   stamp_ = stamp;
@@ -338,7 +404,9 @@ Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
       code = TryTake(out);
     }
     if (code == Code::kTimeout && !deadline.Passed()) {
-      FutexWait(bell(), prepared, deadline.Left(kLongestSleep));
+      const bool crowded = crowded_since_ != std::chrono::steady_clock::time_point{};
+      FutexWait(bell(), prepared,
+                deadline.Left(crowded ? std::chrono::nanoseconds(kCrowdSlice) : kLongestSleep));
       code = TryTake(out);
     }
     StandDown();

@@ -4,7 +4,9 @@
 // moves the cursor, so at no instant is a taken message without a living owner. U2: per publisher,
 // messages come in order and once. U3: a lossy subscriber, whose messages the publisher may take
 // back, writes a claim before the compare-exchange on the cursor and takes over after it; claim and
-// cursor tell recovery whether it won.
+// cursor tell recovery whether it won. U4: what was published before the publisher served this
+// subscriber (Cursor::start) has no grant: if it is in the history it is opened, as by a handle;
+// what comes after `start` is taken by its grant only.
 //
 // Threads and processes. One thread at a time. Peers: the publishers of the channel, and the
 // daemon.
@@ -102,16 +104,23 @@ class SubscriberPort {
     uint32_t entry;
     uint32_t epoch;
     uint16_t publisher;
-    uint64_t tail;      // as last read; not read again while the cursor is behind it
-    uint64_t expected;  // lossy: position behind the last message that was taken
+    uint64_t tail;          // as last read; not read again while the cursor is behind it
+    uint64_t expected;      // lossy: position behind the last message that was taken
+    uint64_t history_next;  // position of the next message of the history
   };
 
   static constexpr uint64_t kNotServedYet = ~uint64_t{0};
+  // LaneRef::history_next: not looked at yet; all taken.
+  static constexpr uint64_t kHistoryUnseen = ~uint64_t{0};
+  static constexpr uint64_t kHistoryDone = ~uint64_t{1};
 
   SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
   std::atomic<uint32_t>& bell() const { return channel_.subscribers[info_.index].bell; }
   Code TakeFromLanes(ChunkRef* out);
   Code TakeFrom(LaneRef& lane, ChunkRef* out);
+  Code TakeFromHistory(LaneRef& lane, ChunkRef* out);
+  Code OpenMessage(const LaneRef& lane, uint64_t position, ChunkRef* out);
+  bool IsCrowded();
   bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);
   void CountMissed(LaneRef& lane, uint64_t position);
   Code Idle(ChunkRef* out);
@@ -132,7 +141,9 @@ class SubscriberPort {
   uint64_t missed_count_ = 0;
   uint64_t missed_before_ = 0;
   uint64_t told_missed_count_ = 0;  // missed_count_ when the last message was taken
-  uint32_t ended_count_ = 0;        // lanes that ended since the last kEndOfStream
+  // Since when as many others as can open it hold the next message of a history; zero: no.
+  std::chrono::steady_clock::time_point crowded_since_{};
+  uint32_t ended_count_ = 0;  // lanes that ended since the last kEndOfStream
   bool publisher_died_ = false;
   bool left_ = false;
   bool channel_was_deleted_ = false;

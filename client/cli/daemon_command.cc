@@ -195,12 +195,13 @@ int Channels(const DaemonOptions& options) {
   }
   if (options.json) return PrintJson(response);
   Table table(
-      {"CHANNEL", "POOL", "WHEN FULL", ">QUEUE", ">MAX HELD", ">MAX SUBSCRIBERS", "MESSAGE TYPE"});
+      {"CHANNEL", "POOL", "WHEN FULL", ">QUEUE", ">MAX HELD", ">HISTORY", ">MAX SUBSCRIBERS", "MESSAGE TYPE"});
   for (const v1::Channel& channel : response.channels()) {
     const bool waits = channel.when_full() == v1::Channel::WHEN_FULL_WAIT;
     table.Add({IdOf(channel.name()), IdOf(channel.pool()), waits ? "wait" : "drop",
                N(channel.queue_capacity()),
                channel.max_held_count() == 0 ? "-" : N(channel.max_held_count()),
+               channel.history_count() == 0 ? "-" : N(channel.history_count()),
                N(channel.max_subscriber_count()), channel.message_type()});
   }
   Print(table.ToString());

@@ -19,7 +19,8 @@ namespace {
   return Fail(Code::kInvalid,
               "the loan's pool allows " + std::to_string(RefOf(loan).pool->grant_slots) +
                   " subscribers to hold a chunk, the channel may have " +
-                  std::to_string(publisher.port->info().geometry.max_subscriber_count));
+                  std::to_string(publisher.port->info().geometry.max_subscriber_count) +
+                  (publisher.port->info().history_count > 0 ? " and a history" : ""));
 }
 
 }  // namespace
@@ -38,6 +39,7 @@ zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,
 }
 
 void zerocp_publisher_close(zerocp_publisher* publisher) {
+  if (publisher != nullptr && publisher->core->writable()) publisher->port->LetGoOfHistory();
   Close(publisher, AttachOp::kLeavePublisher);
 }
 

@@ -33,6 +33,8 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     AddPool("pool", 64, GetParam());
     AddChannel("feed", "pool", 4);
     AddChannel("drop", "pool", 4, WhenFull::kDropOldest);
+    AddHistory("kept", 4, 2, WhenFull::kWait);
+    AddHistory("fresh", 2, 2, WhenFull::kDropOldest);
     victim_id_ = next_id_++;
     attached_.set(victim_id_);
     peer_ = Attach();
@@ -40,6 +42,11 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     pool().shared->cache_cap.store(GetParam() == 64 ? 0 : 2);
   }
   const PoolView& pool() { return *manager_->FindPool("pool"); }
+  void AddHistory(const char* name, uint32_t queue, uint32_t history, WhenFull when_full) {
+    ChannelSpec spec{name, "pool", queue, "", when_full};
+    spec.history_count = history;
+    ASSERT_TRUE(registry_->Create(spec).ok());
+  }
   JoinInfo VictimPublishes(const char* channel = "feed") {
     return *registry_->JoinAsPublisher(channel, "", victim_id_);
   }
@@ -649,6 +656,89 @@ TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Pools, StoppedTakeTest, ::testing::Values(64u));  // a take knows no pools
+
+// History.
+
+TEST_P(StepTest, PublishWithAHistoryAndLetGoOfIt) {
+  const JoinInfo info = VictimPublishes("kept");
+  auto subscriber = Subscribe(peer_, "kept");
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*PublisherPort::Create(session, info));
+        for (uint64_t i = 1; i <= 3; ++i) {
+          if (Send(*session, *port, i) != Code::kOk) _exit(3);
+        }
+        port->LetGoOfHistory();
+      },
+      [&](MemPoolManager& manager, ChannelRegistry& registry) {
+        ExpectInUse(manager,
+                    registry.QueuedCount(*registry.Find("kept"), subscriber->info().index));
+      });
+}
+
+TEST_P(StepTest, TakeFromAHistory) {
+  auto publisher = Publish(peer_, "kept");
+  for (uint64_t i = 1; i <= 3; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
+  const JoinInfo info = VictimSubscribes("kept");
+  StepThrough(
+      [info](const auto& session) {
+        auto port = std::move(*SubscriberPort::Create(session, info));
+        ChunkRef chunk;
+        for (uint64_t i = 2; i <= 3; ++i) {
+          if (port->TryTake(&chunk) != Code::kOk || Value(chunk) != i || !session->Release(chunk))
+            _exit(3);
+        }
+      },
+      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 2); });
+  publisher->LetGoOfHistory();
+}
+
+// A late joiner stands still at each instruction of its way through the history, while the
+// publisher goes on: by what its queue holds, or by more.
+TEST_P(StepTest, AJoinerStoppedInTheHistoryGetsEachMessageOnce) {
+  constexpr int kInstructionsOfTwoTakes = 600;  // and then some
+  for (const auto& [channel, more] : {std::pair("kept", 3), std::pair("fresh", 6)}) {
+    auto publisher = Publish(peer_, channel);
+    JoinInfo info{};
+    uint64_t sent = 0;
+    const auto send = [&](int count) {
+      for (int i = 0; i < count; ++i) ASSERT_EQ(Send(*peer_, *publisher, ++sent), Code::kOk);
+    };
+    const int steps = StopAtEach(
+        [&] {
+          send(3);
+          info = VictimSubscribes(channel);
+        },
+        [&](const auto& session) {
+          auto port = std::move(*SubscriberPort::Create(session, info));
+          const uint64_t joined = sent;
+          const uint64_t newest =
+              joined + static_cast<uint64_t>(more);  // once the peer has gone on
+          for (uint64_t last = 0; last != newest;) {
+            ChunkRef chunk;
+            if (port->TryTake(&chunk) != Code::kOk) continue;
+            const uint64_t value = Value(chunk);
+            if (value <= last || value > newest || !session->Release(chunk)) _exit(3);
+            // What comes after the join is granted, and none of it is missed without a word.
+            const uint64_t before = std::max(last, joined);
+            if (value > joined && value != before + 1 + port->missed_before()) _exit(4);
+            last = value;
+          }
+        },
+        [&] { send(more); },
+        [&] {
+          ExpectAuditHolds();
+          RecoverVictim();
+          ExpectAuditHolds();
+          ExpectInUse(*manager_, 2);  // the history
+        },
+        /*begins_with_a_stop=*/false, kInstructionsOfTwoTakes);
+    EXPECT_EQ(steps, kInstructionsOfTwoTakes);
+    publisher->LetGoOfHistory();
+    Leave(std::move(publisher), *peer_);
+  }
+}
+
 // An operator takes the victim off the channel while it stands in the middle of a take, and its
 // publisher goes on at once: fills its lane anew, with the same chunks, for another subscriber.
 TEST_P(StepTest, DetachASubscriberThatIsStoppedInATake) {

@@ -105,7 +105,8 @@ TEST_F(GrpcServerTest, HeldChunksAreListedInPagesWithTheirHolders) {
                {R"({"pageSize":-1})", "FIELD_INVALID"},
                {R"({"pageToken":"x"})", "PAGE_TOKEN_INVALID"},
                {R"({"pool":"pools/none"})", "POOL_NOT_FOUND"},
-               {R"({"holder":"channels/frames"})", "FIELD_INVALID"},
+               {R"({"holder":"channels/none"})", "CHANNEL_NOT_FOUND"},
+               {R"({"holder":"channels/"})", "FIELD_INVALID"},
                {R"({"holder":"sessions/none"})", "SESSION_NOT_FOUND"}};
   for (const auto& w : wrong)
     EXPECT_EQ(client.Call(kListHeldChunks, w.request).reason(), w.reason) << w.request;

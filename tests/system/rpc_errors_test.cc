@@ -95,6 +95,8 @@ std::vector<Row> CreateChannelRows() {
       {Channel(R"(,"queueCapacity":65537)"), {"channel.queue_capacity"}},
       {Channel(R"(,"queueCapacity":-1)"), {"channel.queue_capacity"}},
       {Channel(R"(,"maxHeldCount":-1)"), {"channel.max_held_count"}},
+      {Channel(R"(,"historyCount":-1)"), {"channel.history_count"}},
+      {Channel(R"(,"historyCount":17)"), {"channel.history_count"}},
       {Channel(R"(,"maxHeldCount":16777217)"), {"channel.max_held_count"}},
       {Channel(R"(,"messageType":")" + std::string(129, 't') + "\""), {"channel.message_type"}},
       {Channel(R"(,"messageType":"a\nb")"), {"channel.message_type"}},

@@ -79,6 +79,7 @@ TEST_F(ChannelManagerTest, AllowExistingTakesAChannelThatAgrees) {
       {"queue_capacity 32, not 64", {"frames", "video", 33, "t"}},
       {"message_type \"t\", not \"u\"", {"frames", "video", 32, "u"}},
       {"max_held_count 0, not 3", {"frames", "video", 32, "t", shm::WhenFull::kWait, 3}},
+      {"history_count 0, not 4", {"frames", "video", 32, "t", shm::WhenFull::kWait, 0, 4}},
   };
   for (const auto& [difference, spec] : others) {
     const auto result = instance.channels.Create(spec, allow);

@@ -19,7 +19,7 @@ TEST(OptionsTest, EveryOptionReachesItsField) {
   const ParsedOptions parsed = Parse(
       {"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
        "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
-       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3", "--reserve=2T", "--max-sessions=16381",
+       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2", "--reserve=2T", "--max-sessions=16381",
        "--on-stop=keep", "--log-level=debug", "--death-watch=hangup"});
   ASSERT_TRUE(parsed.options) << parsed.output;
   const Options& o = *parsed.options;
@@ -37,6 +37,7 @@ TEST(OptionsTest, EveryOptionReachesItsField) {
   EXPECT_EQ(o.channels[0].pool, "video");
   EXPECT_EQ(o.channels[0].queue_capacity, 8u);
   EXPECT_EQ(o.channels[0].max_held_count, 3u);
+  EXPECT_EQ(o.channels[0].history_count, 2u);
   EXPECT_EQ(o.chunk_reserved_bytes, uint64_t{2} << 40);
   EXPECT_EQ(o.management_reserved_bytes(), uint64_t{2} << 36);
   EXPECT_EQ(o.max_session_count, 16381u);
