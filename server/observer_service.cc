@@ -19,8 +19,8 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "pool-growth",
-                                     "read-only-sessions", "events"};
+constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels",  "pool-growth",
+                                     "pool-drain",       "read-only-sessions", "events"};
 
 }  // namespace
 
