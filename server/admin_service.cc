@@ -35,6 +35,20 @@ grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* 
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
+                                                   const v1::DeletePoolRequest* request,
+                                                   v1::DeletePoolResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto name = ToName("pools", "name", request->name());
+    if (!name.ok()) return name.status();
+    const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
+                                             request->allow_missing(), request->drain()});
+    if (!pool.ok()) return pool.status();
+    if (*pool) *response->mutable_pool() = ToProto(**pool);
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {

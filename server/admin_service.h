@@ -16,6 +16,9 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* UpdatePool(grpc::CallbackServerContext* call,
                                        const v1::UpdatePoolRequest* request,
                                        v1::UpdatePoolResponse* response) override;
+  grpc::ServerUnaryReactor* DeletePool(grpc::CallbackServerContext* call,
+                                       const v1::DeletePoolRequest* request,
+                                       v1::DeletePoolResponse* response) override;
   grpc::ServerUnaryReactor* CreateChannel(grpc::CallbackServerContext* call,
                                           const v1::CreateChannelRequest* request,
                                           v1::CreateChannelResponse* response) override;

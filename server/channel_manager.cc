@@ -122,6 +122,12 @@ absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wa
                                  wanted.name, wanted.pool),
                      {{"resource", PoolResource(wanted.pool)}});
   }
+  if (!pool->IsOpen()) {
+    return MakeError(
+        Reason::kPoolDraining,
+        fmt::format("channel \"{}\": pool \"{}\" is being deleted", wanted.name, wanted.pool),
+        {{"resource", PoolResource(wanted.pool)}});
+  }
   if (core_.registry.List().size() >= shm::kMaxChannels) {
     return MakeError(Reason::kChannelLimit,
                      fmt::format("there are {} channels already, and an instance holds no more",

@@ -189,6 +189,7 @@ Status Daemon::Restore() {
                  core_.manager->session_capacity() - shm::kFirstSession);
   }
   pools_ = std::make_unique<PoolManager>(core_);
+  keeper_ = std::make_unique<PoolKeeper>(*pools_);
   channels_ = std::make_unique<ChannelManager>(core_);
   return Status();
 }
@@ -282,6 +283,7 @@ void Daemon::LogReady() {
 Status Daemon::Stop() {
   grpc_->Shutdown(kGrace);
   attach_->Stop();
+  keeper_.reset();
   for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
     directory_.Remove(name);
 

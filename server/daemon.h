@@ -17,6 +17,7 @@
 #include "server/grpc_server.h"
 #include "server/instance.h"
 #include "server/options.h"
+#include "server/pool_keeper.h"
 #include "server/pool_manager.h"
 #include "server/runtime_directory.h"
 #include "server/session_manager.h"
@@ -49,6 +50,7 @@ class Daemon {
   SigbusGuard guard_;
   std::unique_ptr<SessionManager> sessions_;
   std::unique_ptr<PoolManager> pools_;
+  std::unique_ptr<PoolKeeper> keeper_;
   std::unique_ptr<ChannelManager> channels_;
   std::unique_ptr<AttachListener> attach_;
   std::unique_ptr<GrpcServer> grpc_;

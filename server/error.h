@@ -47,6 +47,8 @@ enum class Reason {
   kSignalNotPermitted,     // FAILED_PRECONDITION: the daemon cannot kill the process
   kStillAttached,          // DEADLINE_EXCEEDED: the process has not detached
   kChannelInUse,           // FAILED_PRECONDITION
+  kPoolInUse,              // FAILED_PRECONDITION: by a channel, or by who holds chunks
+  kPoolDraining,           // FAILED_PRECONDITION: it is being deleted
   kPoolShrinkUnsupported,  // FAILED_PRECONDITION: a pool only grows
   kEtagMismatch,           // ABORTED: the resource has changed since it was read
   kServerDraining,         // UNAVAILABLE, worth another try

@@ -19,9 +19,9 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels",
-                                     "pool-growth",      "read-only-sessions",
-                                     "events",           "channel-history"};
+constexpr const char* kFeatures[] = {
+    "waiting-channels", "dropping-channels",  "channel-history", "pool-growth",
+    "pool-drain",       "read-only-sessions", "events"};
 
 }  // namespace
 

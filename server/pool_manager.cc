@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "server/error.h"
+#include "shm/census.h"
 
 namespace zerocp {
 namespace {
@@ -66,6 +67,15 @@ std::string Etag(const PoolInfo& pool) {
   return fmt::format("\"{}-{:x}\"", pool.uid.substr(0, 8), pool.spec.chunk_count);
 }
 
+absl::Status BeingDeleted(const PoolInfo& pool) {
+  const std::string resource = PoolResource(pool.spec.name);
+  return MakeError(Reason::kPoolDraining,
+                   fmt::format("{} is being deleted: it goes with its last chunk, and its name is "
+                               "free then",
+                               resource),
+                   {{"resource", resource}});
+}
+
 SegmentUse Use(const shm::Segment& segment, std::string name) {
   struct stat info {};
   const bool known = fstat(segment.fd(), &info) == 0;
@@ -85,11 +95,14 @@ std::string UuidText(const std::array<uint8_t, 16>& uuid) {
   return text;
 }
 
-PoolManager::PoolManager(Core& core) : core_(core) {
+PoolManager::PoolManager(Core& core) : core_(core), drain_(*core.manager) {
+  MutexLock lock(core_.mutex);
+  drain_.AdoptGaps(core_.attached);
   for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
     const shm::PoolView* view = core_.manager->pool(index);
     if (view == nullptr) continue;
     const std::string& name = view->name;
+    if (!view->IsOpen()) spdlog::info("pool {}: its deletion goes on", name);
     if (!shm::IsValidName(name) || !entries_.emplace(name, Learn(index)).second) {
       spdlog::error("pool {} of the adopted segments has no usable name and is not shown", index);
     }
@@ -123,11 +136,13 @@ PoolInfo PoolManager::Describe(const std::string& name, const Entry& entry) cons
   info.uid = entry.uid;
   info.create_time = entry.create_time;
   info.etag = Etag(info);
+  info.draining = !view.IsOpen();
   return info;
 }
 
 absl::StatusOr<CreatedPool> PoolManager::Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                                   CreateMode mode) const {
+  if (pool.draining) return BeingDeleted(pool);
   const std::string difference = Difference(wanted, pool.spec);
   if (mode.allow_existing && difference.empty()) return CreatedPool{pool, false};
   return MakeError(Reason::kPoolAlreadyExists,
@@ -156,7 +171,7 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
   if (auto violations = shm::Validate(wanted); !violations.empty())
     return InvalidArgument(violations);
   MutexLock create_lock(create_mutex_);
-  if (auto entry = Find(wanted.name)) return Existing(wanted, Describe(wanted.name, *entry), mode);
+  if (auto pool = Get(wanted.name); pool.ok()) return Existing(wanted, *pool, mode);
   if (List().size() >= shm::kMaxPools) {
     return MakeError(
         Reason::kPoolLimit,
@@ -192,7 +207,9 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
   core_.events.Add(EventKind::kPoolChanged, PoolResource(spec.name),
                    fmt::format("created: {} chunks of {} bytes, room for {}", spec.chunk_count,
                                spec.chunk_size_bytes, spec.max_chunk_count));
-  return CreatedPool{Describe(spec.name, entry), true};
+  const absl::StatusOr<PoolInfo> pool = Get(spec.name);
+  if (!pool.ok()) return pool.status();
+  return CreatedPool{*pool, true};
 }
 
 absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only) {
@@ -202,6 +219,7 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
   const std::string resource = PoolResource(change.name);
   if (absl::Status status = CheckEtag(resource, pool->etag, change.etag); !status.ok())
     return status;
+  if (pool->draining) return BeingDeleted(*pool);
   const uint32_t before = pool->spec.chunk_count;
   const uint32_t wanted = change.chunk_count.value_or(before);
   if (wanted < before) {
@@ -219,6 +237,7 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
                                                              wanted, pool->spec.max_chunk_count)}});
   }
   const uint32_t index = Find(change.name)->index;
+  // Goes with create_mutex_ only.
   const shm::PoolView& view = *core_.manager->pool(index);
   const uint64_t needed = shm::MemPoolAllocator::CommittedSizes(view, wanted).total_bytes() -
                           shm::MemPoolAllocator::CommittedSizes(view, before).total_bytes();
@@ -243,14 +262,107 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
   return Get(change.name);
 }
 
-absl::StatusOr<PoolInfo> PoolManager::Get(std::string_view name) {
-  if (auto entry = Find(name)) return Describe(std::string(name), *entry);
+absl::Status PoolManager::CheckUnused(const PoolInfo& pool, uint32_t index, bool drain) {
+  const std::string resource = PoolResource(pool.spec.name);
+  for (uint32_t other : core_.registry.List()) {
+    const shm::ChannelRegistry::Channel& channel = *core_.registry.channel(other);
+    if (channel.pool != index) continue;
+    return MakeError(
+        Reason::kPoolInUse,
+        fmt::format("{} is the pool of channel \"{}\"{}", resource, channel.spec.name,
+                    channel.closed ? ", which was deleted and still has members; let them close"
+                                   : "; delete that first"),
+        {{"resource", resource}, {"channel", "channels/" + channel.spec.name}});
+  }
+  if (drain) return absl::OkStatus();
+  shm::Census census;
+  const std::vector<uint32_t> channels = core_.registry.List();
+  for (uint32_t channel : channels)
+    census.Add(channel, *core_.registry.channel(channel), *core_.manager, pool.spec.chunk_count);
+  census.Finish();
+  shm::HolderSums sums;
+  std::vector<shm::Holding> holders;
+  const shm::PoolView& view = *core_.manager->pool(index);
+  uint64_t held = 0;
+  for (uint32_t chunk = 0; chunk < view.live_chunk_count(); ++chunk) {
+    census.HoldersOf(view, chunk, &holders);
+    bool counts = false;
+    for (const shm::Holding& holding : holders) {
+      if (holding.phase == shm::HoldPhase::kCached) continue;
+      sums.Add(view, holding);
+      counts = true;
+    }
+    held += counts ? 1 : 0;
+  }
+  if (held == 0) return absl::OkStatus();
+  return MakeError(Reason::kPoolInUse,
+                   fmt::format("{} of the {} chunks of {} are held by {}; wait for them, or set "
+                               "drain",
+                               held, pool.spec.chunk_count, resource,
+                               shm::DescribeHolders(sums, census, *core_.manager)),
+                   {{"resource", resource}, {"heldChunkCount", std::to_string(held)}});
+}
+
+absl::StatusOr<std::optional<PoolInfo>> PoolManager::Delete(const PoolDeletion& deletion) {
+  MutexLock create_lock(create_mutex_);
+  MutexLock lock(core_.mutex);
+  const auto entry = Find(deletion.name);
+  if (!entry) {
+    if (deletion.allow_missing) return std::optional<PoolInfo>();
+    return NotFound(deletion.name);
+  }
+  PoolInfo pool = Describe(deletion.name, *entry);
+  if (absl::Status status = CheckEtag(PoolResource(deletion.name), pool.etag, deletion.etag);
+      !status.ok())
+    return status;
+  if (absl::Status status = CheckUnused(pool, entry->index, deletion.drain); !status.ok())
+    return status;
+  if (deletion.validate_only) return std::optional(pool);
+  if (!pool.draining) {
+    spdlog::info("pool {} is being deleted: {} chunks", deletion.name, pool.spec.chunk_count);
+    drain_.Begin(entry->index);
+  }
+  pool.draining = !Drain(deletion.name, entry->index);
+  return std::optional(pool);
+}
+
+bool PoolManager::Drain(const std::string& name, uint32_t index) {
+  if (!drain_.Step(index, core_.attached)) return false;
+  MutexLock lock(mutex_);
+  entries_.erase(name);
+  spdlog::info("pool {} deleted", name);
+  core_.events.Add(EventKind::kPoolChanged, PoolResource(name), "deleted");
+  return true;
+}
+
+void PoolManager::Tick() {
+  MutexLock create_lock(create_mutex_);
+  MutexLock lock(core_.mutex);
+  drain_.FreeGaps(core_.attached);
+  std::vector<std::pair<std::string, uint32_t>> draining;
+  {
+    MutexLock entries_lock(mutex_);
+    for (const auto& [name, entry] : entries_) {
+      if (!core_.manager->pool(entry.index)->IsOpen()) draining.emplace_back(name, entry.index);
+    }
+  }
+  for (const auto& [name, index] : draining) Drain(name, index);
+}
+
+absl::Status PoolManager::NotFound(std::string_view name) {
   return MakeError(Reason::kPoolNotFound,
                    fmt::format("there is no pool \"{}\"; ListPools shows those that are", name),
                    {{"resource", PoolResource(name)}});
 }
 
+absl::StatusOr<PoolInfo> PoolManager::Get(std::string_view name) {
+  MutexLock lock(core_.mutex);
+  if (auto entry = Find(name)) return Describe(std::string(name), *entry);
+  return NotFound(name);
+}
+
 std::vector<PoolInfo> PoolManager::List() {
+  MutexLock core_lock(core_.mutex);
   MutexLock lock(mutex_);
   std::vector<PoolInfo> pools;
   for (const auto& [name, entry] : entries_) pools.push_back(Describe(name, entry));
@@ -258,10 +370,12 @@ std::vector<PoolInfo> PoolManager::List() {
 }
 
 absl::StatusOr<std::vector<PoolStats>> PoolManager::Stats(const std::vector<std::string>& names) {
+  MutexLock core_lock(core_.mutex);
   std::map<std::string, uint32_t> wanted;
   for (const std::string& name : names) {
-    if (auto pool = Get(name); !pool.ok()) return pool.status();
-    wanted.emplace(name, Find(name)->index);
+    const auto entry = Find(name);
+    if (!entry) return NotFound(name);
+    wanted.emplace(name, entry->index);
   }
   if (names.empty()) {
     MutexLock lock(mutex_);
@@ -280,8 +394,8 @@ PoolStats PoolManager::StatsOf(const shm::PoolCounts& counts) {
   PoolStats stats;
   stats.name = NameOf(counts.pool);
   stats.counts = counts;
-  if (const shm::PoolView* view = core_.manager->pool(counts.pool)) {
-    const shm::MemPool& shared = *view->shared;
+  if (counts.pool < shm::kMaxPools) {
+    const shm::MemPool& shared = core_.manager->pool_entry(counts.pool);
     stats.loan_count = shared.loan_count.load(std::memory_order_relaxed);
     stats.exhausted_count = shared.exhausted_count.load(std::memory_order_relaxed);
     stats.recovered_chunk_count = shared.recovered_chunk_count.load(std::memory_order_relaxed);
@@ -291,7 +405,7 @@ PoolStats PoolManager::StatsOf(const shm::PoolCounts& counts) {
 
 absl::StatusOr<uint32_t> PoolManager::IndexOf(std::string_view name) {
   if (auto entry = Find(name)) return entry->index;
-  return Get(name).status();
+  return NotFound(name);
 }
 
 std::string PoolManager::NameOf(uint32_t index) {

@@ -4,7 +4,7 @@
 // adoption or creation, and kept here.
 //
 // Threads. All functions from any thread. Create and Update take seconds for a large pool and are
-// serial; nothing else waits for them.
+// serial, with each other and with deletions; nothing else waits for them.
 #pragma once
 
 #include <array>
@@ -21,6 +21,7 @@
 #include "server/core.h"
 #include "shm/audit.h"
 #include "shm/mem_pool_config.h"
+#include "shm/pool_drain.h"
 #include "shm/segment.h"
 
 namespace zerocp {
@@ -35,7 +36,8 @@ struct PoolInfo {
   shm::PoolSpec spec;  // every field as it is in force
   std::string uid;     // empty in a preview
   std::optional<std::chrono::system_clock::time_point> create_time;  // unset in a preview
-  std::string etag;  // strong, quotes included; empty in a preview
+  std::string etag;       // strong, quotes included; empty in a preview
+  bool draining = false;  // being deleted: nothing can be loaned, gone with its last chunk
 };
 
 // What is to change in a pool.
@@ -43,6 +45,15 @@ struct PoolChange {
   std::string name;
   std::string etag;  // must be the pool's; empty: any
   std::optional<uint32_t> chunk_count;
+};
+
+// Which pool is to go, and how.
+struct PoolDeletion {
+  std::string name;
+  std::string etag = {};       // must be the pool's; empty: any
+  bool validate_only = false;  // check everything, change nothing
+  bool allow_missing = false;  // none is as good
+  bool drain = false;          // also if applications hold chunks: then when they are back
 };
 
 struct CreatedPool {
@@ -88,6 +99,14 @@ class PoolManager {
   // would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED, FIELD_INVALID,
   // SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
   absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false);
+  // Deletes a pool, and gives its memory back to the system. Chunks in caches of clients do not
+  // count as held. Returns the pool as it was, `draining` if it has to wait for chunks; nullopt if
+  // it was missing. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_IN_USE (a channel uses it, or, without
+  // `drain`, applications hold chunks).
+  absl::StatusOr<std::optional<PoolInfo>> Delete(const PoolDeletion& deletion);
+  // Every kInterval: takes what came back to pools that are being deleted.
+  static constexpr std::chrono::milliseconds kInterval{100};
+  void Tick();
   // POOL_NOT_FOUND.
   absl::StatusOr<PoolInfo> Get(std::string_view name);
   // In name order.
@@ -111,14 +130,22 @@ class PoolManager {
 
   std::optional<Entry> Find(std::string_view name);
   Entry Learn(uint32_t index) const;
-  PoolInfo Describe(const std::string& name, const Entry& entry) const;
+  PoolInfo Describe(const std::string& name, const Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
+  static absl::Status NotFound(std::string_view name);
+  absl::Status CheckUnused(const PoolInfo& pool, uint32_t index, bool drain)
+      ZEROCP_REQUIRES(core_.mutex);
+  // True: the pool is gone.
+  bool Drain(const std::string& name, uint32_t index) ZEROCP_REQUIRES(core_.mutex);
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
 
   Core& core_;
-  Mutex create_mutex_;  // one Create or Update at a time; taken before mutex_
+  // One Create, Update or deletion at a time; taken before core.mutex, and that before mutex_. A
+  // pool goes under all three.
+  Mutex create_mutex_;
   Mutex mutex_;
+  shm::PoolDrain drain_ ZEROCP_GUARDED_BY(core_.mutex);
   std::map<std::string, Entry, std::less<>> entries_ ZEROCP_GUARDED_BY(mutex_);
 };
 

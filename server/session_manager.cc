@@ -289,6 +289,8 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
   core_.manager->session_entry(id).cache_thread_count.store(0, std::memory_order_relaxed);
+  for (auto& serial : core_.manager->session_entry(id).known_serials)
+    serial.store(0, std::memory_order_relaxed);
   WriteMirror(id, record);
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);
@@ -413,8 +415,7 @@ bool SessionManager::RevokePending(const std::string& name) {
 
 void SessionManager::Terminate(const std::string& name, bool kill,
                                std::chrono::milliseconds patience, Terminated done) {
-  // Counting reads every record of every pool: not under the lock.
-  const std::vector<uint64_t> held = shm::HeldCounts(*core_.manager);
+  const std::vector<uint64_t> held = HeldCounts();
   Terminations::Answers answers;
   {
     MutexLock lock(mutex_);
@@ -464,6 +465,12 @@ void SessionManager::AbandonTerminations() {
     answers = terminations_.Abandon();
   }
   Terminations::Send(std::move(answers));
+}
+
+// Reads every record of every pool: not under mutex_.
+std::vector<uint64_t> SessionManager::HeldCounts() {
+  MutexLock core_lock(core_.mutex);  // a pool that is deleted meanwhile takes its view along
+  return shm::HeldCounts(*core_.manager);
 }
 
 bool SessionManager::IsRevoked(uint16_t id) {
@@ -527,8 +534,7 @@ std::vector<SessionInfo> SessionManager::List() {
       list.push_back(info);
     }
   }
-  // Counting reads every record of every pool: not under the lock.
-  const std::vector<uint64_t> held = shm::HeldCounts(*core_.manager);
+  const std::vector<uint64_t> held = HeldCounts();
   for (SessionInfo& info : list) {
     if (info.id != 0) info.held_chunk_count = held[info.id];
   }

@@ -174,6 +174,7 @@ class SessionManager final : public SessionDirectory {
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
   shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
       ZEROCP_REQUIRES(mutex_);
+  std::vector<uint64_t> HeldCounts();
   static std::string NewName();
   static std::string WhoText(const Record& record);
   size_t capacity() const;

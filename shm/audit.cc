@@ -62,6 +62,7 @@ class Auditor {
       return word.owner == 0 ? ""
                              : "is free or shared, yet names session " + std::to_string(word.owner);
     }
+    if (word.owner == kDaemonSession && word.kind == Kind::kLoaned && !pool.IsOpen()) return "";
     return IsClient(attached_, word.owner)
                ? ""
                : "belongs to session " + std::to_string(word.owner) + ", which is not attached";
@@ -225,7 +226,8 @@ class Auditor {
 }  // namespace
 
 void Count(const ChunkManager& record, PoolCounts& counts) {
-  switch (KindOf(record.word.load(std::memory_order_relaxed))) {
+  const uint64_t word = record.word.load(std::memory_order_relaxed);
+  switch (KindOf(word)) {
     case Kind::kFree:
       ++counts.free_count;
       return;
@@ -237,6 +239,11 @@ void Count(const ChunkManager& record, PoolCounts& counts) {
       return;
     case Kind::kLoaned:
       break;
+  }
+  // Taken out of a pool that is being deleted.
+  if (IsOwned(word, Kind::kLoaned, kDaemonSession)) {
+    ++counts.free_count;
+    return;
   }
   switch (PhaseOf(record)) {
     case ChunkPhase::kCached:

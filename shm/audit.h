@@ -4,7 +4,8 @@
 // A client that is stopped between the two steps of a release shows as shared-held until it goes
 // on. While clients work, a chunk in the middle of a transition can look wrong for a moment: each
 // finding is looked at again, and counts only if it stays. Invariant names (also in README.md):
-//   word-owner      an owned word names an attached session; a free or shared word names nobody
+//   word-owner      an owned word names an attached session, or the daemon in a pool that is being
+//                   deleted; a free or shared word names nobody
 //   free-unheld     no grant slot of a free chunk is set
 //   slot-session    every holder slot names an attached session
 //   shared-held     a shared chunk has a holder

@@ -178,6 +178,7 @@ void Census::HoldersOf(const PoolView& pool, uint32_t chunk, std::vector<Holding
     case Kind::kLoaned:
       break;
   }
+  if (word.owner == kDaemonSession) return;  // of a pool that is being deleted
   const uint16_t channel = Find(label.channel) == nullptr ? uint16_t{0} : label.channel;
   const uint16_t subscriber = SubscriberOf(channel, label.subscriber);
   if (label.phase == ChunkPhase::kCached) {
@@ -239,7 +240,7 @@ std::vector<HolderSum> HolderSums::Largest(size_t most) const {
 uint64_t UseOf(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
   const uint64_t word = record.word.load(std::memory_order_acquire);
-  if (KindOf(word) == Kind::kFree) return 0;
+  if (KindOf(word) == Kind::kFree || IsOwned(word, Kind::kLoaned, kDaemonSession)) return 0;
   uint64_t use = word;
   uint64_t more = record.generation.load(std::memory_order_relaxed);
   if (KindOf(word) == Kind::kShared) {

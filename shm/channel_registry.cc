@@ -1,18 +1,15 @@
 #include "shm/channel_registry.h"
 
-#include <linux/membarrier.h>
 #include <sys/random.h>
-#include <sys/syscall.h>
 #include <time.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
-#include <thread>
 
 #include "shm/futex.h"
 #include "shm/mutant.h"
+#include "shm/settle.h"
 
 namespace zerocp::shm {
 namespace {
@@ -34,15 +31,6 @@ Status CheckType(const ChannelRegistry::Channel& channel, std::string_view messa
   return Status(Code::kTypeMismatch, "channel " + Quoted(channel.spec.name) +
                                          " carries messages of type " + Quoted(mine) + ", not " +
                                          Quoted(message_type));
-}
-
-// Every store that a process made before it last looked at what is stored here already can be seen
-// when this returns, and a look that has not happened yet sees it.
-void Settle() {
-  // All processors have been through the scheduler or user mode since. Where that is not to be had
-  // (nohz_full, a sandbox), time does it: no store stays in a store buffer for as long.
-  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0)
-    std::this_thread::sleep_for(kFirstSlice);
 }
 
 // True if nobody can still find a message in the lane, and none waits to be let go.

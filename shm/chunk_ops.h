@@ -5,10 +5,11 @@
 // exact stamped value.
 //
 // Invariants. C1: a word LOANED or (exclusive pools) cached by a session is written by that session
-// only, but for a message taken over by its receiver, and by the daemon after its death. C2: each
-// reference to a shared chunk is one slot; grant slots are filled by the exclusive owner before T3,
-// open slots by compare-exchange. C3: each open changes the stamp, so a close succeeds only if
-// nobody opened since it began to look.
+// only, but for a message taken over by its receiver, and by the daemon after its death or, if it
+// is cached, when its pool is deleted (pool_drain.h). C2: each reference to a shared chunk is one
+// slot; grant slots are filled by the exclusive owner before T3, open slots by compare-exchange.
+// C3: each open changes the stamp, so a close succeeds only if nobody opened since it began to
+// look.
 //
 // Memory order. All accesses in close and open are sequentially consistent: with anything weaker a
 // close is lost (acquire and release order each slot's loads and stores, but not one slot's store
@@ -31,7 +32,9 @@ namespace zerocp::shm {
 inline constexpr uint16_t kNoSlot = 0xffff;
 
 inline void SetLabel(ChunkManager& record, uint32_t label) {
-  record.label.store(label, std::memory_order_relaxed);  // owner-only advice
+  // Owner-only advice; but the daemon takes what is labelled cached in a pool that is deleted, and
+  // then sees what was done with it.  PAIR chunk.label
+  record.label.store(label, std::memory_order_release);
 }
 inline void SetPhase(ChunkManager& record, ChunkPhase phase, uint32_t serial = 0) {
   SetLabel(record, EncodeLabel(phase, serial));

@@ -99,7 +99,11 @@ struct SuperBlock {
   uint8_t reserved[2896];
 };
 
-enum class PoolState : uint32_t { kEmpty = 0, kActive = 1 };
+enum class PoolState : uint32_t {
+  kEmpty = 0,
+  kActive = 1,
+  kDraining = 2,  // being deleted: no new loans, gone with its last chunk
+};
 
 struct MemPool {
   // Lines 0 and 1: written by the daemon, constant while the state is kActive, but for chunk_count.
@@ -121,7 +125,9 @@ struct MemPool {
   uint16_t slot_count;
   uint8_t uid[16];
   int64_t create_time_ns;  // CLOCK_REALTIME
-  uint8_t reserved1[8];
+  // Added to a record's generation in handles: those of the pools that were here before are stale.
+  uint32_t generation_base;
+  uint8_t reserved1[4];
   // Counters since the pool was created: for people, never believed.
   std::atomic<uint64_t> loan_count;             // (C) each thread adds its own now and then
   std::atomic<uint64_t> exhausted_count;        // (C) loans refused because nothing was free
@@ -130,7 +136,10 @@ struct MemPool {
   std::atomic<uint32_t>
       cache_cap;  // chunks a thread may keep; set by the daemon, 0 by who finds nothing
   std::atomic<uint32_t> pressure;  // 1: somebody waits for a chunk; futex word
-  uint8_t reserved2[56];
+  // serial:63 | open:1. The serial grows when a pool is created or gone, so it tells the pools of
+  // one index apart. Here because every release reads this line. Daemon only.  PAIR pool.use
+  std::atomic<uint64_t> use;
+  uint8_t reserved2[48];
   // Line 3.
   char name[kNameBytes];
 };
@@ -154,7 +163,9 @@ struct SessionEntry {
       cache_thread_count;  // (C) threads of this session that keep chunks in a cache
   uint32_t reserved0;
   char name[kNameBytes];
-  uint8_t reserved[32];
+  // (C) By pool index: low 16 bits of the serial of the pool that this session knows last, stored
+  // before it reads the pool's entry.
+  std::atomic<uint16_t> known_serials[kMaxPools];
 };
 
 // First 16 bytes of a chunk's record; `slot_count` holder slots of 16 bits follow.
@@ -279,7 +290,9 @@ static_assert(offsetof(SuperBlock, instance_name) == 1136);
 static_assert(sizeof(MemPool) == 256);
 static_assert(offsetof(MemPool, cache_cap) == 128 && offsetof(MemPool, name) == 192);
 static_assert(offsetof(MemPool, chunk_size_bytes) == 16 && offsetof(MemPool, incarnation) == 64);
-static_assert(sizeof(SessionEntry) == 128 && offsetof(SessionEntry, name) == 32);
+static_assert(offsetof(MemPool, use) == 136 && offsetof(MemPool, generation_base) == 96);
+static_assert(sizeof(SessionEntry) == 128 && offsetof(SessionEntry, name) == 32 &&
+              offsetof(SessionEntry, known_serials) == 96);
 static_assert(sizeof(ChunkManager) == 16 && offsetof(ChunkManager, generation) == 8 &&
               offsetof(ChunkManager, label) == 12);
 static_assert(sizeof(ChunkHeader) == 128 && offsetof(ChunkHeader, user) == 64);
@@ -334,7 +347,8 @@ static_assert(offsetof(ChannelEntry, queue_capacity) == 4 &&
               offsetof(ChannelEntry, uid) == 24 && offsetof(ChannelEntry, create_time_ns) == 40);
 static_assert(offsetof(SubscriberEntry, session) == 4 && offsetof(LaneEntry, session) == 2);
 static_assert(
-    static_cast<int>(PoolState::kActive) == 1 && static_cast<int>(SessionState::kAttached) == 1 &&
+    static_cast<int>(PoolState::kActive) == 1 && static_cast<int>(PoolState::kDraining) == 2 &&
+    static_cast<int>(SessionState::kAttached) == 1 &&
     static_cast<int>(SessionState::kRevoked) == 4 && static_cast<int>(ChannelState::kOpen) == 1 &&
     static_cast<int>(ChannelState::kClosed) == 2 && static_cast<int>(WhenFull::kDropOldest) == 1 &&
     static_cast<int>(LaneState::kOpen) == 1 && static_cast<int>(LaneState::kClosed) == 2 &&

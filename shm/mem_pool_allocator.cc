@@ -122,6 +122,23 @@ void ExtentMap::Free(uint64_t offset) {
   used_.erase(offset);
 }
 
+std::vector<Extent> ExtentMap::ReserveRest(uint64_t end) {
+  std::vector<Extent> rest;
+  std::lock_guard lock(mutex_);
+  uint64_t from = begin_;
+  const auto add = [&](uint64_t to) {
+    if (from < to) rest.push_back({from, to - from});
+  };
+  const uint64_t last = std::min(RoundUp(end), end_);
+  for (const auto& [offset, used] : used_) {
+    add(std::min(offset, last));
+    from = offset + used;
+  }
+  add(last);
+  for (const Extent& extent : rest) used_.emplace(extent.offset, extent.bytes);
+  return rest;
+}
+
 uint64_t ExtentMap::free_bytes() const {
   std::lock_guard lock(mutex_);
   return FreeBytes();
@@ -182,6 +199,10 @@ Result<PoolGeometry> MemPoolAllocator::Plan(const PoolSpec& wanted) {
 void MemPoolAllocator::Forget(const PoolGeometry& geometry) {
   management_.Free(geometry.hints_offset);
   management_.Free(geometry.records_offset);
+  ForgetChunks(geometry);
+}
+
+void MemPoolAllocator::ForgetChunks(const PoolGeometry& geometry) {
   chunk_.Free(geometry.headers_offset);
   chunk_.Free(geometry.payload_offset);
 }

@@ -9,12 +9,19 @@
 #include <map>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "shm/layout.h"
 #include "shm/mem_pool_config.h"
 #include "shm/status.h"
 
 namespace zerocp::shm {
+
+// A range of a segment.
+struct Extent {
+  uint64_t offset;
+  uint64_t bytes;
+};
 
 // Free and used ranges of one segment's address space. First fit, in units of kExtentAlign. From
 // any thread: a pool is created while channels and lanes come and go.
@@ -27,6 +34,8 @@ class ExtentMap {
   // Marks a range used. kDamaged if it is misaligned, outside, or overlaps another.
   Status Reserve(uint64_t offset, uint64_t bytes);
   void Free(uint64_t offset);
+  // Marks all that is free below `end` used, and says what that was.
+  std::vector<Extent> ReserveRest(uint64_t end);
   uint64_t free_bytes() const;
   static uint64_t RoundUp(uint64_t bytes) {
     return (bytes + kExtentAlign - 1) / kExtentAlign * kExtentAlign;
@@ -73,8 +82,9 @@ class MemPoolAllocator {
 
   // Places a pool. REQUIRES: Validate(spec) is empty. kNoMemory if the address ranges are used up.
   Result<PoolGeometry> Plan(const PoolSpec& spec);
-  // Gives the address ranges of a planned pool back.
+  // Gives the address ranges of a planned pool back; those in the chunk segment only.
   void Forget(const PoolGeometry& geometry);
+  void ForgetChunks(const PoolGeometry& geometry);
   // Checks an entry as if a stranger had written it, and reserves its ranges. kDamaged says what is
   // wrong. For adoption by the daemon.
   Result<PoolGeometry> Adopt(const MemPool& entry);
@@ -91,6 +101,7 @@ class MemPoolAllocator {
 
   ExtentMap& management_extents() { return management_; }
   const ExtentMap& management_extents() const { return management_; }
+  ExtentMap& chunk_extents() { return chunk_; }
   const ExtentMap& chunk_extents() const { return chunk_; }
 
  private:

@@ -10,6 +10,7 @@
 #include "shm/free_list.h"
 #include "shm/futex.h"
 #include "shm/mutant.h"
+#include "shm/settle.h"
 
 namespace zerocp::shm {
 namespace {
@@ -221,7 +222,10 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     MemPool& entry = manager->pool_entry(index);
     const uint32_t state = entry.state.load(std::memory_order_acquire);  // PAIR pool.state
+    manager->uses_[index].store(entry.use.load(std::memory_order_relaxed));
     if (state == static_cast<uint32_t>(PoolState::kEmpty)) continue;
+    if (state > static_cast<uint32_t>(PoolState::kDraining))
+      return Status(Code::kDamaged, "pool table: impossible state " + std::to_string(state));
     Result<PoolGeometry> geometry = manager->allocator_->Adopt(entry);
     if (!geometry.ok()) return geometry.status();
     if (manager->chunk_.file_bytes() <
@@ -230,7 +234,11 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
             geometry->records_offset + geometry->record_bytes() * geometry->chunk_count) {
       return Status(Code::kDamaged, "a segment of the instance was cut short");
     }
-    manager->PublishView(index, entry, *geometry);
+    const uint64_t use = manager->uses_[index].load() | 1;
+    manager->uses_[index].store(use);
+    entry.use.store(use, std::memory_order_release);  // PAIR pool.use
+    manager->PublishView(index, entry, *geometry, use);
+    if (state == static_cast<uint32_t>(PoolState::kDraining)) manager->StartDrain(index);
   }
   SuperBlock& shared = manager->super_block();
   shared.lock_device = options.lock.device;
@@ -336,7 +344,10 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
 
   FreeList::SetRange(FreeList::At(management_.data() + g.hints_offset, g.max_chunk_count), 0,
                      g.chunk_count);
-  PublishView(index, entry, g);
+  const uint64_t use = (uses_[index].load() + 2) | 1;
+  uses_[index].store(use);
+  PublishView(index, entry, g, use);
+  entry.use.store(use, std::memory_order_release);  // PAIR pool.use
   entry.state.store(static_cast<uint32_t>(PoolState::kActive),
                     std::memory_order_release);  // PAIR pool.state
   return index;
@@ -382,8 +393,48 @@ Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
   return Status();
 }
 
-void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
-                                 const PoolGeometry& geometry) {
+void MemPoolManager::StartDrain(uint32_t index) {
+  MemPool& entry = pool_entry(index);
+  // The state first: a daemon that adopts goes by it.
+  entry.state.store(static_cast<uint32_t>(PoolState::kDraining), std::memory_order_release);
+  const uint64_t closed = uses_[index].load() & ~uint64_t{1};
+  uses_[index].store(closed);
+  entry.use.store(closed);  // PAIR pool.use
+  Settle();
+  entry.pressure.store(0);  // who waits for a chunk learns that none comes
+  FutexWake(entry.pressure);
+}
+
+PoolGeometry MemPoolManager::RemovePool(uint32_t index, uint32_t generation) {
+  const PoolGeometry g = *pool(index);
+  MemPool& entry = pool_entry(index);
+  if (!Mutant(28)) entry.generation_base += generation + 1;
+  const uint64_t gone = (uses_[index].load() | 1) + 1;
+  uses_[index].store(gone);
+  entry.use.store(gone);  // PAIR pool.use
+  entry.state.store(static_cast<uint32_t>(PoolState::kEmpty));
+  {
+    std::lock_guard lock(views_mutex_);
+    pools_[index].store(nullptr, std::memory_order_release);
+    views_[index].reset();
+  }
+  const uint64_t count = g.max_chunk_count;
+  chunk_.Decommit(g.headers_offset, ExtentMap::RoundUp(sizeof(ChunkHeader) * count));
+  chunk_.Decommit(g.payload_offset, ExtentMap::RoundUp(g.stride_bytes * count));
+  allocator_->ForgetChunks(g);
+  return g;
+}
+
+void MemPoolManager::DecommitFreeChunks() {
+  ExtentMap& extents = allocator_->chunk_extents();
+  for (const Extent& extent : extents.ReserveRest(chunk_.file_bytes())) {
+    chunk_.Decommit(extent.offset, extent.bytes);
+    extents.Free(extent.offset);
+  }
+}
+
+void MemPoolManager::PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
+                                 uint64_t open_use) {
   auto view = std::make_unique<PoolView>();
   static_cast<PoolGeometry&>(*view) = geometry;
   view->index = static_cast<uint8_t>(index);
@@ -395,12 +446,20 @@ void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
   view->hints = FreeList::At(management_.data() + geometry.hints_offset, geometry.max_chunk_count);
   view->shared = &pool_entry(index);
   view->live = &view->shared->chunk_count;
+  view->generation_base = entry.generation_base;
+  view->open_use = open_use;
+  view->use = &view->shared->use;
   if (allocator_ != nullptr) {
+    view->use = &uses_[index];
     chunk_counts_[index].store(geometry.chunk_count, std::memory_order_relaxed);
     view->live = &chunk_counts_[index];
   }
   std::lock_guard lock(views_mutex_);
-  if (views_[index] != nullptr) return;  // another thread of this client was faster
+  if (!view->IsCurrent()) return;  // what was read may be of two pools
+  if (views_[index] != nullptr) {
+    if (views_[index]->open_use == open_use) return;  // another thread of this client was faster
+    old_views_.push_back(std::move(views_[index]));
+  }
   views_[index] = std::move(view);
   pools_[index].store(views_[index].get(), std::memory_order_release);  // PAIR manager.view
 }
@@ -408,18 +467,33 @@ void MemPoolManager::PublishView(uint32_t index, const MemPool& entry,
 const PoolView* MemPoolManager::LoadPool(uint32_t index) {
   if (allocator_ != nullptr) return nullptr;  // the daemon knows its pools; the table is for others
   const MemPool& entry = pool_entry(index);
-  if (entry.state.load(std::memory_order_acquire) != static_cast<uint32_t>(PoolState::kActive)) {
-    return nullptr;  // PAIR pool.state
+  const uint64_t open_use = entry.use.load(std::memory_order_acquire) | 1;  // PAIR pool.use
+  const uint32_t state = entry.state.load(std::memory_order_acquire);       // PAIR pool.state
+  if (state != static_cast<uint32_t>(PoolState::kActive) &&
+      state != static_cast<uint32_t>(PoolState::kDraining)) {
+    return nullptr;
+  }
+  if (const uint16_t session = session_.load(std::memory_order_relaxed); session != 0) {
+    // Before the last look at `use`, in PublishView: either that sees that the pool is gone, or the
+    // daemon, which stores `use` first, sees this and keeps the records' addresses.
+    session_entry(session).known_serials[index].store(static_cast<uint16_t>(open_use >> 1));
+    std::atomic_thread_fence(std::memory_order_seq_cst);
   }
   Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
       entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
   if (!geometry.ok()) return nullptr;
-  PublishView(index, entry, *geometry);
-  return pools_[index].load(std::memory_order_acquire);
+  PublishView(index, entry, *geometry, open_use);
+  const PoolView* view = pools_[index].load(std::memory_order_acquire);
+  return view != nullptr && view->IsCurrent() ? view : nullptr;
 }
 
 const PoolView* MemPoolManager::FindPool(std::string_view name) {
   for (uint32_t index = 0; index < kMaxPools; ++index) {
+    // Looks at no other pool: one that is known is not forgotten so soon (PoolDrain).
+    const MemPool& entry = pool_entry(index);
+    if (allocator_ == nullptr &&
+        name != std::string_view(entry.name, strnlen(entry.name, kNameBytes)))
+      continue;
     const PoolView* view = pool(index);
     if (view != nullptr && name == view->name) return view;
   }

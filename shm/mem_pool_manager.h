@@ -14,7 +14,9 @@
 // Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed.
 // What was committed for it is used again by the next extent there. One killed in GrowPool before
 // the count is stored: the pool has its old size, and the next growth uses that memory. After it:
-// the pool has grown, and the sweep of the next start sets the hints of the new chunks.
+// the pool has grown, and the sweep of the next start sets the hints of the new chunks. One killed
+// while it deletes a pool leaves it draining, and the next daemon goes on (pool_drain.h); killed in
+// RemovePool after the state is kEmpty: the memory is given back by the next start.
 #pragma once
 
 #include <algorithm>
@@ -25,6 +27,7 @@
 #include <mutex>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "shm/layout.h"
 #include "shm/mem_pool_allocator.h"
@@ -50,9 +53,19 @@ struct PoolView : PoolGeometry {
   HintLevels hints;
   MemPool* shared;
   const std::atomic<uint32_t>* live;  // the daemon's private count; a client's: the shared one
+  uint32_t generation_base;           // a handle's generation is the record's and this
+  uint64_t open_use;                  // MemPool::use while this pool is open
+  const std::atomic<uint64_t>* use;   // as `live`
 
   ChunkManager& record(uint32_t chunk) const {
     return *reinterpret_cast<ChunkManager*>(records + (uint64_t{chunk} << record_shift));
+  }
+  // False once the pool is being deleted: nothing may be loaned any more. A chunk was loaned only
+  // if this is true after it was labelled so, or taken.
+  bool IsOpen() const { return use->load(std::memory_order_relaxed) == open_use; }
+  // False once the pool is gone: the index may be another's.
+  bool IsCurrent() const {
+    return (use->load(std::memory_order_acquire) | 1) == open_use;  // PAIR pool.use
   }
   std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
   // Chunks that exist. In a client the shared word, which a peer can have forged, so it is bounded:
@@ -118,6 +131,15 @@ class MemPoolManager {
   // and nothing done if it has as many. kInvalid: it has more, or may not have so many; kNoMemory:
   // nothing was kept. REQUIRES: as CreatePool.
   Status GrowPool(uint32_t index, uint32_t chunk_count);
+  // The first and the last step of deleting a pool; PoolDrain has those between. StartDrain: nobody
+  // loans from it any more, and what is on its way to be cached can be seen when it returns.
+  // RemovePool: the pool is gone, its memory is the system's, and its address range in the chunk
+  // segment is free; that in the management segment is the caller's to free.
+  // REQUIRES: each chunk is the daemon's; `generation` is at least each record's.
+  void StartDrain(uint32_t index);
+  PoolGeometry RemovePool(uint32_t index, uint32_t generation);
+  // Gives back what a daemon that was killed in RemovePool had not.
+  void DecommitFreeChunks();
   MemPoolAllocator& allocator() { return *allocator_; }
   const Segment& management_segment() const { return management_; }
   const Segment& chunk_segment() const { return chunk_; }
@@ -126,12 +148,19 @@ class MemPoolManager {
 
   // For the daemon and clients.
 
-  // nullptr if there is no such pool. Sees pools created after the attach.
+  // nullptr if there is no such pool. Sees pools created, and misses pools deleted, after the
+  // attach. A client's views stay; the daemon's go with their pools.
   const PoolView* pool(uint32_t index) {
     if (index >= kMaxPools) return nullptr;
     const PoolView* view = pools_[index].load(std::memory_order_acquire);  // PAIR manager.view
-    return view != nullptr ? view : LoadPool(index);
+    return view != nullptr && view->IsCurrent() ? view : LoadPool(index);
   }
+  // True if `view` is that of the pool that this process knows under the index now.
+  bool Knows(uint32_t index, const PoolView* view) const {
+    return pools_[index].load(std::memory_order_acquire) == view;
+  }
+  // Clients: in whose name this process knows pools.
+  void set_session(uint16_t id) { session_.store(id, std::memory_order_relaxed); }
   const PoolView* FindPool(std::string_view name);
   SuperBlock& super_block() const { return *reinterpret_cast<SuperBlock*>(management_.data()); }
   MemPool& pool_entry(uint32_t index) const;
@@ -148,7 +177,8 @@ class MemPoolManager {
  private:
   MemPoolManager() = default;
   const PoolView* LoadPool(uint32_t index);
-  void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry);
+  void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
+                   uint64_t open_use);
   // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory: gave all
   // back.
   Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to);
@@ -159,9 +189,14 @@ class MemPoolManager {
   std::array<uint8_t, 16> instance_uuid_{};
   std::unique_ptr<MemPoolAllocator> allocator_;  // daemon only
   std::array<std::atomic<uint32_t>, kMaxPools>
-      chunk_counts_{};  // daemon only: not for clients to forge
+      chunk_counts_{};                                   // daemon only: not for clients to forge
+  std::array<std::atomic<uint64_t>, kMaxPools> uses_{};  // daemon only, likewise
+  std::atomic<uint16_t> session_{0};                     // clients only
   std::mutex views_mutex_;
   std::array<std::unique_ptr<PoolView>, kMaxPools> views_;  // under views_mutex_
+  // Clients: of pools that are gone; threads and caches may still point to them. Under
+  // views_mutex_.
+  std::vector<std::unique_ptr<PoolView>> old_views_;
   std::array<std::atomic<const PoolView*>, kMaxPools> pools_{};
 };
 

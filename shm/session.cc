@@ -83,7 +83,9 @@ Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
     : manager_(std::move(manager)),
       id_(id),
       serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
-      self_(std::make_shared<Session*>(this)) {}
+      self_(std::make_shared<Session*>(this)) {
+  manager_->set_session(id);
+}
 
 Session::~Session() { Close(); }
 
@@ -115,14 +117,16 @@ Session::ThreadCache& Session::CacheSlow() {
 }
 
 Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
-  PoolCache& cache = Cache().pools[pool.index];
+  PoolCache& cache = CacheOf(pool);
   uint32_t chunk;
   bool refilled = true;
   const auto take = [&] {
     refilled = !LoanCached(pool, cache, &chunk);
     return !refilled || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
   };
-  while (!take()) {
+  for (;;) {
+    if (!pool.IsOpen()) return Code::kNotFound;
+    if (take()) break;
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
     pool.shared->cache_cap.store(0, std::memory_order_relaxed);
     if (deadline.Passed()) {
@@ -131,13 +135,27 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     }
     pool.shared->pressure.store(1);
     if (take()) break;
-    FutexWait(pool.shared->pressure, 1, deadline.Left(kLoanSlice));
+    if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, deadline.Left(kLoanSlice));
   }
   SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // S3
+  if (!pool.IsOpen()) {
+    GiveUp(pool, cache, chunk);
+    return Code::kNotFound;
+  }
   if (refilled || cache.loan_count % kLoansPerReport == 0) ReportLoans(pool, cache);
   *out = {&pool, chunk, ChunkRef::kExclusive};
   CountAcquired();
   return Code::kOk;
+}
+
+bool Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {
+  // The caller's alone, unless the daemon has it already: then a label means nothing any more. The
+  // address is no other pool's as long as this session lives (PoolDrain).
+  SetPhase(pool.record(chunk), ChunkPhase::kCached);
+  if (pool.revocable) StoreWord(pool.record(chunk), Kind::kCached, id_);
+  cache.count = 0;
+  return false;
 }
 
 void Session::ReportLoans(const PoolView& pool, PoolCache& cache) {
@@ -224,7 +242,7 @@ bool Session::Release(ChunkRef ref) {
 
 void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
-  PoolCache& cache = Cache().pools[pool.index];
+  PoolCache& cache = CacheOf(pool);
   SetPhase(record, ChunkPhase::kCached, cache.loan_count);
   if (pool.revocable) StoreWord(record, Kind::kCached, id_);
   const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
@@ -236,6 +254,10 @@ void Session::ToCache(const PoolView& pool, uint32_t chunk) {
 
 // Gives the oldest cached chunks back until `keep` are left.
 void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
+  if (!pool.IsOpen()) {  // the daemon takes them out of the cache
+    cache.count = 0;
+    return;
+  }
   const uint32_t give = cache.count - std::min(keep, cache.count);
   uint64_t bits = 0;
   uint32_t group = 0;
@@ -276,13 +298,14 @@ uint64_t Session::Share(ChunkRef& ref) {
   SetPhase(record, ChunkPhase::kNone);
   const uint32_t generation = ShareChunk(record, id_, 1);
   ref.slot = 0;
-  return Encode(ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk, generation});
+  return Encode(ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk,
+                            generation + ref.pool->generation_base});
 }
 
 uint64_t Session::HandleOf(const ChunkRef& ref) {
-  return Encode(
-      ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk,
-                  ref.pool->record(ref.chunk).generation.load(std::memory_order_relaxed)});
+  return Encode(ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk,
+                            ref.pool->record(ref.chunk).generation.load(std::memory_order_relaxed) +
+                                ref.pool->generation_base});
 }
 
 Code Session::Open(uint64_t handle_bits, ChunkRef* out) {
@@ -293,7 +316,8 @@ Code Session::Open(uint64_t handle_bits, ChunkRef* out) {
     return Code::kStale;
   }
   uint16_t slot;
-  switch (OpenChunk(pool->record(handle.chunk), *pool, handle.generation, id_, &slot)) {
+  const uint32_t generation = handle.generation - pool->generation_base;
+  switch (OpenChunk(pool->record(handle.chunk), *pool, generation, id_, &slot)) {
     case OpenResult::kOpened:
       *out = {pool, handle.chunk, slot};
       CountAcquired();
@@ -313,8 +337,11 @@ void Session::FlushAll(ThreadCache& cache) {
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     PoolCache& mine = cache.pools[index];
     if (mine.count == 0 && mine.loan_count == mine.reported_count) continue;
-    const PoolView* pool = manager_->pool(index);
-    if (pool == nullptr) continue;
+    const PoolView* pool = mine.pool;
+    if (pool == nullptr || !manager_->Knows(index, pool) || !pool->IsOpen()) {
+      mine.count = 0;  // the daemon's
+      continue;
+    }
     if (mine.count > 0) Flush(*pool, mine, 0);
     ReportLoans(*pool, mine);
   }

@@ -5,7 +5,9 @@
 //
 // Invariants. S1: a chunk in a cache is LOANED by this session with phase kCached (exclusive
 // pools), or CACHED by it (revocable pools), where anyone may take it. S2: a chunk is in one cache
-// or with one caller, never both.
+// or with one caller, never both. S3: a chunk is the caller's only if its pool is open after the
+// chunk was labelled loaned (from a cache) or taken (else); if it is not, it is labelled cached
+// again, and the daemon takes it, and every other chunk of every cache of this pool (pool_drain.h).
 //
 // Threads and processes. All functions from any thread. Thread caches are flushed when their thread
 // ends and when the session closes.
@@ -60,17 +62,21 @@ class Session {
   bool TryLoan(const PoolView& pool, ChunkRef* out) {
     ThreadCache& thread = Cache();
     PoolCache& cache = thread.pools[pool.index];
-    if (cache.count == 0 || pool.revocable) [[unlikely]]
+    if (cache.count == 0 || cache.exclusive != &pool) [[unlikely]]
       return false;
     const uint32_t chunk = cache.chunk[--cache.count];
     SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
+    if (!Mutant(27) && !pool.IsOpen()) [[unlikely]]
+      return GiveUp(pool, cache, chunk);
     Count(thread.acquired);
     *out = {&pool, chunk, ChunkRef::kExclusive};
     if (cache.loan_count % kLoansPerReport == 0) [[unlikely]]
       ReportLoans(pool, cache);
     return true;
   }
-  // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one.
+  // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one. kNotFound: the
+  // pool is being deleted, or gone.
   Code Loan(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     return TryLoan(pool, out) ? Code::kOk : LoanSlow(pool, deadline, out);
   }
@@ -81,7 +87,7 @@ class Session {
     ChunkManager& record = pool.record(ref.chunk);
     ThreadCache& thread = Cache();
     PoolCache& cache = thread.pools[pool.index];
-    if (ref.slot != ChunkRef::kExclusive || pool.revocable || !MayRelease(record) ||
+    if (ref.slot != ChunkRef::kExclusive || cache.exclusive != &pool || !MayRelease(record) ||
         cache.count >= std::min(pool.shared->cache_cap.load(std::memory_order_relaxed),
                                 kDefaultCacheCap)) [[unlikely]] {
       return false;
@@ -127,6 +133,8 @@ class Session {
  private:
   friend class ThreadCaches;
   struct PoolCache {
+    const PoolView* pool = nullptr;       // whose chunks these are; a pool that is gone, perhaps
+    const PoolView* exclusive = nullptr;  // the same, unless it is revocable
     uint32_t count = 0;
     uint32_t group = 0;  // where the next refill looks first
     uint32_t loan_count = 0;
@@ -162,6 +170,19 @@ class Session {
     return CacheSlow();
   }
   ThreadCache& CacheSlow();
+  // This thread's cache for `pool`. What it had of a pool that was here before is the daemon's.
+  PoolCache& CacheOf(const PoolView& pool) {
+    PoolCache& cache = Cache().pools[pool.index];
+    if (cache.pool != &pool) {
+      cache.pool = &pool;
+      cache.exclusive = pool.revocable ? nullptr : &pool;
+      cache.count = 0;
+    }
+    return cache;
+  }
+  // Gives a chunk of a pool that is being deleted, and all that is cached of it, to the daemon.
+  // Returns false.
+  bool GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk);
   // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
   static constexpr uint32_t kLoansPerReport = 1024;
   static void ReportLoans(const PoolView& pool, PoolCache& cache);

@@ -163,7 +163,8 @@ Code SubscriberPort::OpenMessage(const LaneRef& lane, uint64_t position, ChunkRe
   const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_acquire));
   const PoolView* pool = session_->manager().pool(cell.pool);
   if (cell.kind != CellKind::kShared || pool == nullptr) return Code::kStale;
-  const uint64_t handle = Encode(ChunkHandle{cell.pool, pool->incarnation, cell.chunk, cell.tag});
+  const uint64_t handle = Encode(
+      ChunkHandle{cell.pool, pool->incarnation, cell.chunk, cell.tag + pool->generation_base});
   if (Code code = session_->Open(handle, out); code != Code::kOk) return code;
   // The cell may have been written anew just before: then this is a later message.
   const uint64_t sequence = out->header().sequence.load(std::memory_order_relaxed);

@@ -173,7 +173,8 @@ typedef struct zerocp_handle {
 
 /* Loans a chunk of the pool named `pool`, without a channel.
  * EXHAUSTED: no chunk came free in time; the text names the largest holders. TOO_LARGE: `bytes` is
- * more than a chunk has. NOT_FOUND. DENIED: the client is read-only. UNAVAILABLE after fork. */
+ * more than a chunk has. NOT_FOUND: also a pool that is being deleted. DENIED: the client is
+ * read-only. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                           int64_t timeout_ns, zerocp_loan* loan);
 

@@ -30,6 +30,10 @@ void Release(Right* right) {
                                      " bytes were asked for, but the chunks of pool '" + pool.name +
                                      "' have " + std::to_string(pool.chunk_size_bytes) + " bytes");
   }
+  if (code == Code::kNotFound) {
+    return Fail(code, "pool '" + pool.name +
+                          "' is being deleted or gone (DeletePool): nothing can be loaned from it");
+  }
   return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);
 }
 

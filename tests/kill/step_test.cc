@@ -16,6 +16,7 @@
 #include <functional>
 
 #include "shm/free_list.h"
+#include "shm/pool_drain.h"
 #include "tests/unit/shm/instance_fixture.h"
 
 namespace zerocp::shm {
@@ -792,6 +793,64 @@ TEST_P(StepTest, DetachASubscriberThatIsStoppedInATake) {
     if (other) Leave(std::move(other), *peer_);
     sender->Close();
   }
+}
+
+// A pool is deleted, and its addresses of chunks are another's at once, while the victim stands
+// anywhere in a loan, a release or a flush of what it had in its cache.
+TEST_P(StepTest, DeleteAPoolWhoseClientIsStoppedInALoan) {
+  constexpr int kInstructions = 400;  // and then some
+  PoolDrain drain(*manager_);
+  uint32_t index = 0;
+  uint32_t next = 0;
+  bool gone = false;
+  std::vector<ChunkRef> others;
+  const int steps = StopAtEach(
+      [&] {
+        RecoverVictim();
+        drain.FreeGaps(SessionSet(attached_).reset(victim_id_));
+        index = AddPool("gone", 64, GetParam()).index;
+      },
+      [](const auto& session) {
+        const PoolView& pool = *session->manager().FindPool("gone");
+        const auto loan_and_release = [&] {
+          ChunkRef chunk;
+          const Code code = session->Loan(pool, Deadline::Now(), &chunk);
+          if (code == Code::kNotFound) return;
+          if (code != Code::kOk) _exit(3);
+          std::memset(chunk.data(), 0xbd, 64);
+          if (!session->Release(chunk)) _exit(4);
+        };
+        loan_and_release();
+        raise(SIGSTOP);
+        loan_and_release();
+        session->FlushThisThread();
+      },
+      [&] {
+        drain.Begin(index);
+        gone = drain.Step(index, attached_);
+        const PoolView& pool = AddPool("next", 64, 64);
+        next = pool.index;
+        ChunkRef chunk;
+        others.clear();
+        while (peer_->Loan(pool, Deadline::Now(), &chunk) == Code::kOk) {
+          std::memset(chunk.data(), 0x11, 64);
+          others.push_back(chunk);
+        }
+        ASSERT_EQ(others.size(), 64u);
+        ExpectAuditHolds();
+      },
+      [&] {
+        for (const ChunkRef& chunk : others) {
+          EXPECT_EQ(Value(chunk), 0x1111111111111111u) << "written by who had lost its pool";
+          EXPECT_TRUE(peer_->Release(chunk));
+        }
+        EXPECT_TRUE(gone || drain.Step(index, attached_)) << "a chunk did not come back";
+        drain.Begin(next);
+        EXPECT_TRUE(drain.Step(next, attached_));
+        ExpectAuditHolds();
+      },
+      /*begins_with_a_stop=*/true, kInstructions);
+  EXPECT_GT(steps, 50);
 }
 
 INSTANTIATE_TEST_SUITE_P(Pools, StepTest, ::testing::Values(64u, 4096u));

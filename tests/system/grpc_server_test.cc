@@ -45,7 +45,7 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_TRUE(Contains(client.Call(kGetChannel, R"({"name":"channels/sound"})").json,
                        R"("pool":"pools/audio")"));
   const Outcome session =
-      client.Call(kCreateSession, R"({"layoutVersion":2,"clientName":"me","peerUserId":0})");
+      client.Call(kCreateSession, R"({"layoutVersion":3,"clientName":"me","peerUserId":0})");
   EXPECT_TRUE(Contains(session.json, R"("attachSocket":"/run/test/attach.sock")"))
       << session.message;
   EXPECT_TRUE(Contains(session.json, R"("state":"STATE_PENDING")"));
@@ -57,6 +57,12 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   const Outcome audit = admin.Call(kAudit);
   EXPECT_TRUE(Contains(audit.json, R"("checkedChunkCount":"19")")) << audit.json;
   EXPECT_LT(audit.json.find("pools/audio"), audit.json.find("pools/video"));
+  constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
+  admin.Call(kCreatePool, R"({"poolId":"spare","pool":{"chunkSizeBytes":100,"chunkCount":3}})");
+  const Outcome deleted = admin.Call(kDeletePool, R"({"name":"pools/spare","drain":true})");
+  EXPECT_TRUE(Contains(deleted.json, R"("state":"STATE_ACTIVE")")) << deleted.message;
+  EXPECT_FALSE(Contains(client.Call(kListPools).json, "pools/spare"));
+  EXPECT_TRUE(admin.Call(kDeletePool, R"({"name":"pools/spare","allowMissing":true})").ok());
   const Outcome info = client.Call(kGetServerInfo);
   EXPECT_TRUE(Contains(info.json, R"("instanceName":"test")")) << info.json;
 }
@@ -182,7 +188,7 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
     return absl::OkStatus();
   };
   auto running = std::async(std::launch::async,
-                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":2})"); });
+                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":3})"); });
   started.get_future().wait();
   EXPECT_TRUE(client.Call(kGetServerInfo).ok());  // needs no worker
   std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });

@@ -7,7 +7,9 @@
 #include <thread>
 #include <vector>
 
+#include "server/channel_manager.h"
 #include "server/error.h"
+#include "shm/chunk_ops.h"
 #include "tests/unit/server/test_instance.h"
 
 namespace zerocp {
@@ -237,6 +239,64 @@ TEST(PoolManager, ConcurrentCreatesOfOneNameMakeOnePool) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(created, 1);
+}
+
+TEST(PoolManager, APoolIsDeletedOnceNothingNeedsIt) {
+  TestInstance instance;
+  ASSERT_TRUE(instance.pools.Create(Spec("video", 4096, 8)).ok());
+  const std::string etag = instance.pools.Get("video")->etag;
+  EXPECT_EQ(ReasonOf(instance.pools.Delete({.name = "audio"}).status()), "POOL_NOT_FOUND");
+  const auto missing = instance.pools.Delete({.name = "audio", .allow_missing = true});
+  ASSERT_TRUE(missing.ok());
+  EXPECT_FALSE(missing->has_value());
+  EXPECT_EQ(ReasonOf(instance.pools.Delete({.name = "video", .etag = "\"x\""}).status()),
+            "ETAG_MISMATCH");
+
+  shm::ChannelSpec channel;
+  channel.name = "frames";
+  channel.pool = "video";
+  ChannelManager channels(instance.core);
+  ASSERT_TRUE(channels.Create(channel).ok());
+  const auto used = instance.pools.Delete({.name = "video", .drain = true}).status();
+  EXPECT_EQ(ReasonOf(used), "POOL_IN_USE");
+  EXPECT_NE(used.message().find("frames"), std::string_view::npos) << used.message();
+  ASSERT_TRUE(channels.Delete("frames", false, false).ok());
+
+  ASSERT_TRUE(instance.pools.Delete({.name = "video", .validate_only = true}).ok());
+  ASSERT_TRUE(instance.pools.Get("video").ok());
+  const auto deleted = instance.pools.Delete({.name = "video", .etag = etag});
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_FALSE((*deleted)->draining);
+  EXPECT_TRUE(instance.pools.List().empty());
+  EXPECT_TRUE(instance.pools.Create(Spec("video", 64, 5000)).ok());
+}
+
+TEST(PoolManager, APoolWithHeldChunksIsDrainedOnlyIfItIsAskedFor) {
+  TestInstance instance;
+  ASSERT_TRUE(instance.pools.Create(Spec("video", 4096, 8)).ok());
+  shm::ChunkManager& record = instance.core.manager->FindPool("video")->record(3);
+  {
+    MutexLock lock(instance.core.mutex);
+    instance.core.attached.set(7);
+  }
+  ASSERT_TRUE(shm::TakeFree(record, shm::Kind::kLoaned, 7));
+  const auto held = instance.pools.Delete({.name = "video"}).status();
+  EXPECT_EQ(ReasonOf(held), "POOL_IN_USE");
+  EXPECT_NE(held.message().find("1 of the 8 chunks"), std::string_view::npos) << held.message();
+  EXPECT_FALSE(instance.pools.Get("video")->draining);
+
+  const auto draining = instance.pools.Delete({.name = "video", .drain = true});
+  ASSERT_TRUE(draining.ok()) << draining.status();
+  EXPECT_TRUE((*draining)->draining);
+  instance.pools.Tick();
+  EXPECT_TRUE(instance.pools.Get("video")->draining);
+  EXPECT_EQ(ReasonOf(instance.pools.Create(Spec("video", 4096, 8)).status()), "POOL_DRAINING");
+  EXPECT_EQ(ReasonOf(instance.pools.Update({"video", "", 16}).status()), "POOL_DRAINING");
+  shm::StoreWord(record, shm::Kind::kFree, 0);
+  instance.pools.Tick();
+  EXPECT_EQ(ReasonOf(instance.pools.Get("video").status()), "POOL_NOT_FOUND");
+  MutexLock lock(instance.core.mutex);
+  instance.core.attached.reset();
 }
 
 }  // namespace

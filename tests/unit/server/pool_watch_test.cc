@@ -123,10 +123,11 @@ TEST_F(PoolWatchTest, FiltersKeepOneHolderOrOnePoolAndSumsAddUp) {
   shm::Session& one = Attach();
   shm::Session& two = Attach();
   const ChunkRef chunks[] = {Loan(one, "video"), Loan(one, "audio"), Loan(two, "audio")};
-  EXPECT_EQ(
-      Held(watch.ListHeld({.pool = Pool("audio").index, .session = {}}, std::nullopt, 100)).size(),
-      2u);
-  const PoolWatch::Filter of_two{.pool = {}, .session = two.id()};
+  EXPECT_EQ(Held(watch.ListHeld({.pool = Pool("audio").index, .session = {}, .history_of = {}},
+                                std::nullopt, 100))
+                .size(),
+            2u);
+  const PoolWatch::Filter of_two{.pool = {}, .session = two.id(), .history_of = {}};
   const PoolWatch::List list = watch.ListHeld(of_two, std::nullopt, 100);
   ASSERT_EQ(Held(list).size(), 1u);
   uint64_t writing = 0;
@@ -136,7 +137,8 @@ TEST_F(PoolWatchTest, FiltersKeepOneHolderOrOnePoolAndSumsAddUp) {
     if (sum.sum.phase == HoldPhase::kWriting) writing += sum.sum.chunk_count;
   }
   EXPECT_EQ(writing, 1u);
-  EXPECT_TRUE(watch.ListHeld({.pool = {}, .session = 999}, std::nullopt, 100).chunks.empty());
+  EXPECT_TRUE(watch.ListHeld({.pool = {}, .session = 999, .history_of = {}}, std::nullopt, 100)
+                  .chunks.empty());
   EXPECT_TRUE(one.Release(chunks[0]));
   EXPECT_TRUE(one.Release(chunks[1]));
   EXPECT_TRUE(two.Release(chunks[2]));
