@@ -11,6 +11,7 @@
 #include <memory>
 #include <thread>
 
+#include "shm/layout.h"
 #include "tests/system/daemon_process.h"
 
 namespace zerocp::testing {
@@ -148,8 +149,8 @@ TEST(DaemonStartTest, SegmentsOfAnotherLayoutAreRefusedByNameOfBothVersions) {
   auto next = StartDaemon(daemon.runtime_dir(), dir.path() + "/log");
   EXPECT_EQ(next->Wait(), 1);
   const std::string log = ReadFile(dir.path() + "/log");
-  EXPECT_TRUE(Contains(log, "version 77") && Contains(log, "version 2") &&
-              Contains(log, "--cleanup"))
+  const std::string ours = "version " + std::to_string(shm::kLayoutVersion);
+  EXPECT_TRUE(Contains(log, "version 77") && Contains(log, ours) && Contains(log, "--cleanup"))
       << log;
   EXPECT_EQ(RunCommand({BinDir() + "/zerocpd", "--cleanup", "--runtime-dir", daemon.runtime_dir()})
                 .exit_code,

@@ -40,10 +40,8 @@ TEST(CppApi, EmptyLoanCannotBeShared) {
 }
 
 TEST(CppApi, EveryCodeHasAName) {
-  for (int code : {0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18}) {
-    EXPECT_STRNE(zerocp_code_name(code), "UNKNOWN") << code;
-  }
-  EXPECT_STREQ(zerocp_code_name(8), "UNKNOWN");
+  for (int code = 0; code <= 18; ++code) EXPECT_STRNE(zerocp_code_name(code), "UNKNOWN") << code;
+  EXPECT_STREQ(zerocp_code_name(19), "UNKNOWN");
   EXPECT_STREQ(zerocp_code_name(-1), "UNKNOWN");
   EXPECT_STREQ(Name(Code::kTimeout), "TIMEOUT");
 }
