@@ -195,8 +195,8 @@ int Channels(const DaemonOptions& options) {
     return observer.exit_code();
   }
   if (options.json) return PrintJson(response);
-  Table table(
-      {"CHANNEL", "POOL", "WHEN FULL", ">QUEUE", ">MAX HELD", ">HISTORY", ">MAX SUBSCRIBERS", "MESSAGE TYPE"});
+  Table table({"CHANNEL", "POOL", "WHEN FULL", ">QUEUE", ">MAX HELD", ">HISTORY",
+               ">MAX SUBSCRIBERS", "MESSAGE TYPE"});
   for (const v1::Channel& channel : response.channels()) {
     const bool waits = channel.when_full() == v1::Channel::WHEN_FULL_WAIT;
     table.Add({IdOf(channel.name()), IdOf(channel.pool()), waits ? "wait" : "drop",

@@ -19,8 +19,8 @@ TEST(OptionsTest, EveryOptionReachesItsField) {
   const ParsedOptions parsed = Parse(
       {"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
        "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
-       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2", "--reserve=2T", "--max-sessions=16381",
-       "--on-stop=keep", "--log-level=debug", "--death-watch=hangup"});
+       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2", "--reserve=2T",
+       "--max-sessions=16381", "--on-stop=keep", "--log-level=debug", "--death-watch=hangup"});
   ASSERT_TRUE(parsed.options) << parsed.output;
   const Options& o = *parsed.options;
   EXPECT_EQ(o.runtime_dir, "/tmp/x");
