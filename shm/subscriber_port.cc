@@ -167,7 +167,7 @@ Code SubscriberPort::OpenMessage(const LaneRef& lane, uint64_t position, ChunkRe
       ChunkHandle{cell.pool, pool->incarnation, cell.chunk, cell.tag + pool->generation_base});
   if (Code code = session_->Open(handle, out); code != Code::kOk) return code;
   // The cell may have been written anew just before: then this is a later message.
-  const uint64_t sequence = out->header().sequence.load(std::memory_order_relaxed);
+  const uint64_t sequence = pool->headers[cell.chunk].sequence.load(std::memory_order_relaxed);
   if (sequence == position + 1 || Mutant(34)) return Code::kOk;
   session_->Release(*out);
   return Code::kStale;
