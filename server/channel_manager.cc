@@ -226,6 +226,7 @@ std::vector<ChannelStats> ChannelManager::Stats() {
     const Channel& channel = *core_.registry.channel(index);
     if (channel.closed) continue;
     ChannelStats stats{channel.spec.name,
+                       index,
                        shm::ChannelRegistry::PublisherCount(channel),
                        core_.registry.PublishedCount(channel),
                        core_.registry.WaitedCount(channel),
@@ -233,9 +234,16 @@ std::vector<ChannelStats> ChannelManager::Stats() {
     for (uint32_t i = 0; i < channel.subscribers.size(); ++i) {
       const uint16_t session = channel.subscribers[i].session;
       if (session == 0) continue;
-      stats.subscribers.push_back({i, channel.subscribers[i].epoch, session,
-                                   core_.registry.QueuedCount(channel, i),
-                                   channel.subscribers[i].queue_capacity});
+      const auto counts = core_.registry.CountsOf(channel, i);
+      SubscriberStats line;
+      line.index = i;
+      line.epoch = channel.subscribers[i].epoch;
+      line.session = session;
+      line.queued_count = counts.queued_count;
+      line.queue_capacity = channel.subscribers[i].queue_capacity;
+      line.taken_count = counts.taken_count;
+      line.missed_count = counts.missed_count;
+      stats.subscribers.push_back(line);
     }
     std::stable_sort(stats.subscribers.begin(), stats.subscribers.end(),
                      [](const SubscriberStats& a, const SubscriberStats& b) {

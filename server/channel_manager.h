@@ -3,6 +3,7 @@
 // Threads. All functions from any thread; each holds core.mutex for as long as it lasts.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -33,10 +34,15 @@ struct SubscriberStats {
   uint16_t session = 0;
   uint64_t queued_count = 0;
   uint32_t queue_capacity = 0;
+  uint64_t taken_count = 0;
+  uint64_t missed_count = 0;
+  uint64_t held_count = 0;                   // PoolWatch knows
+  std::chrono::milliseconds stalled_for{0};  // TroubleWatch knows
 };
 
 struct ChannelStats {
   std::string name;
+  uint32_t index = 0;
   uint32_t publisher_count = 0;
   uint64_t published_count = 0;
   uint64_t waited_count = 0;

@@ -491,6 +491,10 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
     }
     line.set_queued_count(static_cast<int64_t>(subscriber.queued_count));
     line.set_queue_capacity(static_cast<int32_t>(subscriber.queue_capacity));
+    line.set_held_count(static_cast<int32_t>(subscriber.held_count));
+    line.set_taken_count(static_cast<int64_t>(subscriber.taken_count));
+    line.set_missed_count(static_cast<int64_t>(subscriber.missed_count));
+    *line.mutable_stalled_for() = ToProto(subscriber.stalled_for);
   }
   return proto;
 }

@@ -42,7 +42,7 @@ enum class EventKind {
 
 // Who held how many chunks when it happened, with the names of that moment.
 struct EventHolder {
-  std::string session;  // resource name; empty: it has ended
+  std::string session;  // resource name, of the channel if it is its history; empty: it has ended
   std::string client_name;
   pid_t pid = 0;
   std::string pool;     // resource name

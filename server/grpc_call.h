@@ -12,6 +12,7 @@
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
 #include "server/session_manager.h"
+#include "server/trouble_watch.h"
 #include "server/worker.h"
 
 namespace zerocp {
@@ -25,6 +26,7 @@ struct ServiceContext {
   ChannelManager& channels;
   SessionDirectory& sessions;
   PoolWatch& watch;
+  TroubleWatch& trouble;
   Worker& long_worker;   // changes and the audit: one after the other, for seconds at times
   Worker& short_worker;  // everything else: does not wait for those
   EventStreams& event_streams;

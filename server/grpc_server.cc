@@ -24,6 +24,7 @@
 #include "server/grpc_listener.h"
 #include "server/observer_service.h"
 #include "server/session_service.h"
+#include "server/trouble_watch.h"
 
 namespace zerocp {
 namespace {
@@ -149,16 +150,18 @@ struct Endpoint {
 
 struct GrpcServer::Parts {
   explicit Parts(const Options& options)
-      : watch(options.core),
+      : trouble(options.core, watch, options.sessions),
+        watch(options.core),
         event_streams(options.core.events, short_worker),
-        context{options.core, options.pools, options.channels, options.sessions,
-                watch,        long_worker,   short_worker,     event_streams} {
-    watch.Start();
+        context{options.core, options.pools, options.channels, options.sessions, watch,
+                trouble,      long_worker,   short_worker,     event_streams} {
+    watch.Start([this] { trouble.Look(); });
   }
 
   bool Serve(const std::string& name, shm::UniqueFd listening,
              const std::vector<std::pair<grpc::Service*, const char*>>& services);
 
+  TroubleWatch trouble;  // looks in the thread of `watch`
   PoolWatch watch;
   Worker long_worker;
   Worker short_worker;

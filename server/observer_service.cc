@@ -19,9 +19,9 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {
-    "waiting-channels", "dropping-channels",  "channel-history", "pool-growth",
-    "pool-drain",       "read-only-sessions", "events"};
+constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "channel-history",
+                                     "pool-growth",      "pool-drain",        "read-only-sessions",
+                                     "events",           "subscriber-stats"};
 
 }  // namespace
 
@@ -179,7 +179,14 @@ grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext*
                       [](const SessionInfo& s) { return s.phase == SessionPhase::kAttached; })));
     stats.set_recovered_session_count(
         static_cast<int64_t>(context_.sessions.recovered_session_count()));
-    for (const ChannelStats& channel : context_.channels.Stats()) {
+    const PoolWatch::HeldSamples held = context_.watch.CountHeldSamples();
+    for (ChannelStats& channel : context_.channels.Stats()) {
+      for (SubscriberStats& subscriber : channel.subscribers) {
+        const auto found = held.find({channel.index, subscriber.index});
+        if (found != held.end()) subscriber.held_count = found->second;
+        subscriber.stalled_for =
+            context_.trouble.StalledFor(channel.index, subscriber.index, subscriber.epoch);
+      }
       *stats.add_channels() = ToProto(channel, sessions);
     }
     return absl::OkStatus();

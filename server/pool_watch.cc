@@ -11,12 +11,15 @@
 namespace zerocp {
 namespace {
 
+using shm::HoldPhase;
 using std::chrono::milliseconds;
 
 constexpr uint32_t kBatch = 16384;  // records read under one lock: a millisecond
 constexpr uint32_t kChunksEveryMs = 10'000;
 constexpr uint32_t kChunksEveryMsWhenLow = 1'000;
 constexpr size_t kMostSums = 100;
+
+}  // namespace
 
 uint64_t FreeByHints(const shm::PoolView& view) {
   uint64_t free = 0;
@@ -27,15 +30,13 @@ uint64_t FreeByHints(const shm::PoolView& view) {
   return std::min<uint64_t>(free, view.live_chunk_count());
 }
 
-}  // namespace
-
 PoolWatch::PoolWatch(Core& core, std::function<Clock::time_point()> now)
     : core_(core), now_(std::move(now)), start_(now_()) {}
 
 PoolWatch::~PoolWatch() { Stop(); }
 
-void PoolWatch::Start() {
-  thread_ = std::thread([this] { Run(); });
+void PoolWatch::Start(std::function<void()> also) {
+  thread_ = std::thread([this, also = std::move(also)] { Run(also); });
 }
 
 void PoolWatch::Stop() {
@@ -47,9 +48,10 @@ void PoolWatch::Stop() {
   if (thread_.joinable()) thread_.join();
 }
 
-void PoolWatch::Run() {
+void PoolWatch::Run(const std::function<void()>& also) {
   for (;;) {
     Look();
+    also();
     MutexLock lock(mutex_);
     const auto next = Clock::now() + kInterval;
     while (!stopped_ && Clock::now() < next) changed_.wait_until(mutex_, next);
@@ -203,6 +205,23 @@ PoolWatch::List PoolWatch::ListHeld(const Filter& filter, std::optional<Key> aft
   });
   if (list.sums.size() > kMostSums) list.sums.resize(kMostSums);
   return list;
+}
+
+PoolWatch::HeldSamples PoolWatch::CountHeldSamples() {
+  const shm::Census census = TakeCensus();
+  HeldSamples held;
+  std::vector<shm::Holding> holders;
+  ForEachChunk([&](const shm::PoolView& view, uint32_t chunk, const Seen&) {
+    census.HoldersOf(view, chunk, &holders);
+    for (const shm::Holding& h : holders) {
+      // What an earlier user of the index holds is its session's.
+      if (h.phase == HoldPhase::kReading && h.channel != 0 &&
+          census.SubscriberOf(h.channel, h.subscriber) == h.session) {
+        ++held[{h.channel - 1u, h.subscriber}];
+      }
+    }
+  });
+  return held;
 }
 
 std::optional<uint64_t> PoolWatch::LeastFree(uint32_t index) {

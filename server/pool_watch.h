@@ -18,6 +18,7 @@
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "server/core.h"
@@ -38,7 +39,8 @@ class PoolWatch {
   PoolWatch(const PoolWatch&) = delete;
   PoolWatch& operator=(const PoolWatch&) = delete;
 
-  void Start();
+  // `also` is called by the thread after each look.
+  void Start(std::function<void()> also = [] {});
   void Stop();
   // What the thread does every kInterval.
   void Look();
@@ -76,6 +78,10 @@ class PoolWatch {
   };
   List ListHeld(const Filter& filter, std::optional<Key> after, size_t limit);
 
+  // Samples that subscribers hold, by channel and subscriber index. Reads every record.
+  using HeldSamples = std::map<std::pair<uint32_t, uint32_t>, uint64_t>;
+  HeldSamples CountHeldSamples();
+
   // Least number of free chunks of the last 60 s; nullopt if the pool was not looked at yet.
   std::optional<uint64_t> LeastFree(uint32_t pool);
 
@@ -101,7 +107,7 @@ class PoolWatch {
   void LookAtFree(const shm::PoolView& view, uint32_t now_ms) ZEROCP_REQUIRES(mutex_);
   void LookAtChunks();
   shm::Census TakeCensus();
-  void Run();
+  void Run(const std::function<void()>& also);
 
   Core& core_;
   const std::function<Clock::time_point()> now_;
@@ -113,5 +119,8 @@ class PoolWatch {
   bool stopped_ ZEROCP_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };
+
+// Chunks that the free list's hints show as free: at least one if any was given back.
+uint64_t FreeByHints(const shm::PoolView& view);
 
 }  // namespace zerocp

@@ -393,6 +393,11 @@ void ChannelRegistry::RetireLanes() {
         continue;
       const LaneView view = channel.Lane(lane, manager_);
       if (lane.state == LaneState::kRetired) {
+        for (uint32_t k = 0; k < channel.subscribers.size() && !Mutant(37); ++k) {
+          SubscriberRecord& subscriber = channel.subscribers[k];
+          AddUsed(channel, lane, k, &subscriber.retired_taken_count,
+                  &subscriber.retired_missed_count);
+        }
         channel.retired_published_count += view.lane->tail.load(std::memory_order_relaxed);
         channel.retired_waited_count += view.lane->waited.load(std::memory_order_relaxed);
         lane.state = LaneState::kFree;
@@ -502,6 +507,49 @@ uint64_t ChannelRegistry::QueuedCount(const Channel& channel, const LaneRecord& 
   if (IsGivenUp(lane.cursors[k], CursorEpoch(cursor), &position)) return 0;
   const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);
   return std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
+}
+
+// Adds what the subscriber has taken from a lane and what was dropped there. A cursor that counts
+// for an earlier user of the index, or is impossible, adds nothing.
+void ChannelRegistry::AddUsed(const Channel& channel, const LaneRecord& record, uint32_t k,
+                              uint64_t* taken, uint64_t* missed) const {
+  const LaneView lane = channel.Lane(record, manager_);
+  const Cursor& cursor = lane.cursors[k];
+  const uint32_t epoch = cursor.start_epoch.load(std::memory_order_acquire);
+  if (channel.subscribers[k].session == 0 ||  // PAIR cursor.start_epoch
+      (epoch != channel.subscribers[k].epoch && !Mutant(38))) {
+    return;
+  }
+  const uint64_t start = cursor.start.load(std::memory_order_relaxed);
+  uint64_t word;
+  uint64_t dropped;
+  uint64_t again = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
+  int tries = 8;
+  do {  // the drops are at least those of the position, and hardly more
+    word = again;
+    dropped = cursor.dropped.load(std::memory_order_acquire);  // PAIR cursor.dropped
+    again = cursor.word.load(std::memory_order_acquire);
+  } while (again != word && --tries > 0);
+  const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);
+  const uint64_t passed = shm::QueuedCount(CursorPosition(word), start);
+  if (passed > shm::QueuedCount(tail, start)) return;
+  *missed += std::min(dropped, passed);
+  *taken += passed - std::min(dropped, passed);
+}
+
+ChannelRegistry::SubscriberCounts ChannelRegistry::CountsOf(const Channel& channel,
+                                                            uint32_t k) const {
+  const SubscriberRecord& subscriber = channel.subscribers[k];
+  SubscriberCounts counts{0, subscriber.retired_taken_count, subscriber.retired_missed_count,
+                          false};
+  for (const LaneRecord& lane : channel.lanes) {
+    if (lane.state == LaneState::kFree) continue;
+    const uint64_t queued = QueuedCount(channel, lane, k);
+    counts.queued_count += queued;
+    counts.full |= queued >= subscriber.queue_capacity;
+    AddUsed(channel, lane, k, &counts.taken_count, &counts.missed_count);
+  }
+  return counts;
 }
 
 Status ChannelRegistry::Adopt() {

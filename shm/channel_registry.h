@@ -79,6 +79,16 @@ class ChannelRegistry {
     uint32_t epoch = 0;
     uint32_t queue_capacity = 0;
     bool lossy = false;
+    // Of lanes that are gone; only since the daemon's start.
+    uint64_t retired_taken_count = 0;
+    uint64_t retired_missed_count = 0;
+  };
+  // What a subscriber has to do with all lanes of its channel. Bounded, whatever the words say.
+  struct SubscriberCounts {
+    uint64_t queued_count = 0;  // now
+    uint64_t taken_count = 0;   // since it joined
+    uint64_t missed_count = 0;  // the same: dropped in its place
+    bool full = false;          // one of its queues has no room
   };
   struct Channel {
     ChannelSpec spec;  // defaults filled in
@@ -146,7 +156,10 @@ class ChannelRegistry {
   uint64_t WaitedCount(const Channel& channel) const;
   // Messages of all lanes that wait for subscriber `index`.
   uint64_t QueuedCount(const Channel& channel, uint32_t index) const;
-  // The same in one lane. At most the queue capacity, whatever the words say.
+  // Exact, but while a publisher is dropping: then up to one round of drops counts as missed
+  // instead of taken. Never more taken than was.
+  SubscriberCounts CountsOf(const Channel& channel, uint32_t index) const;
+  // Of QueuedCount, in one lane. At most the queue capacity, whatever the words say.
   uint64_t QueuedCount(const Channel& channel, const LaneRecord& lane, uint32_t index) const;
 
   // For recovery.
@@ -169,6 +182,8 @@ class ChannelRegistry {
   void StoreLaneState(Channel& channel, uint32_t lane, LaneState state);
   void TellSubscribers(Channel& channel);
   void StopTaking(Channel& channel, uint32_t index);
+  void AddUsed(const Channel& channel, const LaneRecord& lane, uint32_t index, uint64_t* taken,
+               uint64_t* missed) const;
   void FreeClosed();
   Status AdoptChannel(uint32_t index);
 

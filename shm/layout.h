@@ -269,9 +269,11 @@ struct Cursor {
   // (C) The publisher's, for the epoch it serves: positions from `start` on, of which it has
   // dropped so many. What is taken is position - start - dropped.
   std::atomic<uint64_t> start;          // stored before the epoch  PAIR cursor.word
-  std::atomic<uint64_t> dropped;        // stored after the drop
+  std::atomic<uint64_t> dropped;        // stored before the drop  PAIR cursor.dropped
   std::atomic<uint32_t> stopped_epoch;  // daemon only: the subscriber of this epoch takes no more
-  uint32_t reserved;
+  // (C) The publisher's: the subscriber epoch that `start` and `dropped` are of; 0: nobody's. Stays
+  // when service has ended, so that what was taken can still be counted.
+  std::atomic<uint32_t> start_epoch;
   // Of a stopped subscriber: 0:2 | epoch:14 | position:48, by compare-exchange. The publisher has
   // taken back what is behind that position; kPositionMask: the daemon goes by the cursor.
   std::atomic<uint64_t> given_up;   // (C) PAIR cursor.given_up
@@ -318,8 +320,8 @@ static_assert(offsetof(ChannelEntry, when_full) == 11 &&
               offsetof(ChannelEntry, history_count) == 240);
 static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhausted_count) == 112 &&
               offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
-static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, given_up) == 48 &&
-              offsetof(Cursor, kept_cell) == 56);
+static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, start_epoch) == 44 &&
+              offsetof(Cursor, given_up) == 48 && offsetof(Cursor, kept_cell) == 56);
 static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
 static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
 static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&

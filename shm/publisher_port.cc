@@ -159,6 +159,8 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
   lossy_ = entry.lossy.load(std::memory_order_relaxed) != 0 ? lossy_ | bit : lossy_ & ~bit;
   cursor.start.store(tail_, std::memory_order_relaxed);
   cursor.dropped.store(0, std::memory_order_relaxed);
+  // Killed before it: the numbers are of an epoch that is gone, and count for nobody.
+  cursor.start_epoch.store(epoch, std::memory_order_release);  // PAIR cursor.start_epoch
   uint64_t word = cursor.word.load(std::memory_order_acquire);
   while (!cursor.word.compare_exchange_weak(word, CursorWith(word, epoch, tail_),
                                             std::memory_order_acq_rel,  // PAIR cursor.word
@@ -280,26 +282,29 @@ Code PublisherPort::MakeRoom(Deadline deadline, int* dropped) {
 }
 
 // Takes the oldest messages of subscriber `k` back if its queue is full. Returns how many: 0 if it
-// made room itself.
+// made room itself. Killed between the count and the cursor: the count stays up to one round too
+// high, and what was taken that much too low.
 int PublisherPort::DropOldest(uint32_t k) {
   Cursor& cursor = lane_.cursors[k];
+  const uint64_t dropped = cursor.dropped.load(std::memory_order_relaxed);
   uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
   while (QueuedCount(tail_, CursorPosition(word)) == capacity_[k] &&
          CursorEpoch(word) == epoch_[k]) {
     const uint64_t position = CursorPosition(word);
     const uint32_t count = std::clamp(capacity_[k] / 16, 1u, kDropsAtOnce);
     const uint64_t moved = CursorWith(word, epoch_[k], position + count);
+    // Before the cursor moves, so that nobody counts them as taken.
+    cursor.dropped.store(dropped + count, std::memory_order_release);  // PAIR cursor.dropped
     if (Mutant(11)) {  // a store: what the subscriber takes meanwhile is dropped as well
       cursor.word.store(moved, std::memory_order_release);
     } else if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
                                                     std::memory_order_acquire)) {
+      cursor.dropped.store(dropped, std::memory_order_release);
       continue;
     }
     for (uint32_t i = 0; i < count; ++i) {
       TakeBack(lane_.cell(position + i).load(std::memory_order_relaxed), k);
     }
-    cursor.dropped.store(cursor.dropped.load(std::memory_order_relaxed) + count,
-                         std::memory_order_relaxed);
     return static_cast<int>(count);
   }
   return 0;

@@ -638,6 +638,10 @@ TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
         ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
         EXPECT_TRUE(peer_->Release(chunk));
         taken = 2;
+        const uint32_t index = subscriber->info().index;
+        const auto counts = registry_->CountsOf(*registry_->Find("drop"), index);
+        EXPECT_LE(counts.taken_count, taken);
+        EXPECT_EQ(counts.taken_count + counts.missed_count, taken + subscriber->missed_count());
       },
       [&] {
         ExpectAuditHolds();
@@ -646,6 +650,10 @@ TEST_P(StepTest, ATakeWhileADroppingPublisherIsStoppedLosesAndDoublesNothing) {
         taken += TakeAll(*peer_, *subscriber, &end);
         EXPECT_EQ(end, Code::kEndOfStream);
         EXPECT_EQ(taken + subscriber->missed_count(), 5u);
+        const uint32_t index = subscriber->info().index;
+        const auto counts = registry_->CountsOf(*registry_->Find("drop"), index);
+        EXPECT_EQ(counts.taken_count, taken);
+        EXPECT_EQ(counts.missed_count, subscriber->missed_count());
         Leave(std::move(subscriber), *peer_);
         ExpectInUse(*manager_, 0);
         RecoverVictim();

@@ -59,6 +59,94 @@ TEST_F(DropTest, ADroppingChannelKeepsTheNewestMessagesAndSaysHowManyAreGone) {
   EXPECT_EQ(subscriber->missed_count(), 95u);
 }
 
+TEST_F(DropTest, TheDaemonCountsWhatASubscriberTookAndMissedAndNothingOfTheOneBefore) {
+  auto publisher = Publish(first_, "drop");
+  auto subscriber = Subscribe(second_, "drop");
+  SendAll(*first_, *publisher, 0, 10);
+  ExpectTakes(*second_, *subscriber, 6);
+  ExpectTakes(*second_, *subscriber, 7);
+  const ChannelRegistry::Channel& channel = *registry_->Find("drop");
+  const uint32_t index = subscriber->info().index;
+  auto counts = registry_->CountsOf(channel, index);
+  EXPECT_EQ(counts.queued_count, 2u);
+  EXPECT_EQ(counts.taken_count, 2u);
+  EXPECT_EQ(counts.missed_count, 6u);
+  EXPECT_FALSE(counts.full);
+  SendAll(*first_, *publisher, 10, 12);
+  EXPECT_TRUE(registry_->CountsOf(channel, index).full);
+
+  Leave(std::move(subscriber), *second_);
+  subscriber = Subscribe(third_, "drop");
+  ASSERT_EQ(subscriber->info().index, index);
+  counts = registry_->CountsOf(channel, index);  // not served yet
+  EXPECT_EQ(counts.queued_count, 0u);
+  EXPECT_EQ(counts.taken_count, 0u);
+  EXPECT_EQ(counts.missed_count, 0u);
+  SendAll(*first_, *publisher, 12, 13);
+  ExpectTakes(*third_, *subscriber, 12);
+  EXPECT_EQ(registry_->CountsOf(channel, index).taken_count, 1u);
+}
+
+TEST_F(DropTest, WhatWasTakenOfALaneThatIsGoneStillCounts) {
+  auto publisher = Publish(first_, "drop");
+  auto subscriber = Subscribe(second_, "drop");
+  SendAll(*first_, *publisher, 0, 10);
+  for (uint64_t i = 6; i < 10; ++i) ExpectTakes(*second_, *subscriber, i);
+  const uint32_t lane = publisher->info().index;
+  Leave(std::move(publisher), *first_);
+  const ChannelRegistry::Channel& channel = *registry_->Find("drop");
+  const uint32_t index = subscriber->info().index;
+  ChunkRef none;
+  EXPECT_EQ(subscriber->TryTake(&none), Code::kEndOfStream);
+  for (int i = 0; i < 4; ++i) {
+    const auto counts = registry_->CountsOf(channel, index);
+    EXPECT_EQ(counts.taken_count, 4u);
+    EXPECT_EQ(counts.missed_count, 6u);
+    registry_->RetireLanes();
+    (void)subscriber->TryTake(&none);  // looks at the table
+  }
+  EXPECT_EQ(channel.lanes[lane].state, LaneState::kFree);
+  publisher = Publish(third_, "drop");
+  SendAll(*third_, *publisher, 10, 11);
+  ExpectTakes(*second_, *subscriber, 10);
+  EXPECT_EQ(registry_->CountsOf(channel, index).taken_count, 5u);
+}
+
+TEST_F(DropTest, CountsAddUpAfterAnyRace) {
+  constexpr uint64_t kMessages = 20'000;
+  auto publisher = Publish(first_, "drop");
+  auto subscriber = Subscribe(second_, "drop");
+  const ChannelRegistry::Channel& channel = *registry_->Find("drop");
+  const uint32_t index = subscriber->info().index;
+  std::atomic<bool> done{false};
+  uint64_t taken = 0;
+  std::thread taker([&] {
+    ChunkRef chunk;
+    for (;;) {
+      const bool last = done.load();
+      if (subscriber->TryTake(&chunk) == Code::kOk) {
+        ++taken;
+        EXPECT_TRUE(second_->Release(chunk));
+      } else if (last) {
+        break;
+      }
+    }
+    second_->FlushThisThread();
+  });
+  std::thread sender([&] {
+    SendAll(*first_, *publisher, 0, kMessages);
+    first_->FlushThisThread();
+    done.store(true);
+  });
+  while (!done.load()) EXPECT_LE(registry_->CountsOf(channel, index).queued_count, 4u);
+  sender.join();
+  taker.join();
+  const auto counts = registry_->CountsOf(channel, index);
+  EXPECT_EQ(counts.taken_count, taken);
+  EXPECT_EQ(counts.missed_count, kMessages - taken);
+  EXPECT_EQ(counts.queued_count, 0u);
+}
+
 TEST_F(DropTest, APublishSaysWhatItDropped) {
   auto publisher = Publish(first_, "drop");
   auto one = Subscribe(second_, "drop");
