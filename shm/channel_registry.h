@@ -104,6 +104,9 @@ class ChannelRegistry {
   // Reads the channels of an adopted instance, as if a stranger had written them. kDamaged names
   // the first that cannot be used; those are left out.
   Status Adopt();
+  // The same without a store, a wake-up or a wait: what is read stays as it is. REQUIRES: nobody
+  // writes there (MemPoolManager::Inspect); only the functions that count are called then.
+  Status Inspect();
 
   // kInvalid, kAlreadyExists, kNotFound (the pool), kLimit, kNoMemory. Returns the index.
   Result<uint32_t> Create(const ChannelSpec& spec);
@@ -170,7 +173,8 @@ class ChannelRegistry {
   void TellSubscribers(Channel& channel);
   void StopTaking(Channel& channel, uint32_t index);
   void FreeClosed();
-  Status AdoptChannel(uint32_t index);
+  Status ReadChannel(uint32_t index);
+  void Announce(Channel& channel);
 
   MemPoolManager& manager_;
   std::array<std::optional<Channel>, kMaxChannels> channels_;
