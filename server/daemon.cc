@@ -115,7 +115,7 @@ shm::MemPoolManager::CreateOptions SegmentOptions(const Options& options,
                                                   const std::string& runtime_dir) {
   shm::MemPoolManager::CreateOptions segments;
   segments.segment_dir = options.segment_dir;
-  segments.instance = options.instance.value_or(InstanceNameFor(runtime_dir));
+  segments.instance = options.instance.value_or(shm::InstanceNameFor(runtime_dir));
   segments.management_reserved_bytes = options.management_reserved_bytes();
   segments.chunk_reserved_bytes = options.chunk_reserved_bytes;
   segments.session_capacity = options.max_session_count + shm::kFirstSession;

@@ -4,15 +4,10 @@
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
-#include <cstdio>
-#include <fstream>
-#include <optional>
-#include <sstream>
 #include <thread>
 
 #include "shm/segment.h"
@@ -39,27 +34,14 @@ std::string ChunkPath(const CreateOptions& o) {
   return o.segment_dir + "/" + MemPoolManager::ChunkName(o.instance);
 }
 
-// Process that holds the flock on a file, as the kernel lists it: "3: FLOCK ADVISORY WRITE 77
-// 00:1a:5 0 EOF". A holder in another pid namespace is not listed.
-std::optional<pid_t> ListedHolder(uint64_t device, uint64_t inode) {
-  char wanted[64];
-  std::snprintf(wanted, sizeof(wanted), "%02x:%02x:%llu", major(device), minor(device),
-                static_cast<unsigned long long>(inode));
-  std::ifstream locks("/proc/locks");
-  std::string line;
-  while (std::getline(locks, line)) {
-    std::istringstream fields(line);
-    std::string number, kind, advisory, access, file;
-    pid_t pid = 0;
-    if (fields >> number >> kind >> advisory >> access >> pid >> file && kind == "FLOCK" &&
-        file == wanted)
-      return pid;
-  }
-  return std::nullopt;
+// 0: nobody that the kernel's list shows.
+pid_t ListedHolder(const LockIdentity& lock) {
+  Result<pid_t> pid = shm::FileLockHolder(lock.device, lock.inode);
+  return pid.ok() ? *pid : 0;
 }
 
 bool IsHeld(const LockIdentity& lock) {
-  if (ListedHolder(lock.device, lock.inode)) return true;
+  if (ListedHolder(lock) != 0) return true;
   UniqueFd fd(open(lock.path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK));
   struct stat info {};
   if (!fd || fstat(fd.get(), &info) != 0 || info.st_dev != lock.device || info.st_ino != lock.inode)
@@ -70,8 +52,7 @@ bool IsHeld(const LockIdentity& lock) {
 Status OwnedByAnother(const CreateOptions& options, const LockIdentity* lock) {
   std::string who = "another running zerocpd";
   if (lock != nullptr) {
-    if (std::optional<pid_t> pid = ListedHolder(lock->device, lock->inode))
-      who += ", process " + std::to_string(*pid);
+    if (pid_t pid = ListedHolder(*lock)) who += ", process " + std::to_string(pid);
     who += " (its lock is " + lock->path + ")";
   }
   return Status(Code::kAlreadyExists, ManagementPath(options) + " belongs to " + who +

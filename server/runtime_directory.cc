@@ -212,13 +212,4 @@ Result<UniqueFd> RuntimeDirectory::OpenFile(const std::string& name) {
   return fd;
 }
 
-std::string InstanceNameFor(const std::string& runtime_dir) {
-  if (runtime_dir == shm::SystemRuntimeDir()) return "";
-  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
-  for (char c : runtime_dir) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
-  char text[20];
-  std::snprintf(text, sizeof(text), "d%016llx", static_cast<unsigned long long>(hash));
-  return text;
-}
-
 }  // namespace zerocp

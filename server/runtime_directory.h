@@ -61,8 +61,4 @@ class RuntimeDirectory {
   shm::LockIdentity lock_;
 };
 
-// The instance name of a runtime directory: empty for the system's, else derived from the path, so
-// that two directories never share segments.
-std::string InstanceNameFor(const std::string& runtime_dir);
-
 }  // namespace zerocp

@@ -553,6 +553,14 @@ ChannelRegistry::SubscriberCounts ChannelRegistry::CountsOf(const Channel& chann
 }
 
 Status ChannelRegistry::Adopt() {
+  Status first_damage = Inspect();
+  for (auto& channel : channels_) {
+    if (channel) Announce(*channel);
+  }
+  return first_damage;
+}
+
+Status ChannelRegistry::Inspect() {
   Status first_damage;
   for (uint32_t index = 0; index < kMaxChannels; ++index) {
     if (manager_.channel_entry(index).state.load(
@@ -560,13 +568,13 @@ Status ChannelRegistry::Adopt() {
         static_cast<uint32_t>(ChannelState::kFree)) {
       continue;
     }
-    Status status = AdoptChannel(index);
+    Status status = ReadChannel(index);
     if (!status.ok() && first_damage.ok()) first_damage = status;
   }
   return first_damage;
 }
 
-Status ChannelRegistry::AdoptChannel(uint32_t index) {
+Status ChannelRegistry::ReadChannel(uint32_t index) {
   const ChannelEntry& entry = manager_.channel_entry(index);
   Channel channel;
   channel.spec.name = ReadText(entry.name, sizeof(entry.name));
@@ -617,7 +625,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
                               shared.lossy.load(std::memory_order_relaxed) != 0};
   }
   for (uint32_t i = 0; i < kLaneEntries; ++i) {
-    LaneEntry& shared = channel.view.lanes[i];
+    const LaneEntry& shared = channel.view.lanes[i];
     LaneRecord lane{static_cast<LaneState>(shared.state.load(std::memory_order_acquire)),
                     shared.session.load(std::memory_order_relaxed),
                     shared.epoch.load(std::memory_order_relaxed),
@@ -628,15 +636,24 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
         (lane.state != LaneState::kFree &&
          !extents.Reserve(lane.offset, channel.geometry.lane_bytes()).ok())) {
       lane.state = LaneState::kFree;  // damaged: nobody is served by it any more
-      shared.state.store(static_cast<uint16_t>(LaneState::kFree), std::memory_order_release);
     }
     if (lane.state == LaneState::kFree) lane.session = 0;
     channel.lanes[i] = lane;
   }
-  // What the daemon before was about to say is said.
+  by_name_.emplace(channel.spec.name, index);
+  channels_[index] = std::move(channel);
+  return Status();
+}
+
+// What the daemon before was about to say is said.
+void ChannelRegistry::Announce(Channel& channel) {
   channel.view.header->state.store(
       static_cast<uint32_t>(channel.closed ? ChannelState::kClosed : ChannelState::kOpen),
       std::memory_order_release);
+  for (uint32_t i = 0; i < kLaneEntries; ++i) {  // those that are damaged are free
+    channel.view.lanes[i].state.store(static_cast<uint16_t>(channel.lanes[i].state),
+                                      std::memory_order_release);
+  }
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     if (IsStopped(channel, k)) StopTaking(channel, k);
   }
@@ -645,10 +662,7 @@ Status ChannelRegistry::AdoptChannel(uint32_t index) {
   const uint32_t stamp =
       channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;
   for (LaneRecord& lane : channel.lanes) lane.stamp = stamp;
-  by_name_.emplace(channel.spec.name, index);
-  channels_[index] = std::move(channel);
-  RingAll(*channels_[index]);
-  return Status();
+  RingAll(channel);
 }
 
 }  // namespace zerocp::shm

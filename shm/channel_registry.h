@@ -114,6 +114,9 @@ class ChannelRegistry {
   // Reads the channels of an adopted instance, as if a stranger had written them. kDamaged names
   // the first that cannot be used; those are left out.
   Status Adopt();
+  // The same without a store, a wake-up or a wait: what is read stays as it is. REQUIRES: nobody
+  // writes there (MemPoolManager::Inspect); only the functions that count are called then.
+  Status Inspect();
 
   // kInvalid, kAlreadyExists, kNotFound (the pool), kLimit, kNoMemory. Returns the index.
   Result<uint32_t> Create(const ChannelSpec& spec);
@@ -185,7 +188,8 @@ class ChannelRegistry {
   void AddUsed(const Channel& channel, const LaneRecord& lane, uint32_t index, uint64_t* taken,
                uint64_t* missed) const;
   void FreeClosed();
-  Status AdoptChannel(uint32_t index);
+  Status ReadChannel(uint32_t index);
+  void Announce(Channel& channel);
 
   MemPoolManager& manager_;
   std::array<std::optional<Channel>, kMaxChannels> channels_;

@@ -78,6 +78,20 @@ Status ReadSuperBlock(const Segment& segment, SuperBlock* block) {
   return Status();
 }
 
+bool IsUnfinished(const Segment& segment) {
+  uint64_t magic = 0;
+  return pread(segment.fd(), &magic, sizeof(magic), 0) == 0 || magic == kUnfinishedMagic;
+}
+Status NotFinished(const Segment& segment) {
+  return Status(Code::kUnavailable, segment.path() + " is not finished");
+}
+
+LockIdentity LockOf(const SuperBlock& block) {
+  LockIdentity lock{block.lock_device, block.lock_inode, {}};
+  lock.path.assign(block.lock_path, strnlen(block.lock_path, sizeof(block.lock_path)));
+  return lock;
+}
+
 }  // namespace
 
 std::string MemPoolManager::ManagementName(std::string_view instance) {
@@ -176,26 +190,26 @@ Result<LockIdentity> MemPoolManager::ReadLock(const std::string& segment_dir,
                                               std::string_view instance) {
   Result<Segment> management = Segment::Open(segment_dir, ManagementName(instance));
   if (!management.ok()) return management.status();
-  uint64_t magic = 0;
-  if (pread(management->fd(), &magic, sizeof(magic), 0) == 0 || magic == kUnfinishedMagic) {
-    return Status(Code::kUnavailable, management->path() + " is not finished");
-  }
+  if (IsUnfinished(*management)) return NotFinished(*management);
   auto block = std::make_unique<SuperBlock>();
   if (Status status = ReadSuperBlock(*management, block.get()); !status.ok()) return status;
   if (block->magic.load(std::memory_order_acquire) != kMagic) {
     return Status(Code::kDamaged, management->path() + ": no complete super block");
   }
-  LockIdentity lock{block->lock_device, block->lock_inode, {}};
-  lock.path.assign(block->lock_path, strnlen(block->lock_path, sizeof(block->lock_path)));
-  return lock;
+  return LockOf(*block);
 }
 
-Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOptions& options) {
+LockIdentity MemPoolManager::lock() const { return LockOf(super_block()); }
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Load(const CreateOptions& options,
+                                                             bool copy) {
   std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
   manager->options_ = options;
-  Result<Segment> management = Segment::Open(options.segment_dir, ManagementName(options.instance));
+  Result<Segment> management =
+      Segment::Open(options.segment_dir, ManagementName(options.instance), copy);
   if (!management.ok()) return management.status();
-  Result<Segment> chunk = Segment::Open(options.segment_dir, ChunkName(options.instance));
+  if (copy && IsUnfinished(*management)) return NotFinished(*management);
+  Result<Segment> chunk = Segment::Open(options.segment_dir, ChunkName(options.instance), copy);
   if (!chunk.ok()) {
     return chunk.code() != Code::kNotFound
                ? chunk.status()
@@ -214,38 +228,57 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
   std::memcpy(manager->instance_uuid_.data(), block->instance_uuid, 16);
   manager->management_ = std::move(*management);
   manager->chunk_ = std::move(*chunk);
-  if (Status status = manager->management_.Map(o.management_reserved_bytes); !status.ok())
+  if (Status status = copy ? manager->management_.MapCopy(o.management_reserved_bytes)
+                           : manager->management_.Map(o.management_reserved_bytes);
+      !status.ok())
     return status;
-  if (Status status = manager->chunk_.Map(o.chunk_reserved_bytes); !status.ok()) return status;
-  manager->allocator_ = std::make_unique<MemPoolAllocator>(
-      o.management_reserved_bytes, o.chunk_reserved_bytes, o.session_capacity);
+  if (Status status = manager->chunk_.Map(o.chunk_reserved_bytes, copy); !status.ok())
+    return status;
+  if (Status status = manager->AdoptPools(copy); !status.ok()) return status;
+  return manager;
+}
+
+Status MemPoolManager::AdoptPools(bool copy) {
+  allocator_ = std::make_unique<MemPoolAllocator>(
+      options_.management_reserved_bytes, options_.chunk_reserved_bytes, options_.session_capacity);
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    MemPool& entry = manager->pool_entry(index);
+    MemPool& entry = pool_entry(index);
     const uint32_t state = entry.state.load(std::memory_order_acquire);  // PAIR pool.state
-    manager->uses_[index].store(entry.use.load(std::memory_order_relaxed));
+    uses_[index].store(entry.use.load(std::memory_order_relaxed));
     if (state == static_cast<uint32_t>(PoolState::kEmpty)) continue;
     if (state > static_cast<uint32_t>(PoolState::kDraining))
       return Status(Code::kDamaged, "pool table: impossible state " + std::to_string(state));
-    Result<PoolGeometry> geometry = manager->allocator_->Adopt(entry);
+    Result<PoolGeometry> geometry = allocator_->Adopt(entry);
     if (!geometry.ok()) return geometry.status();
-    if (manager->chunk_.file_bytes() <
+    if (chunk_.file_bytes() <
             geometry->payload_offset + geometry->stride_bytes * geometry->chunk_count ||
-        manager->management_.file_bytes() <
+        management_.file_bytes() <
             geometry->records_offset + geometry->record_bytes() * geometry->chunk_count) {
       return Status(Code::kDamaged, "a segment of the instance was cut short");
     }
-    const uint64_t use = manager->uses_[index].load() | 1;
-    manager->uses_[index].store(use);
+    const uint64_t use = uses_[index].load() | 1;
+    uses_[index].store(use);
+    PublishView(index, entry, *geometry, use);
+    if (copy) continue;
     entry.use.store(use, std::memory_order_release);  // PAIR pool.use
-    manager->PublishView(index, entry, *geometry, use);
-    if (state == static_cast<uint32_t>(PoolState::kDraining)) manager->StartDrain(index);
+    if (state == static_cast<uint32_t>(PoolState::kDraining)) StartDrain(index);
   }
-  SuperBlock& shared = manager->super_block();
+  return Status();
+}
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOptions& options) {
+  Result<std::unique_ptr<MemPoolManager>> manager = Load(options, false);
+  if (!manager.ok()) return manager;
+  SuperBlock& shared = (*manager)->super_block();
   shared.lock_device = options.lock.device;
   shared.lock_inode = options.lock.inode;
   std::memset(shared.lock_path, 0, sizeof(shared.lock_path));
   CopyName(shared.lock_path, sizeof(shared.lock_path), options.lock.path);
   return manager;
+}
+
+Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Inspect(const CreateOptions& options) {
+  return Load(options, true);
 }
 
 Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd management, UniqueFd chunk,

@@ -108,6 +108,12 @@ class MemPoolManager {
   // the one that the super block names (see ReadLock). kNotFound: neither exists. kVersionMismatch,
   // kDamaged: they cannot be used; the message says why.
   static Result<std::unique_ptr<MemPoolManager>> Adopt(const CreateOptions& options);
+  // A copy of the management segment as it is now, of a living daemon's instance or a dead one's,
+  // read as Adopt does. Changes nothing, needs no lock. For who counts: nothing may be stored, and
+  // of the chunk segment, which may be cut at any time, nothing may be read. Only `segment_dir` and
+  // `instance` of the options matter. Errors as Adopt's; kDenied: it is another user's, and this is
+  // not root; kUnavailable: it is being created, or its creation was cut short.
+  static Result<std::unique_ptr<MemPoolManager>> Inspect(const CreateOptions& options);
   // What the super block of existing segments says of its owner; for the decision to adopt.
   // kNotFound; kDenied (see Segment::Open); kUnavailable: it is being created, or its creation was
   // cut short; kDamaged: no complete super block.
@@ -162,6 +168,8 @@ class MemPoolManager {
   // Clients: in whose name this process knows pools.
   void set_session(uint16_t id) { session_.store(id, std::memory_order_relaxed); }
   const PoolView* FindPool(std::string_view name);
+  // Who owns the segments, as the super block says.
+  LockIdentity lock() const;
   SuperBlock& super_block() const { return *reinterpret_cast<SuperBlock*>(management_.data()); }
   MemPool& pool_entry(uint32_t index) const;
   SessionEntry& session_entry(uint16_t id) const;
@@ -176,6 +184,9 @@ class MemPoolManager {
 
  private:
   MemPoolManager() = default;
+  // Maps and checks existing segments: for the daemon, or a copy.
+  static Result<std::unique_ptr<MemPoolManager>> Load(const CreateOptions& options, bool copy);
+  Status AdoptPools(bool copy);
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
                    uint64_t open_use);

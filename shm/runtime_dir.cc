@@ -45,4 +45,13 @@ std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted) {
   return dirs;
 }
 
+std::string InstanceNameFor(const std::string& runtime_dir) {
+  if (runtime_dir == SystemRuntimeDir()) return "";
+  uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
+  for (char c : runtime_dir) hash = (hash ^ static_cast<uint8_t>(c)) * 0x100000001b3;
+  char text[20];
+  std::snprintf(text, sizeof(text), "d%016llx", static_cast<unsigned long long>(hash));
+  return text;
+}
+
 }  // namespace zerocp::shm

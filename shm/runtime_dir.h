@@ -20,4 +20,8 @@ std::string UserRuntimeDir();
 // only if it is this user's own and nobody else may write to it.
 std::vector<std::string> CandidateRuntimeDirs(const std::string& wanted);
 
+// The instance name of a runtime directory, whose path is resolved (realpath): empty for the
+// system's, else derived from the path, so that two directories never share segments.
+std::string InstanceNameFor(const std::string& runtime_dir);
+
 }  // namespace zerocp::shm

@@ -8,8 +8,10 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <utility>
@@ -48,6 +50,25 @@ class SignalsBlocked {
  private:
   sigset_t before_{};
 };
+
+// Copies what is in a file up to `end`, but for its holes. Stops where it was cut meanwhile.
+Status ReadData(int fd, std::byte* to, off_t end, const std::string& path) {
+  for (off_t at = 0; at < end;) {
+    const off_t data = lseek(fd, at, SEEK_DATA);
+    const off_t hole = data < 0 ? -1 : lseek(fd, data, SEEK_HOLE);
+    if (hole < 0 && errno == ENXIO) return Status();
+    if (hole < 0) return Status::FromErrno(Code::kDamaged, "cannot read " + path, errno);
+    at = data;
+    for (const off_t stop = std::min(hole, end); at < stop;) {
+      const ssize_t got = pread(fd, to + at, static_cast<size_t>(stop - at), at);
+      if (got < 0 && errno == EINTR) continue;
+      if (got < 0) return Status::FromErrno(Code::kDamaged, "cannot read " + path, errno);
+      if (got == 0) return Status();
+      at += got;
+    }
+  }
+  return Status();
+}
 
 }  // namespace
 
@@ -90,7 +111,8 @@ Result<Segment> Segment::Create(const std::string& directory, const std::string&
   return segment;
 }
 
-Result<Segment> Segment::Open(const std::string& directory, const std::string& name) {
+Result<Segment> Segment::Open(const std::string& directory, const std::string& name,
+                              bool read_only) {
   Segment segment;
   segment.path_ = directory + "/" + name;
   struct stat info {};
@@ -103,14 +125,18 @@ Result<Segment> Segment::Open(const std::string& directory, const std::string& n
                                      "; it is left alone: remove it, or choose " +
                                      "another --instance or --segment-dir");
   };
+  const auto is_anothers = [&] {
+    return info.st_uid != geteuid() && !(read_only && geteuid() == 0);
+  };
   if (!S_ISREG(info.st_mode)) return refuse("is not a regular file");
-  if (info.st_uid != geteuid()) return refuse("belongs to user " + std::to_string(info.st_uid));
-  segment.fd_ = UniqueFd(open(segment.path_.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW));
+  if (is_anothers()) return refuse("belongs to user " + std::to_string(info.st_uid));
+  segment.fd_ = UniqueFd(open(segment.path_.c_str(), (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC |
+                                                         O_NOFOLLOW | O_NONBLOCK));
   if (!segment.fd_ || fstat(segment.fd(), &info) != 0) {
     return Status::FromErrno(Code::kDenied, "cannot open segment " + segment.path_, errno);
   }
   if (!S_ISREG(info.st_mode)) return refuse("is not a regular file");
-  if (info.st_uid != geteuid()) return refuse("belongs to user " + std::to_string(info.st_uid));
+  if (is_anothers()) return refuse("belongs to user " + std::to_string(info.st_uid));
   if ((info.st_mode & 07777) != 0600) {
     std::ostringstream mode;
     mode << std::oct << (info.st_mode & 07777);
@@ -147,6 +173,31 @@ Status Segment::Map(uint64_t reserved_bytes, bool read_only) {
   madvise(mapped, reserved_bytes, MADV_DONTFORK);
   madvise(mapped, reserved_bytes, MADV_DONTDUMP);
   return Status();
+}
+
+Status Segment::MapCopy(uint64_t reserved_bytes) {
+  if (Mutant(44)) return Map(reserved_bytes, true);  // a file that is cut later faults
+  void* mapped =
+      mmap(nullptr, reserved_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  const int error = errno;
+  if (mapped != MAP_FAILED) {
+    data_ = static_cast<std::byte*>(mapped);
+    reserved_bytes_ = reserved_bytes;
+  }
+  // Only so much counts as memory where the system promises no more than it has.
+  const uint64_t bytes = std::min(reserved_bytes, file_bytes());
+  if (mapped == MAP_FAILED || mprotect(data_, bytes, PROT_READ | PROT_WRITE) != 0) {
+    return Status::FromErrno(Code::kNoMemory,
+                             "no memory for a copy of " + std::to_string(bytes) + " bytes in " +
+                                 std::to_string(reserved_bytes) +
+                                 " bytes of address space (RLIMIT_AS is " + LimitText(RLIMIT_AS) +
+                                 ")",
+                             mapped == MAP_FAILED ? error : errno);
+  }
+  Status status = ReadData(fd(), data_, static_cast<off_t>(bytes), path_);
+  if (mprotect(data_, bytes, PROT_READ) != 0 && status.ok())
+    status = Status::FromErrno(Code::kInternal, "mprotect", errno);
+  return status;
 }
 
 Status Segment::Commit(uint64_t offset, uint64_t length) {
@@ -201,6 +252,25 @@ Result<UniqueFd> Segment::Lock(const std::string& path) {
   }
   if (!IsAt(path, fd.get())) return Status(Code::kNotFound, path + " was replaced");
   return fd;
+}
+
+// A line of it: "3: FLOCK ADVISORY WRITE 77 00:1a:5 0 EOF".
+Result<pid_t> FileLockHolder(uint64_t device, uint64_t inode) {
+  char wanted[64];
+  std::snprintf(wanted, sizeof(wanted), "%02x:%02x:%llu", major(device), minor(device),
+                static_cast<unsigned long long>(inode));
+  std::ifstream locks("/proc/locks");
+  if (!locks) return Status::FromErrno(Code::kUnavailable, "cannot read /proc/locks", errno);
+  std::string line;
+  while (std::getline(locks, line)) {
+    std::istringstream fields(line);
+    std::string number, kind, advisory, access, file;
+    pid_t pid = 0;
+    if (fields >> number >> kind >> advisory >> access >> pid >> file && kind == "FLOCK" &&
+        file == wanted && !Mutant(45))
+      return pid;
+  }
+  return pid_t{0};
 }
 
 uint64_t Segment::file_bytes() const {

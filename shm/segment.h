@@ -4,6 +4,8 @@
 // Only the daemon creates, commits and unlinks; it commits and asks for sizes from any thread.
 #pragma once
 
+#include <sys/types.h>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -26,14 +28,21 @@ class Segment {
                                 uint64_t reserved_bytes);
   // Opens an existing one to adopt it. kNotFound; kDenied unless it is a regular file of this user,
   // mode 0600, with one link: the message says what it is instead. Maps `reserved_bytes`, or
-  // nothing if 0 (see Map).
-  static Result<Segment> Open(const std::string& directory, const std::string& name);
+  // nothing if 0 (see Map). `read_only`: it cannot be written through, and root may open another
+  // user's.
+  static Result<Segment> Open(const std::string& directory, const std::string& name,
+                              bool read_only = false);
   // Takes over a descriptor that came over a socket, and maps it, `read_only` or for writing too.
   static Result<Segment> FromDescriptor(UniqueFd fd, uint64_t reserved_bytes,
                                         bool read_only = false);
 
   // Maps the range. kNoMemory: the message names RLIMIT_AS and, under mlockall, RLIMIT_MEMLOCK.
   Status Map(uint64_t reserved_bytes, bool read_only = false);
+  // Maps private memory instead, for reading: zeros but for a copy of what the file has now. What
+  // is done to the file later is not seen, and no cut of it can fault. A file's holes cost no
+  // memory. The copy is not one instant's if somebody writes meanwhile. kNoMemory; kDamaged: it
+  // cannot be read.
+  Status MapCopy(uint64_t reserved_bytes);
   // Makes [offset, offset + length) real memory: after it no access there can fault for want of
   // memory. kNoMemory with the numbers; then nothing was kept. Steps of 64 MiB, signals retried.
   Status Commit(uint64_t offset, uint64_t length);
@@ -65,6 +74,11 @@ class Segment {
   uint64_t reserved_bytes_ = 0;
   std::atomic<uint64_t> committed_end_{0};
 };
+
+// The process that holds a flock on a file, as the kernel lists it; 0: none. One in another pid
+// namespace is not listed. Takes no lock itself, so it disturbs nobody. kUnavailable: the kernel's
+// list cannot be read.
+Result<pid_t> FileLockHolder(uint64_t device, uint64_t inode);
 
 // What may still be committed in `directory`: the least of what its file system, the memory cgroups
 // of this process and MemAvailable leave. `limited_by` names which.

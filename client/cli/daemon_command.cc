@@ -161,9 +161,12 @@ void PrintStats(const v1::Stats& stats) {
     segments.Add({segment.shm_name(), FormatBytes(segment.size_bytes()),
                   FormatBytes(segment.free_size_bytes())});
   }
-  Print(segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached, " +
-        N(stats.recovered_session_count()) + " recovered after death since " +
-        TimeOf(stats.start_time()) + "\n");
+  Print(segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached");
+  if (stats.has_start_time()) {
+    Print(", " + N(stats.recovered_session_count()) + " recovered after death since " +
+          TimeOf(stats.start_time()));
+  }
+  Print("\n");
 }
 
 }  // namespace
@@ -235,7 +238,11 @@ int Stats(const DaemonOptions& options) {
   if (!observer.Call(&Observer::Stub::GetStats, v1::GetStatsRequest(), &response)) {
     return observer.exit_code();
   }
-  if (options.json) return PrintJson(response);
+  return ShowStats(response, options.json);
+}
+
+int ShowStats(const v1::GetStatsResponse& response, bool json) {
+  if (json) return PrintJson(response);
   PrintStats(response.stats());
   return kDone;
 }

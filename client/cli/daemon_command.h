@@ -3,6 +3,10 @@
 
 #include <string>
 
+namespace zerocp::v1 {
+class GetStatsResponse;
+}
+
 namespace zerocp::cli {
 
 struct DaemonOptions {
@@ -16,6 +20,8 @@ int Pools(const DaemonOptions& options);
 int Channels(const DaemonOptions& options);
 int Sessions(const DaemonOptions& options);
 int Stats(const DaemonOptions& options);
+// What Stats prints of an answer; without a start time (offline) less.
+int ShowStats(const v1::GetStatsResponse& response, bool json);
 int Info(const DaemonOptions& options);
 // kFailed also when an invariant does not hold.
 int Audit(const DaemonOptions& options);

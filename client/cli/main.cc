@@ -5,6 +5,7 @@
 
 #include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/offline_stats.h"
 #include "client/cli/recv.h"
 #include "client/cli/send.h"
 
@@ -105,8 +106,43 @@ constexpr DaemonSubcommand kDaemonSubcommands[] = {
     {"audit", "Check every chunk and queue; exit status 1 if an invariant does not hold", Audit},
 };
 
+constexpr char kStatsFooter[] =
+    "--offline reads the segments themselves: also with the daemon dead, and without asking it if "
+    "it "
+    "lives.\n"
+    "It changes nothing, needs the daemon's user or root, and shows sessions and who holds most, "
+    "too. "
+    "With\n"
+    "-o json session names and what only the daemon knows (start, recovered sessions, least free) "
+    "are\n"
+    "missing. --segment-dir may name a directory with copies of both segments.\n\n"
+    "Examples:\n"
+    "  zerocp stats\n"
+    "  zerocp stats -o json --runtime-dir /run/zerocp\n"
+    "  zerocp stats --offline --runtime-dir /run/zerocp\n"
+    "  zerocp stats --offline --instance video --segment-dir /dev/shm\n\n"
+    "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another memory layout,\n"
+    "6 damaged (what can be read is shown if only channels are), 1 anything else.";
+
+// Options of `stats` alone.
+void AddOffline(CLI::App* command, OfflineOptions* options) {
+  command->footer(kStatsFooter);
+  CLI::Option* offline = command->add_flag("--offline", options->offline,
+                                           "Read the segments instead of asking the daemon");
+  command
+      ->add_option("--instance", options->instance,
+                   "Name in the segments' names; by default from the runtime directory")
+      ->type_name("NAME")
+      ->needs(offline);
+  command
+      ->add_option("--segment-dir", options->segment_dir,
+                   "Where the segments are (default /dev/shm)")
+      ->type_name("DIR")
+      ->needs(offline);
+}
+
 void AddDaemonSubcommand(CLI::App& app, const DaemonSubcommand& subcommand, DaemonOptions* options,
-                         std::function<int()>* chosen) {
+                         OfflineOptions* offline, std::function<int()>* chosen) {
   const std::string name = subcommand.name;
   CLI::App* command = app.add_subcommand(name, subcommand.what);
   command->footer("Examples:\n  zerocp " + name + "\n  zerocp " + name +
@@ -123,7 +159,13 @@ void AddDaemonSubcommand(CLI::App& app, const DaemonSubcommand& subcommand, Daem
       ->check(CLI::PositiveNumber)
       ->type_name("SECONDS");
   AddRuntimeDir(command, &options->runtime_dir);
-  command->callback([=, run = subcommand.run] { *chosen = [=] { return run(*options); }; });
+  if (subcommand.run == Stats) AddOffline(command, offline);
+  command->callback([=, run = subcommand.run] {
+    *chosen = [=] {
+      return offline->offline ? OfflineStats(*offline, options->runtime_dir, options->json)
+                              : run(*options);
+    };
+  });
 }
 
 int Main(int argc, char** argv) {
@@ -135,10 +177,11 @@ int Main(int argc, char** argv) {
   SendOptions send;
   RecvOptions recv;
   DaemonOptions daemon;
+  OfflineOptions offline;
   AddSend(app, &send, &chosen);
   AddRecv(app, &recv, &chosen);
   for (const DaemonSubcommand& subcommand : kDaemonSubcommands) {
-    AddDaemonSubcommand(app, subcommand, &daemon, &chosen);
+    AddDaemonSubcommand(app, subcommand, &daemon, &offline, &chosen);
   }
   try {
     app.parse(argc, argv);

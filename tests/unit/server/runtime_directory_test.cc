@@ -152,10 +152,10 @@ TEST_F(RuntimeDirectoryTest, APrivateFileIsNotTakenFromOthers) {
 }
 
 TEST(InstanceNameTest, TheSystemsIsPlainAndTwoDirectoriesNeverShareOne) {
-  EXPECT_EQ(InstanceNameFor("/run/zerocp"), "");
-  EXPECT_NE(InstanceNameFor("/tmp/a"), InstanceNameFor("/tmp/b"));
-  EXPECT_EQ(InstanceNameFor("/tmp/a"), InstanceNameFor("/tmp/a"));
-  EXPECT_TRUE(shm::IsValidName(InstanceNameFor("/tmp/a")));
+  EXPECT_EQ(shm::InstanceNameFor("/run/zerocp"), "");
+  EXPECT_NE(shm::InstanceNameFor("/tmp/a"), shm::InstanceNameFor("/tmp/b"));
+  EXPECT_EQ(shm::InstanceNameFor("/tmp/a"), shm::InstanceNameFor("/tmp/a"));
+  EXPECT_TRUE(shm::IsValidName(shm::InstanceNameFor("/tmp/a")));
 }
 
 }  // namespace
