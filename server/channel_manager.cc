@@ -25,7 +25,8 @@ ChannelInfo Describe(const Channel& channel) {
 ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
   if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
   spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
-  return {std::move(spec), shm::ChannelRegistry::MaxSubscribers(pool, spec.history_count), ""};
+  const uint16_t subscribers = shm::ChannelRegistry::MaxSubscribers(pool, spec.history_count);
+  return {std::move(spec), subscribers, ""};
 }
 
 std::string_view Name(shm::WhenFull when_full) {

@@ -149,13 +149,12 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   return Code::kOk;
 }
 
-bool Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {
+void Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {
   // The caller's alone, unless the daemon has it already: then a label means nothing any more. The
   // address is no other pool's as long as this session lives (PoolDrain).
   SetPhase(pool.record(chunk), ChunkPhase::kCached);
   if (pool.revocable) StoreWord(pool.record(chunk), Kind::kCached, id_);
   cache.count = 0;
-  return false;
 }
 
 void Session::ReportLoans(const PoolView& pool, PoolCache& cache) {

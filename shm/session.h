@@ -67,8 +67,10 @@ class Session {
     const uint32_t chunk = cache.chunk[--cache.count];
     SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
     std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
-    if (!Mutant(27) && !pool.IsOpen()) [[unlikely]]
-      return GiveUp(pool, cache, chunk);
+    if (!Mutant(27) && !pool.IsOpen()) [[unlikely]] {
+      GiveUp(pool, cache, chunk);
+      return false;
+    }
     Count(thread.acquired);
     *out = {&pool, chunk, ChunkRef::kExclusive};
     if (cache.loan_count % kLoansPerReport == 0) [[unlikely]]
@@ -181,8 +183,7 @@ class Session {
     return cache;
   }
   // Gives a chunk of a pool that is being deleted, and all that is cached of it, to the daemon.
-  // Returns false.
-  bool GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk);
+  void GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk);
   // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
   static constexpr uint32_t kLoansPerReport = 1024;
   static void ReportLoans(const PoolView& pool, PoolCache& cache);

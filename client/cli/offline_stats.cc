@@ -90,7 +90,8 @@ Result<std::unique_ptr<MemPoolManager>> Open(const OfflineOptions& options,
     MemPoolManager::CreateOptions wanted;
     wanted.segment_dir = options.segment_dir;
     wanted.instance = instance;
-    const std::string path = options.segment_dir + "/" + MemPoolManager::ManagementName(instance);
+    std::string path = options.segment_dir;
+    path.append("/").append(MemPoolManager::ManagementName(instance));
     Result<std::unique_ptr<MemPoolManager>> opened = MemPoolManager::Inspect(wanted);
     if (opened.ok()) return opened;
     if (opened.code() != Code::kNotFound) {
@@ -98,7 +99,7 @@ Result<std::unique_ptr<MemPoolManager>> Open(const OfflineOptions& options,
       const bool named = message.find(path) != std::string::npos;
       return Status(opened.code(), named ? message : path + ": " + message);
     }
-    tried += (tried.empty() ? "" : ", ") + path;
+    tried.append(tried.empty() ? "" : ", ").append(path);
   }
   return Status(Code::kNotFound,
                 "there are no segments; looked for " + tried +
@@ -140,8 +141,11 @@ v1::PoolStats ToProto(const shm::PoolView& pool) {
   return proto;
 }
 
+// Samples that subscribers hold, by channel number and index.
+using HeldCounts = std::map<std::pair<uint16_t, uint8_t>, int32_t>;
+
 v1::ChannelStats ToProto(const shm::ChannelRegistry& registry,
-                         const shm::ChannelRegistry::Channel& channel,
+                         const shm::ChannelRegistry::Channel& channel, const HeldCounts& held,
                          const MemPoolManager& manager) {
   v1::ChannelStats proto;
   proto.set_channel("channels/" + channel.spec.name);
@@ -157,8 +161,14 @@ v1::ChannelStats ToProto(const shm::ChannelRegistry& registry,
                         std::to_string(subscriber.epoch));
     const shm::SessionEntry& session = manager.session_entry(subscriber.session);
     line.set_client_name(Printable(session.name, sizeof(session.name)));
-    line.set_queued_count(static_cast<int64_t>(registry.QueuedCount(channel, k)));
+    const auto counts = registry.CountsOf(channel, k);
+    line.set_queued_count(static_cast<int64_t>(counts.queued_count));
     line.set_queue_capacity(static_cast<int32_t>(subscriber.queue_capacity));
+    const auto holds =
+        held.find({static_cast<uint16_t>(channel.index + 1), static_cast<uint8_t>(k)});
+    line.set_held_count(holds == held.end() ? 0 : holds->second);
+    line.set_taken_count(static_cast<int64_t>(counts.taken_count));
+    line.set_missed_count(static_cast<int64_t>(counts.missed_count));
     subscribers.push_back(std::move(line));
   }
   std::stable_sort(subscribers.begin(), subscribers.end(), [](const auto& a, const auto& b) {
@@ -189,7 +199,35 @@ std::map<std::string, const shm::PoolView*> PoolsOf(MemPoolManager& manager) {
   return pools;
 }
 
-v1::GetStatsResponse StatsOf(MemPoolManager& manager, shm::ChannelRegistry& registry) {
+shm::Census CensusOf(MemPoolManager& manager, shm::ChannelRegistry& registry) {
+  size_t chunks = 0;
+  for (const auto& [name, pool] : PoolsOf(manager)) chunks += pool->live_chunk_count();
+  shm::Census census;
+  for (uint32_t index : registry.List())
+    census.Add(index, *registry.channel(index), manager, chunks);
+  census.Finish();
+  return census;
+}
+
+HeldCounts HeldBySubscribers(MemPoolManager& manager, const shm::Census& census) {
+  HeldCounts held;
+  std::vector<shm::Holding> holders;
+  for (const auto& [name, pool] : PoolsOf(manager)) {
+    for (uint32_t chunk = 0; chunk < pool->live_chunk_count(); ++chunk) {
+      census.HoldersOf(*pool, chunk, &holders);
+      for (const shm::Holding& h : holders) {
+        if (h.phase == shm::HoldPhase::kReading &&
+            h.session == census.SubscriberOf(h.channel, h.subscriber)) {
+          ++held[{h.channel, h.subscriber}];
+        }
+      }
+    }
+  }
+  return held;
+}
+
+v1::GetStatsResponse StatsOf(MemPoolManager& manager, shm::ChannelRegistry& registry,
+                             const shm::Census& census) {
   v1::GetStatsResponse response;
   v1::Stats& stats = *response.mutable_stats();
   const auto now_ns = std::chrono::duration_cast<std::chrono::nanoseconds>(
@@ -210,9 +248,10 @@ v1::GetStatsResponse StatsOf(MemPoolManager& manager, shm::ChannelRegistry& regi
     if (state == static_cast<uint32_t>(SessionState::kAttached)) ++attached;
   }
   stats.set_attached_session_count(attached);
+  const HeldCounts held = HeldBySubscribers(manager, census);
   for (uint32_t index : registry.List()) {
     const shm::ChannelRegistry::Channel& channel = *registry.channel(index);
-    if (!channel.closed) *stats.add_channels() = ToProto(registry, channel, manager);
+    if (!channel.closed) *stats.add_channels() = ToProto(registry, channel, held, manager);
   }
   return response;
 }
@@ -267,14 +306,8 @@ const char* PhaseText(shm::HoldPhase phase) {
 }
 
 // Who holds most of each pool.
-std::string HolderTable(MemPoolManager& manager, shm::ChannelRegistry& registry) {
-  size_t chunks = 0;
+std::string HolderTable(MemPoolManager& manager, const shm::Census& census) {
   const auto pools = PoolsOf(manager);
-  for (const auto& [name, pool] : pools) chunks += pool->live_chunk_count();
-  shm::Census census;
-  for (uint32_t index : registry.List())
-    census.Add(index, *registry.channel(index), manager, chunks);
-  census.Finish();
   Table table({"POOL", ">CHUNKS", "PHASE", "CHANNEL", ">SESSION", "CLIENT"});
   std::vector<shm::Holding> holders;
   for (const auto& [name, pool] : pools) {
@@ -309,9 +342,10 @@ int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, 
   shm::ChannelRegistry registry(manager);
   const Status damage = registry.Inspect();
   std::fputs(Header(manager).c_str(), json ? stderr : stdout);
-  const int shown = ShowStats(StatsOf(manager, registry), json);
+  const shm::Census census = CensusOf(manager, registry);
+  const int shown = ShowStats(StatsOf(manager, registry, census), json);
   if (!json) {
-    std::printf("\n%s\n%s", SessionTable(manager).c_str(), HolderTable(manager, registry).c_str());
+    std::printf("\n%s\n%s", SessionTable(manager).c_str(), HolderTable(manager, census).c_str());
   }
   if (damage.ok()) return shown;
   return Failed(

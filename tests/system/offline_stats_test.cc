@@ -53,7 +53,10 @@ class OfflineStats : public ::testing::Test {
     for (auto& pool : *stats.mutable_pools()) pool.clear_min_free_chunk_count_1m();
     for (auto& segment : *stats.mutable_segments()) segment.clear_free_size_bytes();
     for (auto& channel : *stats.mutable_channels()) {
-      for (auto& subscriber : *channel.mutable_subscribers()) subscriber.clear_session();
+      for (auto& subscriber : *channel.mutable_subscribers()) {
+        subscriber.clear_session();
+        subscriber.clear_stalled_for();
+      }
     }
     return stats.DebugString();
   }
