@@ -97,7 +97,7 @@ Result<std::unique_ptr<MemPoolManager>> Open(const OfflineOptions& options,
     if (opened.code() != Code::kNotFound) {
       const std::string& message = opened.status().message();
       const bool named = message.find(path) != std::string::npos;
-      return Status(opened.code(), named ? message : path + ": " + message);
+      return named ? opened.status() : Status(opened.code(), path.append(": ").append(message));
     }
     tried.append(tried.empty() ? "" : ", ").append(path);
   }
