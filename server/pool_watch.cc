@@ -11,7 +11,6 @@
 namespace zerocp {
 namespace {
 
-using shm::HoldPhase;
 using std::chrono::milliseconds;
 
 constexpr uint32_t kBatch = 16384;  // records read under one lock: a millisecond
@@ -214,11 +213,7 @@ PoolWatch::HeldSamples PoolWatch::CountHeldSamples() {
   ForEachChunk([&](const shm::PoolView& view, uint32_t chunk, const Seen&) {
     census.HoldersOf(view, chunk, &holders);
     for (const shm::Holding& h : holders) {
-      // What an earlier user of the index holds is its session's.
-      if (h.phase == HoldPhase::kReading && h.channel != 0 &&
-          census.SubscriberOf(h.channel, h.subscriber) == h.session) {
-        ++held[{h.channel - 1u, h.subscriber}];
-      }
+      if (census.IsSample(h)) ++held[{h.channel - 1u, h.subscriber}];
     }
   });
   return held;

@@ -38,22 +38,6 @@ EventHolder ToHolder(const PoolWatch::Sum& sum, const shm::Census& census,
   return holder;
 }
 
-const char* PhaseText(shm::HoldPhase phase) {
-  switch (phase) {
-    case shm::HoldPhase::kWriting:
-      return "writing";
-    case shm::HoldPhase::kQueued:
-      return "queued";
-    case shm::HoldPhase::kReading:
-      return "reading";
-    case shm::HoldPhase::kHistory:
-      return "kept";
-    case shm::HoldPhase::kCached:
-      return "cached";
-  }
-  return "holding";
-}
-
 // "viewer (pid 71): 5 queued in channels/frames, channels/frames: 2 kept, ..."
 std::string HoldersText(const std::vector<EventHolder>& holders) {
   std::string text;
@@ -61,7 +45,7 @@ std::string HoldersText(const std::vector<EventHolder>& holders) {
     const EventHolder& h = holders[i];
     text += fmt::format(
         "{}{}{}: {} {}{}", i == 0 ? "" : ", ", h.client_name.empty() ? h.session : h.client_name,
-        h.pid == 0 ? "" : fmt::format(" (pid {})", h.pid), h.chunk_count, PhaseText(h.phase),
+        h.pid == 0 ? "" : fmt::format(" (pid {})", h.pid), h.chunk_count, shm::Name(h.phase),
         h.channel.empty() || h.channel == h.session ? "" : " in " + h.channel);
   }
   if (holders.size() > shm::kShownHolders)

@@ -40,26 +40,30 @@ std::string HolderName(const HolderSum& sum, const Census& census, MemPoolManage
 }
 
 std::string PhaseText(const HolderSum& sum, const Census& census) {
+  std::string name = Name(sum.phase);
+  if (sum.phase == HoldPhase::kHistory) return name + " for late joiners";
   const std::string& channel = census.ChannelName(sum.channel);
-  const auto with = [&](const std::string& what, const char* preposition) {
-    return channel.empty() ? what : what + " " + preposition + " '" + channel + "'";
-  };
-  switch (sum.phase) {
+  if (channel.empty()) return name;
+  return name + (sum.phase == HoldPhase::kQueued ? " in '" : " from '") + channel + "'";
+}
+
+}  // namespace
+
+const char* Name(HoldPhase phase) {
+  switch (phase) {
     case HoldPhase::kWriting:
       return "writing";
     case HoldPhase::kQueued:
-      return with("queued", "in");
+      return "queued";
     case HoldPhase::kReading:
-      return with("reading", "from");
+      return "reading";
     case HoldPhase::kHistory:
-      return "kept for late joiners";
+      return "kept";
     case HoldPhase::kCached:
       return "cached";
   }
   return "";
 }
-
-}  // namespace
 
 Census Census::WithoutQueues(MemPoolManager& manager) {
   Census census;
@@ -147,6 +151,11 @@ const std::string& Census::ChannelName(uint16_t channel) const {
 uint16_t Census::SubscriberOf(uint16_t channel, uint32_t index) const {
   const Channel* found = Find(channel);
   return found == nullptr || index >= found->sessions.size() ? uint16_t{0} : found->sessions[index];
+}
+
+bool Census::IsSample(const Holding& holding) const {
+  return holding.phase == HoldPhase::kReading && holding.channel != 0 &&
+         SubscriberOf(holding.channel, holding.subscriber) == holding.session;
 }
 
 // Bit k: this use of the chunk waits for subscriber k.

@@ -29,6 +29,9 @@ enum class HoldPhase : uint8_t {
   kCached = 5,   // free, in a private cache
 };
 
+// "writing", "queued", "reading", "kept", "cached".
+const char* Name(HoldPhase phase);
+
 // One reason why a chunk is not free.
 struct Holding {
   static constexpr uint8_t kNoSubscriber = 0xff;
@@ -58,6 +61,9 @@ class Census {
   const std::string& ChannelName(uint16_t channel) const;
   // The session that is subscriber `index` of the channel; 0: none.
   uint16_t SubscriberOf(uint16_t channel, uint32_t index) const;
+  // True for what a subscriber has taken and holds. What an earlier user of its index holds is its
+  // session's.
+  bool IsSample(const Holding& holding) const;
 
  private:
   struct Channel {

@@ -216,10 +216,7 @@ HeldCounts HeldBySubscribers(MemPoolManager& manager, const shm::Census& census)
     for (uint32_t chunk = 0; chunk < pool->live_chunk_count(); ++chunk) {
       census.HoldersOf(*pool, chunk, &holders);
       for (const shm::Holding& h : holders) {
-        if (h.phase == shm::HoldPhase::kReading &&
-            h.session == census.SubscriberOf(h.channel, h.subscriber)) {
-          ++held[{h.channel, h.subscriber}];
-        }
+        if (census.IsSample(h)) ++held[{h.channel, h.subscriber}];
       }
     }
   }
@@ -289,22 +286,6 @@ std::string SessionTable(MemPoolManager& manager) {
   return table.ToString();
 }
 
-const char* PhaseText(shm::HoldPhase phase) {
-  switch (phase) {
-    case shm::HoldPhase::kWriting:
-      return "writing";
-    case shm::HoldPhase::kQueued:
-      return "queued";
-    case shm::HoldPhase::kReading:
-      return "reading";
-    case shm::HoldPhase::kCached:
-      return "cached";
-    case shm::HoldPhase::kHistory:
-      return "history";
-  }
-  return "?";
-}
-
 // Who holds most of each pool.
 std::string HolderTable(MemPoolManager& manager, const shm::Census& census) {
   const auto pools = PoolsOf(manager);
@@ -320,7 +301,7 @@ std::string HolderTable(MemPoolManager& manager, const shm::Census& census) {
       const bool known =
           sum.session >= shm::kFirstSession && sum.session < manager.session_capacity();
       const shm::SessionEntry* entry = known ? &manager.session_entry(sum.session) : nullptr;
-      table.Add({name, std::to_string(sum.chunk_count), PhaseText(sum.phase),
+      table.Add({name, std::to_string(sum.chunk_count), shm::Name(sum.phase),
                  census.ChannelName(sum.channel),
                  sum.session == 0 ? "" : std::to_string(sum.session),
                  known ? Printable(entry->name, sizeof(entry->name)) : ""});
