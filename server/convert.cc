@@ -74,6 +74,7 @@ absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request) {
       Narrow<uint32_t>(pool.max_chunk_count(), "pool.max_chunk_count", violations);
   spec.max_holders =
       Narrow<uint32_t>(pool.max_holders_per_chunk(), "pool.max_holders_per_chunk", violations);
+  spec.auto_grow = pool.auto_grow();
   Merge(shm::Validate(spec), "pool_id", "pool.", violations);
   if (!violations.empty()) return InvalidArgument(violations);
   return spec;
@@ -114,15 +115,16 @@ absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
   change.name = ParseResource("pools", "pool.name", pool.name(), violations).value_or("");
   change.etag = pool.etag();
   bool count = pool.chunk_count() != 0;  // without a mask: what is populated
+  bool auto_grow = pool.auto_grow();
   for (const std::string& path : request.update_mask().paths()) {
-    if (path == "chunk_count" || path == "*") {
-      count = true;
-    } else {
-      violations.push_back(
-          {"update_mask", fmt::format("names \"{}\", but only chunk_count can change",
-                                      path.substr(0, shm::kNameBytes))});
-    }
+    count |= path == "chunk_count" || path == "*";
+    auto_grow |= path == "auto_grow" || path == "*";
+    if (path == "chunk_count" || path == "auto_grow" || path == "*") continue;
+    violations.push_back(
+        {"update_mask", fmt::format("names \"{}\", but only chunk_count and auto_grow can change",
+                                    path.substr(0, shm::kNameBytes))});
   }
+  if (auto_grow) change.auto_grow = pool.auto_grow();
   if (count) {
     change.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);
     if (pool.chunk_count() == 0) {
@@ -324,6 +326,7 @@ v1::Pool ToProto(const PoolInfo& pool) {
   proto.set_chunk_count(pool.spec.chunk_count);
   proto.set_max_chunk_count(pool.spec.max_chunk_count);
   proto.set_max_holders_per_chunk(static_cast<int32_t>(pool.spec.max_holders));
+  proto.set_auto_grow(pool.spec.auto_grow);
   if (!pool.uid.empty())
     proto.set_state(pool.draining ? v1::Pool::STATE_DRAINING : v1::Pool::STATE_ACTIVE);
   if (pool.create_time) *proto.mutable_create_time() = ToProto(*pool.create_time);

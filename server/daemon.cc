@@ -119,6 +119,7 @@ shm::MemPoolManager::CreateOptions SegmentOptions(const Options& options,
   segments.management_reserved_bytes = options.management_reserved_bytes();
   segments.chunk_reserved_bytes = options.chunk_reserved_bytes;
   segments.session_capacity = options.max_session_count + shm::kFirstSession;
+  segments.max_chunks_per_session = options.max_chunks_per_session;
   return segments;
 }
 

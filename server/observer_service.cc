@@ -19,9 +19,10 @@ constexpr char kSessionList[] = "sessions";
 constexpr char kHeldList[] = "held";
 
 // What a client may rely on beyond the API itself.
-constexpr const char* kFeatures[] = {"waiting-channels", "dropping-channels", "channel-history",
-                                     "pool-growth",      "pool-drain",        "read-only-sessions",
-                                     "events",           "subscriber-stats"};
+constexpr const char* kFeatures[] = {
+    "waiting-channels", "dropping-channels", "channel-history",    "pool-growth",
+    "pool-auto-grow",   "pool-drain",        "read-only-sessions", "events",
+    "subscriber-stats"};
 
 }  // namespace
 
@@ -44,6 +45,7 @@ grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerCon
   response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
   response->set_max_session_count(
       static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
+  response->set_max_chunks_per_session(options.max_chunks_per_session);
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;

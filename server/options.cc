@@ -114,7 +114,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
                  "system service: group of admin.sock (default zerocp-admin)")
       ->type_name("GROUP");
   app.add_option("--pool", raw.pools, "a pool to create, as video=1MiBx64; repeatable")
-      ->type_name("NAME=SIZExCOUNT")
+      ->type_name("NAME=SIZExCOUNT[,max=N][,auto-grow]")
       ->allow_extra_args(false);
   app.add_option("--channel", raw.channels,
                  "a channel to create, as camera=video,queue=8; repeatable")
@@ -127,6 +127,10 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
                  "processes attached at once (default 4096, at most 16381)")
       ->type_name("N")
       ->check(CLI::Range(1u, shm::kMaxSessionCapacity));
+  app.add_option("--max-chunks-per-session", options.max_chunks_per_session,
+                 "loans and samples a process may have at once; 0: not limited (default)")
+      ->type_name("N")
+      ->check(CLI::Range(0u, shm::kMaxPools * shm::kMaxChunksPerPool));
   app.add_option(
          "--on-stop", options.on_stop,
          "what becomes of the segments: auto (unlinked if nobody is attached), keep, unlink")
@@ -260,28 +264,6 @@ Result<uint64_t> ParseBytes(std::string_view text) {
   return value * unit->second;
 }
 
-Result<shm::PoolSpec> ParsePool(std::string_view text) {
-  const size_t equals = text.find('=');
-  const size_t times = text.rfind('x');
-  if (equals == std::string_view::npos || times == std::string_view::npos || times < equals) {
-    return Invalid("NAME=SIZExCOUNT is needed, as video=1MiBx64");
-  }
-  shm::PoolSpec pool;
-  pool.name = text.substr(0, equals);
-  Result<uint64_t> size = ParseBytes(text.substr(equals + 1, times - equals - 1));
-  if (!size.ok()) return size.status();
-  uint64_t count = 0;
-  if (!ParseNumber(text.substr(times + 1), &count) || count == 0 ||
-      count > shm::kMaxChunksPerPool) {
-    return Invalid("the number of chunks is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
-  }
-  pool.chunk_size_bytes = *size;
-  pool.chunk_count = static_cast<uint32_t>(count);
-  if (auto violations = shm::Validate(pool); !violations.empty())
-    return Invalid(Describe(violations));
-  return pool;
-}
-
 namespace {
 
 // Removes what stands before the next comma, or the end, and returns it.
@@ -290,6 +272,58 @@ std::string_view NextField(std::string_view& text) {
   text.remove_prefix(field.size());
   return field;
 }
+
+// One of what can follow the size: "max=256", "auto-grow".
+Status ParsePoolField(std::string_view field, shm::PoolSpec& pool) {
+  constexpr std::string_view kMax = "max=";
+  uint64_t number = 0;
+  if (field == "auto-grow") {
+    pool.auto_grow = true;
+  } else if (field.starts_with(kMax)) {
+    if (!ParseNumber(field.substr(kMax.size()), &number) || number == 0 ||
+        number > shm::kMaxChunksPerPool) {
+      return Invalid("max= is from the number of chunks to " +
+                     std::to_string(shm::kMaxChunksPerPool));
+    }
+    pool.max_chunk_count = static_cast<uint32_t>(number);
+  } else {
+    return Invalid("after the size ,max=N and ,auto-grow are possible, not \"" +
+                   std::string(field) + "\"");
+  }
+  return Status();
+}
+
+}  // namespace
+
+Result<shm::PoolSpec> ParsePool(std::string_view text) {
+  const size_t equals = text.find('=');
+  std::string_view rest = text.substr(equals == std::string_view::npos ? text.size() : equals + 1);
+  const std::string_view chunks = NextField(rest);
+  const size_t times = chunks.rfind('x');
+  if (times == std::string_view::npos) {
+    return Invalid("NAME=SIZExCOUNT[,max=N][,auto-grow] is needed, as video=1MiBx64");
+  }
+  shm::PoolSpec pool;
+  pool.name = text.substr(0, equals);
+  Result<uint64_t> size = ParseBytes(chunks.substr(0, times));
+  if (!size.ok()) return size.status();
+  uint64_t count = 0;
+  if (!ParseNumber(chunks.substr(times + 1), &count) || count == 0 ||
+      count > shm::kMaxChunksPerPool) {
+    return Invalid("the number of chunks is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
+  }
+  pool.chunk_size_bytes = *size;
+  pool.chunk_count = static_cast<uint32_t>(count);
+  while (!rest.empty()) {
+    rest.remove_prefix(1);  // the comma
+    if (Status status = ParsePoolField(NextField(rest), pool); !status.ok()) return status;
+  }
+  if (auto violations = shm::Validate(pool); !violations.empty())
+    return Invalid(Describe(violations));
+  return pool;
+}
+
+namespace {
 
 // One of what can follow the pool: "queue=8".
 Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {

@@ -41,6 +41,7 @@ struct Options {
   std::vector<shm::ChannelSpec> channels;
   uint64_t chunk_reserved_bytes = uint64_t{1} << 40;
   uint32_t max_session_count = shm::kDefaultSessionCapacity;
+  uint32_t max_chunks_per_session = 0;  // 0: not limited
   OnStop on_stop = OnStop::kAuto;
   bool cleanup = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
@@ -59,7 +60,7 @@ ParsedOptions ParseOptions(int argc, const char* const* argv);
 
 // "4096", "64KiB", "1M": bytes in powers of 1024. kInvalid says what would be right.
 shm::Result<uint64_t> ParseBytes(std::string_view text);
-// "NAME=SIZExCOUNT", "video=1MiBx64". kInvalid.
+// "NAME=SIZExCOUNT[,max=N][,auto-grow]", "video=1MiBx64". kInvalid.
 shm::Result<shm::PoolSpec> ParsePool(std::string_view text);
 // "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N]". kInvalid.
 shm::Result<shm::ChannelSpec> ParseChannel(std::string_view text);

@@ -1,4 +1,5 @@
-// The thread that sees to pools between calls: PoolManager::Tick, every PoolManager::kInterval.
+// The thread that sees to pools between calls: it grows those that need it when a client rings, and
+// does PoolManager::Tick every PoolManager::kInterval.
 #pragma once
 
 #include <thread>
@@ -12,13 +13,18 @@ class PoolKeeper {
  public:
   // Starts. REQUIRES: `pools` outlives this.
   explicit PoolKeeper(PoolManager& pools);
-  // Stops, after the Tick that is under way.
+  // Stops, after the work that is under way.
   ~PoolKeeper();
   PoolKeeper(const PoolKeeper&) = delete;
   PoolKeeper& operator=(const PoolKeeper&) = delete;
 
  private:
+  // Clients can ring without end: the time from one look to the next is at least this.
+  static constexpr std::chrono::milliseconds kPause{1};
+
   void Run();
+  // False: it is to stop.
+  bool Pause();
 
   PoolManager& pools_;
   Mutex mutex_;

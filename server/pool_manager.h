@@ -3,11 +3,12 @@
 // What a client could have overwritten is not believed: names, uids and times are read once, at
 // adoption or creation, and kept here.
 //
-// Threads. All functions from any thread. Create and Update take seconds for a large pool and are
-// serial, with each other and with deletions; nothing else waits for them.
+// Threads. All functions from any thread. Create, Update and growth take seconds for a large pool
+// and are serial, with each other and with deletions; nothing else waits for them.
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <cstdint>
 #include <map>
@@ -44,7 +45,8 @@ struct PoolInfo {
 struct PoolChange {
   std::string name;
   std::string etag;  // must be the pool's; empty: any
-  std::optional<uint32_t> chunk_count;
+  std::optional<uint32_t> chunk_count = {};
+  std::optional<bool> auto_grow = {};
 };
 
 // Which pool is to go, and how.
@@ -94,10 +96,10 @@ class PoolManager {
   // FIELD_INVALID, POOL_ALREADY_EXISTS, POOL_LIMIT, SEGMENT_FULL, SHM_FILESYSTEM_FULL,
   // MEMORY_LIMIT.
   absl::StatusOr<CreatedPool> Create(const shm::PoolSpec& wanted, CreateMode mode = {});
-  // Grows a pool, while clients use it. `chunk_count` is absolute, so that a repeated call does
-  // nothing. With `validate_only` checks everything, changes nothing, and returns the pool as it
-  // would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED, FIELD_INVALID,
-  // SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
+  // Changes a pool, while clients use it. `chunk_count` is absolute and only grows, so that a
+  // repeated call does nothing. With `validate_only` checks everything, changes nothing, and
+  // returns the pool as it would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED,
+  // FIELD_INVALID, SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
   absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false);
   // Deletes a pool, and gives its memory back to the system. Chunks in caches of clients do not
   // count as held. Returns the pool as it was, `draining` if it has to wait for chunks; nullopt if
@@ -107,6 +109,13 @@ class PoolManager {
   // Every kInterval: takes what came back to pools that are being deleted.
   static constexpr std::chrono::milliseconds kInterval{100};
   void Tick();
+  // Gives each pool that grows by itself a quarter more chunks, or as many as there is memory for,
+  // if a loan waits there and none is free. If not even one can be added, says so to the loans and
+  // in the log, and leaves the pool alone for kGrowPause.
+  static constexpr std::chrono::seconds kGrowPause{1};
+  void GrowExhausted();
+  // Clients change this word when they wait for GrowExhausted.
+  std::atomic<uint32_t>& bell() const { return core_.manager->super_block().daemon_bell; }
   // POOL_NOT_FOUND.
   absl::StatusOr<PoolInfo> Get(std::string_view name);
   // In name order.
@@ -126,6 +135,9 @@ class PoolManager {
     uint32_t index = 0;
     std::string uid;
     std::chrono::system_clock::time_point create_time;
+    bool auto_grow = false;
+    std::chrono::steady_clock::time_point next_growth = {};
+    std::chrono::steady_clock::time_point next_warning = {};
   };
 
   std::optional<Entry> Find(std::string_view name);
@@ -139,6 +151,12 @@ class PoolManager {
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
+  // Adds chunks; does nothing if `validate_only`, but checks. `how` is for the log.
+  absl::Status Grow(const PoolInfo& pool, uint32_t chunk_count, bool validate_only,
+                    std::string_view how) ZEROCP_REQUIRES(create_mutex_);
+  void SetAutoGrow(const std::string& name, bool value) ZEROCP_REQUIRES(create_mutex_);
+  bool NeedsGrowth(Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
+  void GrowByItself(const std::string& name);
 
   Core& core_;
   // One Create, Update or deletion at a time; taken before core.mutex, and that before mutex_. A

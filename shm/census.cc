@@ -279,6 +279,25 @@ std::string DescribeHolders(const HolderSums& sums, const Census& census, MemPoo
   return text.empty() ? "nobody" : text;
 }
 
+namespace {
+
+// What helps when a pool has no free chunk.
+std::string AdviceFor(const PoolView& pool) {
+  const std::string more =
+      "make a pool with more chunks (CreatePool, or zerocpd --pool "
+      "NAME=SIZExCOUNT)";
+  if (pool.live_chunk_count() == pool.max_chunk_count)
+    return "it has grown to its max_chunk_count: wait, release, or " + more;
+  if (pool.shared->auto_grow.load(std::memory_order_relaxed) ==
+      static_cast<uint8_t>(AutoGrow::kPaused)) {
+    return "it grows by itself (auto_grow), but cannot now, because memory is short or the daemon "
+           "does not answer: wait, or release";
+  }
+  return "wait, release, grow it (UpdatePool), or " + more;
+}
+
+}  // namespace
+
 std::string DescribeExhausted(const Census& census, MemPoolManager& manager, const PoolView& pool) {
   HolderSums sums;
   std::vector<Holding> holders;
@@ -291,8 +310,7 @@ std::string DescribeExhausted(const Census& census, MemPoolManager& manager, con
          std::to_string(pool.chunk_size_bytes) + " bytes, held by " +
          (sums.size() == 0 ? "nobody at this moment: try again"
                            : DescribeHolders(sums, census, manager)) +
-         "; wait, release, or make a pool with more chunks (CreatePool, or "
-         "zerocpd --pool NAME=SIZExCOUNT)";
+         "; " + AdviceFor(pool);
 }
 
 }  // namespace zerocp::shm

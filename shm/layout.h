@@ -28,7 +28,7 @@ namespace zerocp::shm {
 
 inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
 inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
-inline constexpr uint32_t kLayoutVersion = 3;
+inline constexpr uint32_t kLayoutVersion = 4;
 
 inline constexpr uint32_t kMaxPools = 16;
 inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
@@ -96,13 +96,23 @@ struct SuperBlock {
   uint64_t lock_inode;
   char lock_path[1024];
   char instance_name[kNameBytes];
-  uint8_t reserved[2896];
+  std::atomic<uint32_t> daemon_bell;  // (C) futex word; only ever added to: a pool is to grow
+  // Loans and samples that one session has at once; 0: not limited. For sessions that attach.
+  std::atomic<uint32_t> max_chunks_per_session;
+  uint8_t reserved[2888];
 };
 
 enum class PoolState : uint32_t {
   kEmpty = 0,
   kActive = 1,
   kDraining = 2,  // being deleted: no new loans, gone with its last chunk
+};
+
+// Whether the daemon adds chunks to a pool when a loan finds none.
+enum class AutoGrow : uint8_t {
+  kOff = 0,
+  kOn = 1,
+  kPaused = 2,  // it would, but could not just now: nobody is to wait for it
 };
 
 struct MemPool {
@@ -120,7 +130,8 @@ struct MemPool {
   uint8_t incarnation;        // 1 to 15, part of every handle
   uint8_t record_shift;       // log2 of a record's bytes: 6 to 11
   uint8_t revocable;          // 1: cached chunks are labelled kCached and may be taken by anyone
-  uint8_t reserved0;
+  // AutoGrow. (C) kOn to kPaused by who waited in vain; else the daemon's.
+  std::atomic<uint8_t> auto_grow;
   uint16_t grant_slots;  // slots [0, grant_slots) are for subscribers, the rest for openers
   uint16_t slot_count;
   uint8_t uid[16];
@@ -288,7 +299,9 @@ static_assert(offsetof(SuperBlock, management_reserved_bytes) == 40);
 static_assert(offsetof(SuperBlock, session_capacity) == 56);
 static_assert(offsetof(SuperBlock, pool_table_offset) == 64);
 static_assert(offsetof(SuperBlock, lock_device) == 96 && offsetof(SuperBlock, lock_path) == 112);
-static_assert(offsetof(SuperBlock, instance_name) == 1136);
+static_assert(offsetof(SuperBlock, instance_name) == 1136 &&
+              offsetof(SuperBlock, daemon_bell) == 1200 &&
+              offsetof(SuperBlock, max_chunks_per_session) == 1204);
 static_assert(sizeof(MemPool) == 256);
 static_assert(offsetof(MemPool, cache_cap) == 128 && offsetof(MemPool, name) == 192);
 static_assert(offsetof(MemPool, chunk_size_bytes) == 16 && offsetof(MemPool, incarnation) == 64);
@@ -304,7 +317,8 @@ static_assert(sizeof(ChannelHeader) == 128 && offsetof(ChannelHeader, waiters) =
 static_assert(sizeof(SubscriberEntry) == 64 && sizeof(LaneEntry) == 16);
 static_assert(sizeof(Lane) == 128 && offsetof(Lane, publisher_waits) == 64 && sizeof(Cursor) == 64);
 static_assert(std::atomic<uint64_t>::is_always_lock_free &&
-              std::atomic<uint16_t>::is_always_lock_free);
+              std::atomic<uint16_t>::is_always_lock_free &&
+              std::atomic<uint8_t>::is_always_lock_free);
 
 static_assert(offsetof(ChunkHeader, sequence) == 8 && offsetof(SubscriberEntry, lane_ack) == 8);
 static_assert(offsetof(SubscriberEntry, bell) == 12 && offsetof(SubscriberEntry, left_epoch) == 16);
@@ -339,9 +353,9 @@ static_assert(offsetof(MemPool, chunk_count) == 4 && offsetof(MemPool, max_chunk
               offsetof(MemPool, alignment_bytes) == 12 && offsetof(MemPool, stride_bytes) == 24 &&
               offsetof(MemPool, hints_offset) == 40 && offsetof(MemPool, headers_offset) == 48 &&
               offsetof(MemPool, payload_offset) == 56 && offsetof(MemPool, record_shift) == 65 &&
-              offsetof(MemPool, revocable) == 66 && offsetof(MemPool, grant_slots) == 68 &&
-              offsetof(MemPool, slot_count) == 70 && offsetof(MemPool, create_time_ns) == 88 &&
-              offsetof(MemPool, pressure) == 132);
+              offsetof(MemPool, revocable) == 66 && offsetof(MemPool, auto_grow) == 67 &&
+              offsetof(MemPool, grant_slots) == 68 && offsetof(MemPool, slot_count) == 70 &&
+              offsetof(MemPool, create_time_ns) == 88 && offsetof(MemPool, pressure) == 132);
 static_assert(offsetof(SessionEntry, uid) == 12 && offsetof(SessionEntry, start_time) == 16);
 static_assert(offsetof(ChannelEntry, queue_capacity) == 4 &&
               offsetof(ChannelEntry, max_subscriber_count) == 8 &&
@@ -349,6 +363,7 @@ static_assert(offsetof(ChannelEntry, queue_capacity) == 4 &&
               offsetof(ChannelEntry, uid) == 24 && offsetof(ChannelEntry, create_time_ns) == 40);
 static_assert(offsetof(SubscriberEntry, session) == 4 && offsetof(LaneEntry, session) == 2);
 static_assert(
+    static_cast<int>(AutoGrow::kOn) == 1 && static_cast<int>(AutoGrow::kPaused) == 2 &&
     static_cast<int>(PoolState::kActive) == 1 && static_cast<int>(PoolState::kDraining) == 2 &&
     static_cast<int>(SessionState::kAttached) == 1 &&
     static_cast<int>(SessionState::kRevoked) == 4 && static_cast<int>(ChannelState::kOpen) == 1 &&

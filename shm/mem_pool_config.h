@@ -21,6 +21,7 @@ struct PoolSpec {
   uint32_t chunk_count = 0;            // 1 to kMaxChunksPerPool
   uint32_t max_chunk_count = 0;        // address range kept for growth; 0: 4 times chunk_count
   uint32_t max_holders = 0;            // 12 to 1016, rounded up to what a record holds; 0: 24
+  bool auto_grow = false;              // the daemon adds chunks when a loan finds none
 };
 
 // One thing that is wrong with a value: which field, and what would be right.

@@ -181,6 +181,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptio
   block.lock_inode = o.lock.inode;
   CopyName(block.lock_path, sizeof(block.lock_path), o.lock.path);
   CopyName(block.instance_name, sizeof(block.instance_name), o.instance);
+  block.max_chunks_per_session.store(o.max_chunks_per_session, std::memory_order_relaxed);
   block.magic.store(kMagic, std::memory_order_release);  // last (L1)  PAIR superblock.magic
   if (owner_lock != nullptr) *owner_lock = std::move(*lock);
   return manager;
@@ -274,6 +275,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
   shared.lock_inode = options.lock.inode;
   std::memset(shared.lock_path, 0, sizeof(shared.lock_path));
   CopyName(shared.lock_path, sizeof(shared.lock_path), options.lock.path);
+  shared.max_chunks_per_session.store(options.max_chunks_per_session, std::memory_order_relaxed);
   return manager;
 }
 
@@ -361,6 +363,7 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   entry.incarnation = incarnation;
   entry.record_shift = g.record_shift;
   entry.revocable = g.revocable ? 1 : 0;
+  SetAutoGrow(index, spec.auto_grow ? AutoGrow::kOn : AutoGrow::kOff);
   entry.grant_slots = g.grant_slots;
   entry.slot_count = g.slot_count;
   std::memcpy(entry.uid, uid, sizeof(entry.uid));
@@ -426,6 +429,16 @@ Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
   return Status();
 }
 
+void MemPoolManager::SetAutoGrow(uint32_t index, AutoGrow value) {
+  pool_entry(index).auto_grow.store(static_cast<uint8_t>(value), std::memory_order_relaxed);
+}
+
+void MemPoolManager::WakeLoans(uint32_t index) {
+  MemPool& entry = pool_entry(index);
+  entry.pressure.store(0);
+  FutexWake(entry.pressure);
+}
+
 void MemPoolManager::StartDrain(uint32_t index) {
   MemPool& entry = pool_entry(index);
   // The state first: a daemon that adopts goes by it.
@@ -434,8 +447,7 @@ void MemPoolManager::StartDrain(uint32_t index) {
   uses_[index].store(closed);
   entry.use.store(closed);  // PAIR pool.use
   Settle();
-  entry.pressure.store(0);  // who waits for a chunk learns that none comes
-  FutexWake(entry.pressure);
+  WakeLoans(index);
 }
 
 PoolGeometry MemPoolManager::RemovePool(uint32_t index, uint32_t generation) {

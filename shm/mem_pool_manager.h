@@ -92,6 +92,7 @@ class MemPoolManager {
     uint64_t management_reserved_bytes = uint64_t{64} << 30;
     uint64_t chunk_reserved_bytes = uint64_t{1} << 40;
     uint32_t session_capacity = kDefaultSessionCapacity;
+    uint32_t max_chunks_per_session = 0;  // 0: not limited
     LockIdentity lock;
   };
 
@@ -137,6 +138,10 @@ class MemPoolManager {
   // and nothing done if it has as many. kInvalid: it has more, or may not have so many; kNoMemory:
   // nothing was kept. REQUIRES: as CreatePool.
   Status GrowPool(uint32_t index, uint32_t chunk_count);
+  // Whether GrowPool is to be expected when a loan finds no chunk.
+  void SetAutoGrow(uint32_t index, AutoGrow value);
+  // Loans that wait for a chunk look again, and fail if they need not.
+  void WakeLoans(uint32_t index);
   // The first and the last step of deleting a pool; PoolDrain has those between. StartDrain: nobody
   // loans from it any more, and what is on its way to be cached can be seen when it returns.
   // RemovePool: the pool is gone, its memory is the system's, and its address range in the chunk

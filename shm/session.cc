@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <optional>
 #include <utility>
 
 #include "shm/chunk_ops.h"
@@ -18,6 +19,19 @@ namespace {
 constexpr std::chrono::milliseconds kLoanSlice{10};
 
 std::atomic<uint64_t> g_next_serial{1};
+
+// True if the daemon is expected to add chunks when none is left.
+bool Grows(const PoolView& pool) {
+  return pool.shared->auto_grow.load(std::memory_order_relaxed) ==
+             static_cast<uint8_t>(AutoGrow::kOn) &&
+         pool.live_chunk_count() < pool.max_chunk_count;
+}
+
+// Nobody answered: until the daemon says otherwise, loans need not wait for it.
+void StopExpectingGrowth(const PoolView& pool) {
+  auto on = static_cast<uint8_t>(AutoGrow::kOn);
+  pool.shared->auto_grow.compare_exchange_strong(on, static_cast<uint8_t>(AutoGrow::kPaused));
+}
 
 // Orders session close against thread end; taken by no other path.
 // Never destroyed: threads may end after main. Free in the child of a fork.
@@ -82,6 +96,7 @@ thread_local ThreadCaches t_caches;
 Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
     : manager_(std::move(manager)),
       id_(id),
+      held_limit_(manager_->super_block().max_chunks_per_session.load(std::memory_order_relaxed)),
       serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
       self_(std::make_shared<Session*>(this)) {
   manager_->set_session(id);
@@ -120,6 +135,8 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   PoolCache& cache = CacheOf(pool);
   uint32_t chunk;
   bool refilled = true;
+  const uint32_t live = pool.live_chunk_count();
+  std::optional<Deadline> growth;
   const auto take = [&] {
     refilled = !LoanCached(pool, cache, &chunk);
     return !refilled || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
@@ -129,13 +146,18 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     if (take()) break;
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
     pool.shared->cache_cap.store(0, std::memory_order_relaxed);
-    if (deadline.Passed()) {
+    const bool grows = Grows(pool);
+    if (grows && !growth) growth = Deadline::After(kGrowthPatience);
+    const Deadline until = grows && deadline.Passed() && !Mutant(47) ? *growth : deadline;
+    if (until.Passed()) {
+      if (grows && pool.live_chunk_count() == live) StopExpectingGrowth(pool);
       pool.shared->exhausted_count.fetch_add(1, std::memory_order_relaxed);
       return Code::kExhausted;
     }
     pool.shared->pressure.store(1);
+    if (grows) CallForGrowth();
     if (take()) break;
-    if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, deadline.Left(kLoanSlice));
+    if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, until.Left(kLoanSlice));
   }
   SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
   std::atomic_signal_fence(std::memory_order_seq_cst);  // S3
@@ -147,6 +169,12 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   *out = {&pool, chunk, ChunkRef::kExclusive};
   CountAcquired();
   return Code::kOk;
+}
+
+void Session::CallForGrowth() {
+  std::atomic<uint32_t>& bell = manager_->super_block().daemon_bell;
+  bell.fetch_add(1);
+  FutexWake(bell);
 }
 
 void Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {

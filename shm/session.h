@@ -77,8 +77,8 @@ class Session {
       ReportLoans(pool, cache);
     return true;
   }
-  // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one. kNotFound: the
-  // pool is being deleted, or gone.
+  // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one, and at least
+  // kGrowthPatience for a pool that grows by itself. kNotFound: the pool is being deleted, or gone.
   Code Loan(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     return TryLoan(pool, out) ? Code::kOk : LoanSlow(pool, deadline, out);
   }
@@ -131,12 +131,22 @@ class Session {
   // one back counts it when it is done with the session and the segments: once nothing more is
   // loaned or taken, a sum of 0 says that nobody touches them any more.
   int64_t held() const;
+  // Loans and samples that this session may have at once; 0: not limited. As the daemon said when
+  // it attached.
+  uint32_t held_limit() const { return held_limit_; }
+  // True if it has as many: the caller asks before it loans, takes or opens. Calls under way in
+  // other threads at the same time may make it one more each.
+  bool AtHeldLimit() const { return held_limit_ != 0 && held() >= held_limit_; }
+
+  // How long a loan waits for a pool to grow, whatever its deadline: long enough to commit a few
+  // hundred MiB.
+  static constexpr std::chrono::milliseconds kGrowthPatience{100};
 
  private:
   friend class ThreadCaches;
   struct PoolCache {
     const PoolView* pool = nullptr;       // whose chunks these are; a pool that is gone, perhaps
-    const PoolView* exclusive = nullptr;  // the same, unless it is revocable
+    const PoolView* exclusive = nullptr;  // the same, unless every loan is to be looked at
     uint32_t count = 0;
     uint32_t group = 0;  // where the next refill looks first
     uint32_t loan_count = 0;
@@ -177,7 +187,8 @@ class Session {
     PoolCache& cache = Cache().pools[pool.index];
     if (cache.pool != &pool) {
       cache.pool = &pool;
-      cache.exclusive = pool.revocable ? nullptr : &pool;
+      const bool counted = held_limit_ != 0 && !Mutant(48);
+      cache.exclusive = pool.revocable || counted ? nullptr : &pool;
       cache.count = 0;
     }
     return cache;
@@ -188,6 +199,7 @@ class Session {
   static constexpr uint32_t kLoansPerReport = 1024;
   static void ReportLoans(const PoolView& pool, PoolCache& cache);
   Code LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out);
+  void CallForGrowth();
   bool LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
   bool Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
   bool Scan(const PoolView& pool, uint32_t* chunk);
@@ -197,6 +209,7 @@ class Session {
 
   std::shared_ptr<MemPoolManager> manager_;
   const uint16_t id_;
+  const uint32_t held_limit_;
   const uint64_t serial_;  // unique in the process: what thread-local lookups compare
   const std::shared_ptr<Session*> self_;  // null once closed: what threads that end later look at
   mutable std::mutex mutex_;

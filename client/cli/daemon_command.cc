@@ -178,12 +178,13 @@ int Pools(const DaemonOptions& options) {
     return observer.exit_code();
   }
   if (options.json) return PrintJson(response);
-  Table table({"POOL", ">CHUNK SIZE", ">ALIGNMENT", ">CHUNKS", ">MAX CHUNKS", ">MAX HOLDERS",
-               "STATE", "CREATED"});
+  Table table({"POOL", ">CHUNK SIZE", ">ALIGNMENT", ">CHUNKS", ">MAX CHUNKS", "GROWS",
+               ">MAX HOLDERS", "STATE", "CREATED"});
   for (const v1::Pool& pool : response.pools()) {
     table.Add({IdOf(pool.name()), FormatBytes(pool.chunk_size_bytes()),
                FormatBytes(pool.chunk_alignment_bytes()), N(pool.chunk_count()),
-               N(pool.max_chunk_count()), N(pool.max_holders_per_chunk()),
+               N(pool.max_chunk_count()), pool.auto_grow() ? "by itself" : "by UpdatePool",
+               N(pool.max_holders_per_chunk()),
                pool.state() == v1::Pool::STATE_DRAINING ? "draining" : "active",
                TimeOf(pool.create_time())});
   }

@@ -73,7 +73,7 @@ enum {
   ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other segments: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
-  ZEROCP_HELD_LIMIT = 8,     /* as many samples are held as may be: release one */
+  ZEROCP_HELD_LIMIT = 8,     /* as many loans or samples are held as may be: release one */
   ZEROCP_HOLDERS_FULL = 9,   /* the chunk has as many holders as its pool allows */
   ZEROCP_NOT_FOUND = 10,     /* no channel or pool of that name */
   ZEROCP_TYPE_MISMATCH = 11, /* the channel carries another message type */
@@ -172,9 +172,11 @@ typedef struct zerocp_handle {
 } zerocp_handle;
 
 /* Loans a chunk of the pool named `pool`, without a channel.
- * EXHAUSTED: no chunk came free in time; the text names the largest holders. TOO_LARGE: `bytes` is
- * more than a chunk has. NOT_FOUND: also a pool that is being deleted. DENIED: the client is
- * read-only. UNAVAILABLE after fork. */
+ * EXHAUSTED: no chunk came free in time; the text names the largest holders. A pool that grows by
+ * itself (auto_grow) is waited for up to 100 ms, whatever `timeout_ns` is. TOO_LARGE: `bytes` is
+ * more than a chunk has. HELD_LIMIT, at once: the process has as many loans and samples as the
+ * daemon allows (--max-chunks-per-session). NOT_FOUND: also a pool that is being deleted. DENIED:
+ * the client is read-only. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
                                           int64_t timeout_ns, zerocp_loan* loan);
 
@@ -187,8 +189,8 @@ ZEROCP_API void zerocp_loan_release(zerocp_loan* loan);
 ZEROCP_API zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample);
 
 /* The right to read the chunk that `handle` names, while somebody holds it.
- * STALE: everybody released it, or it belongs to another instance. HOLDERS_FULL. UNAVAILABLE after
- * fork. */
+ * STALE: everybody released it, or it belongs to another instance. HOLDERS_FULL. HELD_LIMIT.
+ * UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle,
                                           zerocp_sample* sample);
 
@@ -261,9 +263,10 @@ ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_
 /* Takes the next message. TIMEOUT: none came. END_OF_STREAM or PUBLISHER_DIED: every publisher that
  * was there is gone and nothing is left; said once, then the call waits for the next publisher.
  * DETACHED. DAMAGED: what a publisher sent is impossible; it is not listened to any more.
- * HELD_LIMIT: the subscriber holds as many samples as its channel allows (max_held_count). Said at
- * once, whatever `timeout_ns` is and whether or not a message is there; the queue stays as it is.
- * Samples count until they are released, by whatever thread. UNAVAILABLE after fork. */
+ * HELD_LIMIT: the subscriber holds as many samples as its channel allows (max_held_count), or the
+ * process as many loans and samples as the daemon does (--max-chunks-per-session). Said at once,
+ * whatever `timeout_ns` is and whether or not a message is there; the queue stays as it is. Samples
+ * count until they are released, by whatever thread. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
                                               zerocp_sample* sample);
 

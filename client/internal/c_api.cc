@@ -53,6 +53,14 @@ zerocp_code FailReadOnly() {
               "create the session with PAYLOAD_ACCESS_READ_WRITE");
 }
 
+zerocp_code FailHeldLimit(ClientCore& core) {
+  return Fail(Code::kHeldLimit, "this process has " + std::to_string(core.session().held()) +
+                                    " loans and samples, and the daemon allows a session " +
+                                    std::to_string(core.session().held_limit()) +
+                                    " at once (zerocpd --max-chunks-per-session): release or "
+                                    "publish one");
+}
+
 zerocp_code FailWait(ClientCore& core, Code code) {
   return core.open() ? Fail(code) : FailClosed(core);
 }

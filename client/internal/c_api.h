@@ -88,6 +88,8 @@ inline void FillSample(ClientCore& core, const ChunkRef& ref, zerocp_sample* sam
 // Why the core takes no call. REQUIRES: it is not open.
 [[gnu::cold]] zerocp_code FailClosed(ClientCore& core);
 [[gnu::cold]] zerocp_code FailReadOnly();
+// The session is at its held limit.
+[[gnu::cold]] zerocp_code FailHeldLimit(ClientCore& core);
 // As FailClosed, or for another reason: `code`.
 zerocp_code FailWait(ClientCore& core, Code code);
 

@@ -52,6 +52,7 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);
   }
+  if (core.session().AtHeldLimit()) return FailHeldLimit(core);
   ChunkRef ref;
   Code code = core.session().Loan(pool, Deadline::Now(), &ref);
   if (code == Code::kExhausted && timeout_ns != 0) {
@@ -144,6 +145,7 @@ zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zero
     return Fail(Code::kStale, "the handle belongs to another instance than the one at " +
                                   core.connection().socket_path());
   }
+  if (core.session().AtHeldLimit()) return FailHeldLimit(core);
   ChunkRef ref;
   const Code code = core.session().Open(handle.chunk, &ref);
   if (code != Code::kOk) return Fail(code);

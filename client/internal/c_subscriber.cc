@@ -57,6 +57,8 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
     subscriber->ready->Awake();
   if (!zerocp::Mutant(39) && subscriber->held.Full()) [[unlikely]]
     return FailHeld(*subscriber);
+  if (core.session().AtHeldLimit()) [[unlikely]]
+    return FailHeldLimit(core);
   ChunkRef ref;
   Code code = subscriber->port->TryTake(&ref);
   if (code == Code::kTimeout && timeout_ns != 0) {

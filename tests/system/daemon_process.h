@@ -3,6 +3,7 @@
 
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tests/system/child_process.h"
@@ -26,8 +27,12 @@ class DaemonProcess {
 
   // Sends the signal and waits. The exit code, as ChildProcess::Wait.
   int Stop(int signal);
-  // Starts it again after Stop, with the same arguments.
+  // Starts it again after Stop, with the same arguments, or with others.
   void Start();
+  void Start(std::vector<std::string> arguments) {
+    arguments_ = std::move(arguments);
+    Start();
+  }
   void Signal(int signal) const { process_->Signal(signal); }
   std::string Log() const;
   // Paths of this daemon's segments that exist now.

@@ -38,6 +38,13 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
                R"("chunkCount":"5")"));
   EXPECT_TRUE(
       Contains(client.Call(kGetPool, R"({"name":"pools/audio"})").json, R"("chunkCount":"3")"));
+  const Outcome grows =
+      admin.Call(kUpdatePool, R"({"pool":{"name":"pools/audio","autoGrow":true}})");
+  EXPECT_TRUE(Contains(grows.json, R"("autoGrow":true)")) << grows.message << grows.json;
+  const Outcome fixed =
+      admin.Call(kUpdatePool, R"({"pool":{"name":"pools/audio"},"updateMask":"autoGrow"})");
+  EXPECT_TRUE(Contains(fixed.json, R"("chunkCount":"3")")) << fixed.message << fixed.json;
+  EXPECT_FALSE(Contains(fixed.json, R"("autoGrow":true)")) << fixed.json;
   const Outcome channel = admin.Call(
       kCreateChannel,
       R"({"channelId":"sound","channel":{"pool":"pools/audio","whenFull":"WHEN_FULL_WAIT"}})");
@@ -45,7 +52,7 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_TRUE(Contains(client.Call(kGetChannel, R"({"name":"channels/sound"})").json,
                        R"("pool":"pools/audio")"));
   const Outcome session =
-      client.Call(kCreateSession, R"({"layoutVersion":3,"clientName":"me","peerUserId":0})");
+      client.Call(kCreateSession, R"({"layoutVersion":4,"clientName":"me","peerUserId":0})");
   EXPECT_TRUE(Contains(session.json, R"("attachSocket":"/run/test/attach.sock")"))
       << session.message;
   EXPECT_TRUE(Contains(session.json, R"("state":"STATE_PENDING")"));
@@ -188,7 +195,7 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
     return absl::OkStatus();
   };
   auto running = std::async(std::launch::async,
-                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":3})"); });
+                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":4})"); });
   started.get_future().wait();
   EXPECT_TRUE(client.Call(kGetServerInfo).ok());  // needs no worker
   std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });

@@ -1,4 +1,5 @@
-// max_held_count: how many samples of a channel one subscriber may hold at once.
+// How much may be held at once: samples of a channel by one subscriber (max_held_count), loans and
+// samples by a process (--max-chunks-per-session).
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -216,6 +217,89 @@ TEST_F(HeldLimit, ThereIsNoneUnlessTheChannelHasOne) {
     ASSERT_TRUE(sample) << sample.message();
     held.push_back(std::move(*sample));
   }
+}
+
+class SessionLimit : public ::testing::Test {
+ protected:
+  Client Connect() {
+    auto client = Client::Connect({.name = "holder", .runtime_dir = daemon_.runtime_dir()});
+    EXPECT_TRUE(client) << client.message();
+    return std::move(*client);
+  }
+
+  testing::DaemonProcess daemon_{{"--pool", "frames=4KiBx32", "--pool", "points=64x5000",
+                                  "--channel", "camera=frames,queue=8", "--max-chunks-per-session",
+                                  "4"}};
+};
+
+TEST_F(SessionLimit, LoansAndSamplesOfAllPoolsCountTogether) {
+  Client client = Connect();
+  auto publisher = client.JoinAsPublisher("camera");
+  auto subscriber = client.JoinAsSubscriber("camera");
+  ASSERT_TRUE(publisher && subscriber);
+  auto frame = publisher->NewLoan(1);
+  auto point = client.NewLoan("points", 1);
+  ASSERT_TRUE(frame && point);
+  ASSERT_TRUE(publisher->Publish(*frame));  // what waits in a queue does not count
+  auto loan = client.NewLoan("points", 1);
+  ASSERT_TRUE(loan) << loan.message();
+  auto shared = std::move(*loan).Share();
+  ASSERT_TRUE(shared) << shared.message();
+  auto sample = subscriber->TryTake();
+  ASSERT_TRUE(sample) << sample.message();
+  auto last = publisher->NewLoan(1);
+  ASSERT_TRUE(last) << last.message();
+
+  const auto refused = publisher->NewLoan(1, std::nullopt);  // would wait for ever, if it did
+  EXPECT_EQ(refused.code(), Code::kHeldLimit);
+  EXPECT_NE(refused.message().find("has 4 loans and samples"), std::string::npos)
+      << refused.message();
+  EXPECT_NE(refused.message().find("--max-chunks-per-session"), std::string::npos);
+  EXPECT_EQ(client.NewLoan("points", 1).code(), Code::kHeldLimit);
+  EXPECT_EQ(client.Open(*shared->handle()).code(), Code::kHeldLimit);
+  EXPECT_EQ(subscriber->Wait().code(), Code::kHeldLimit);
+  ASSERT_TRUE(publisher->Publish(*last));
+  EXPECT_EQ(client.Open(*shared->handle()).code(), Code::kOk);
+  sample = subscriber->TryTake();
+  EXPECT_TRUE(sample) << sample.message();
+}
+
+TEST_F(SessionLimit, WhatAThreadReleasedAnotherCanHave) {
+  Client client = Connect();
+  for (int round = 0; round < 100; ++round) {
+    std::vector<Loan> loans;
+    for (int i = 0; i < 4; ++i) {
+      auto loan = client.NewLoan("points", 1);
+      ASSERT_TRUE(loan) << loan.message();
+      loans.push_back(std::move(*loan));
+    }
+    std::thread([&] {
+      EXPECT_EQ(client.NewLoan("points", 1).code(), Code::kHeldLimit);
+      loans.clear();
+    }).join();
+  }
+}
+
+TEST_F(SessionLimit, TheNextDaemonsLimitIsForWhoAttachesThen) {
+  const auto loans_until_refused = [](Client& client) {
+    std::vector<Loan> loans;
+    for (;;) {
+      auto loan = client.NewLoan("points", 1);
+      if (!loan) {
+        EXPECT_EQ(loan.code(), Code::kHeldLimit) << loan.message();
+        return loans.size();
+      }
+      loans.push_back(std::move(*loan));
+    }
+  };
+  Client client = Connect();
+  EXPECT_EQ(loans_until_refused(client), 4u);
+  daemon_.Stop(SIGKILL);
+  daemon_.Start({"--max-chunks-per-session", "6"});  // the pools are adopted
+  EXPECT_EQ(loans_until_refused(client), 4u);
+  client = Client();
+  client = Connect();
+  EXPECT_EQ(loans_until_refused(client), 6u);
 }
 
 }  // namespace

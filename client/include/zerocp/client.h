@@ -89,8 +89,8 @@ class Client {
     result->raw_.reset(subscriber);
     return result;
   }
-  // A chunk of a pool, without a channel. kNotFound, kExhausted, kTooLarge, kDenied for a read-only
-  // client, kUnavailable after fork.
+  // A chunk of a pool, without a channel. Errors as Publisher::NewLoan; kNotFound, kDenied for
+  // a read-only client.
   Result<Loan> NewLoan(std::string_view pool, std::size_t bytes,
                        Deadline wait = std::chrono::nanoseconds{0}) {
     Result<Loan> result;
@@ -98,7 +98,7 @@ class Client {
                                   internal::TimeoutOf(wait), &result->raw_));
     return result;
   }
-  // The chunk that `handle` names. kStale, kHoldersFull, kUnavailable after fork.
+  // The chunk that `handle` names. kStale, kHoldersFull, kHeldLimit, kUnavailable after fork.
   Result<Sample> Open(const Handle& handle) {
     Result<Sample> result;
     result.Set(zerocp_client_open(raw_.get(), {handle.instance, handle.chunk}, &result->raw_));

@@ -23,7 +23,8 @@ class Publisher {
   Publisher() = default;
 
   // A chunk of the channel's pool. REQUIRES here and below: not closed, not moved from.
-  // kExhausted: none came free in time. kTooLarge. kUnavailable after fork.
+  // kExhausted: none came free in time; a pool that grows by itself (auto_grow) is waited for up to
+  // 100 ms, whatever `wait` is. kTooLarge. kHeldLimit. kUnavailable after fork.
   Result<Loan> NewLoan(std::size_t bytes, Deadline wait = std::chrono::nanoseconds{0}) {
     Result<Loan> result;
     result.Set(zerocp_publisher_loan(raw_.get(), bytes, internal::TimeoutOf(wait), &result->raw_));

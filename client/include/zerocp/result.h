@@ -22,7 +22,7 @@ enum class Code : std::int32_t {
   kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other segments
   kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
   kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes
-  kHeldLimit = ZEROCP_HELD_LIMIT,        // as many samples are held as may be: release one
+  kHeldLimit = ZEROCP_HELD_LIMIT,        // as many loans or samples are held as may be: release one
   kHoldersFull = ZEROCP_HOLDERS_FULL,    // as many holders as the chunk's pool allows
   kNotFound = ZEROCP_NOT_FOUND,          // no such channel or pool
   kTypeMismatch = ZEROCP_TYPE_MISMATCH,  // the channel carries another message type

@@ -3,13 +3,17 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "server/channel_manager.h"
 #include "server/error.h"
+#include "server/pool_keeper.h"
 #include "shm/chunk_ops.h"
+#include "shm/session.h"
 #include "tests/unit/server/test_instance.h"
 
 namespace zerocp {
@@ -297,6 +301,109 @@ TEST(PoolManager, APoolWithHeldChunksIsDrainedOnlyIfItIsAskedFor) {
   EXPECT_EQ(ReasonOf(instance.pools.Get("video").status()), "POOL_NOT_FOUND");
   MutexLock lock(instance.core.mutex);
   instance.core.attached.reset();
+}
+
+// A pool of 4 chunks, room for 16, that grows by itself; and a client of it.
+class PoolThatGrows : public ::testing::Test {
+ protected:
+  PoolThatGrows() {
+    shm::PoolSpec spec = Spec("video", 4096, 4);
+    spec.auto_grow = true;
+    EXPECT_TRUE(instance_.pools.Create(spec).ok());
+    {
+      MutexLock lock(instance_.core.mutex);
+      instance_.core.attached.set(7);
+    }
+    session_.emplace(std::shared_ptr<shm::MemPoolManager>(instance_.core.manager.get(),
+                                                          [](shm::MemPoolManager*) {}),
+                     uint16_t{7});
+  }
+  ~PoolThatGrows() override {
+    for (const shm::ChunkRef& loan : loans_) session_->Release(loan);
+    session_->Close();
+    MutexLock lock(instance_.core.mutex);
+    instance_.core.attached.reset();
+  }
+  const shm::PoolView& view() { return *instance_.core.manager->FindPool("video"); }
+  uint8_t state() { return view().shared->auto_grow.load(); }
+  shm::Code Loan(shm::Deadline deadline = shm::Deadline::Now()) {
+    shm::ChunkRef loan;
+    const shm::Code code = session_->Loan(view(), deadline, &loan);
+    if (code == shm::Code::kOk) loans_.push_back(loan);
+    return code;
+  }
+
+  TestInstance instance_;
+  std::optional<shm::Session> session_;
+  std::vector<shm::ChunkRef> loans_;
+};
+
+TEST_F(PoolThatGrows, ALoanThatFindsNoChunkGetsOneUntilThePoolHasItsMost) {
+  PoolKeeper keeper(instance_.pools);
+  for (int i = 0; i < 16; ++i) ASSERT_EQ(Loan(), shm::Code::kOk) << i;
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  EXPECT_EQ(instance_.pools.Get("video")->spec.chunk_count, 16u);
+  EXPECT_EQ(view().shared->exhausted_count.load(), 1u);
+  bool told = false;
+  for (auto event = instance_.core.events.Next(0); event;
+       event = instance_.core.events.Next(event->sequence)) {
+    told |= event->detail == "grown by itself: 5 chunks, 4 before";
+  }
+  EXPECT_TRUE(told);
+}
+
+TEST_F(PoolThatGrows, NobodyWaitsTwiceForADaemonThatDoesNotAnswer) {
+  for (int i = 0; i < 4; ++i) ASSERT_EQ(Loan(), shm::Code::kOk);
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  EXPECT_EQ(state(), static_cast<uint8_t>(shm::AutoGrow::kPaused));
+  const uint32_t rung = instance_.pools.bell().load();
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  EXPECT_EQ(instance_.pools.bell().load(), rung);
+  // The daemon is back: it grows what is waited for, and says that it answers.
+  instance_.pools.GrowExhausted();
+  EXPECT_EQ(state(), static_cast<uint8_t>(shm::AutoGrow::kOn));
+  EXPECT_EQ(Loan(), shm::Code::kOk);
+}
+
+TEST_F(PoolThatGrows, OneThatNobodyWaitsForStaysAsItIs) {
+  for (int i = 0; i < 4; ++i) ASSERT_EQ(Loan(), shm::Code::kOk);
+  instance_.pools.GrowExhausted();
+  EXPECT_EQ(view().live_chunk_count(), 4u);
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  session_->Release(loans_.back());  // by a hint that the daemon sees
+  loans_.pop_back();
+  session_->FlushThisThread();
+  instance_.pools.GrowExhausted();
+  EXPECT_EQ(view().live_chunk_count(), 4u);
+}
+
+TEST_F(PoolThatGrows, AnUpdateEndsAndBeginsIt) {
+  const std::string etag = instance_.pools.Get("video")->etag;
+  const auto preview = instance_.pools.Update({"video", etag, {}, false}, true);
+  ASSERT_TRUE(preview.ok()) << preview.status();
+  EXPECT_FALSE(preview->spec.auto_grow);
+  EXPECT_TRUE(instance_.pools.Get("video")->spec.auto_grow);
+  const auto ended = instance_.pools.Update({"video", etag, {}, false});
+  ASSERT_TRUE(ended.ok()) << ended.status();
+  EXPECT_FALSE(ended->spec.auto_grow);
+  EXPECT_NE(ended->etag, etag);
+  EXPECT_EQ(state(), static_cast<uint8_t>(shm::AutoGrow::kOff));
+  PoolKeeper keeper(instance_.pools);
+  for (int i = 0; i < 4; ++i) ASSERT_EQ(Loan(), shm::Code::kOk);
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  // What a client writes there makes no pool grow.
+  view().shared->auto_grow.store(static_cast<uint8_t>(shm::AutoGrow::kOn));
+  EXPECT_EQ(Loan(), shm::Code::kExhausted);
+  EXPECT_EQ(view().live_chunk_count(), 4u);
+  ASSERT_TRUE(instance_.pools.Update({"video", "", {}, true}).ok());
+  EXPECT_EQ(Loan(), shm::Code::kOk);
+}
+
+TEST_F(PoolThatGrows, TheNextDaemonGrowsItToo) {
+  PoolManager next(instance_.core);
+  EXPECT_TRUE(next.Get("video")->spec.auto_grow);
+  PoolKeeper keeper(next);
+  for (int i = 0; i < 5; ++i) ASSERT_EQ(Loan(), shm::Code::kOk);
 }
 
 }  // namespace
