@@ -1,21 +1,15 @@
 #include "client/cli/daemon_command.h"
 
-#include <google/protobuf/util/json_util.h>
-#include <google/protobuf/util/time_util.h>
-#include <grpcpp/grpcpp.h>
-#include <sys/socket.h>
-
-#include <cctype>
-#include <chrono>
-#include <cstdio>
-#include <memory>
+#include <algorithm>
+#include <cstdint>
 #include <string>
-#include <string_view>
-#include <utility>
+#include <tuple>
+#include <vector>
 
+#include "client/cli/daemon_caller.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/table.h"
-#include "client/internal/find_daemon.h"
+#include "shm/mutant.h"
 #include "shm/runtime_dir.h"
 #include "zerocp/v1/admin_service.grpc.pb.h"
 #include "zerocp/v1/observer_service.grpc.pb.h"
@@ -23,37 +17,12 @@
 namespace zerocp::cli {
 namespace {
 
-using google::protobuf::Message;
-using google::protobuf::Timestamp;
-using google::protobuf::util::TimeUtil;
-
-int Failed(ExitCode code, const std::string& what) {
-  std::fprintf(stderr, "zerocp: %s\n", what.c_str());
-  return code;
-}
-
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-int PrintJson(const Message& message) {
-  google::protobuf::util::JsonPrintOptions options;
-  options.add_whitespace = true;
-  options.always_print_primitive_fields = true;
-  options.preserve_proto_field_names = true;  // as grpcurl prints them
+int PrintJson(const google::protobuf::Message& message) {
   std::string text;
-  if (!google::protobuf::util::MessageToJsonString(message, &text, options).ok()) {
+  if (!ToJson(message, /*one_line=*/false, &text))
     return Failed(kFailed, "the answer cannot be written as JSON");
-  }
   Print(text);
   return kDone;
-}
-
-// "pools/video" -> "video".
-std::string IdOf(const std::string& name) { return name.substr(name.rfind('/') + 1); }
-
-std::string TimeOf(const Timestamp& time) {
-  Timestamp seconds;
-  seconds.set_seconds(time.seconds());
-  return TimeUtil::ToString(seconds);
 }
 
 template <class Number>
@@ -61,54 +30,12 @@ std::string N(Number number) {
   return std::to_string(number);
 }
 
-// A service of the daemon at one of its sockets.
-template <class Service>
-class Caller {
- public:
-  Caller(const DaemonOptions& options, const char* socket) : options_(options) {
-    auto found = internal::FindDaemon(options.runtime_dir, socket, SOCK_STREAM);
-    if (!found.ok()) {
-      exit_code_ = Failed(kNotReachable, found.status().message());
-      return;
-    }
-    path_ = found->path;
-    stub_ =
-        Service::NewStub(grpc::CreateChannel("unix:" + path_, grpc::InsecureChannelCredentials()));
-  }
-
-  // False: exit_code() says what to return; the reason is printed.
-  template <class Request, class Response>
-  bool Call(grpc::Status (Service::Stub::*method)(grpc::ClientContext*, const Request&, Response*),
-            const Request& request, Response* response) {
-    if (stub_ == nullptr) return false;
-    grpc::ClientContext context;
-    context.set_deadline(std::chrono::system_clock::now() +
-                         std::chrono::duration_cast<std::chrono::system_clock::duration>(
-                             std::chrono::duration<double>(options_.timeout_s)));
-    const grpc::Status status = (stub_.get()->*method)(&context, request, response);
-    if (status.ok()) return true;
-    const bool absent = status.error_code() == grpc::StatusCode::UNAVAILABLE ||
-                        status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED;
-    exit_code_ = Failed(absent ? kNotReachable : kFailed,
-                        "the daemon at " + path_ + (absent ? " does not answer: " : " says: ") +
-                            status.error_message());
-    return false;
-  }
-  int exit_code() const { return exit_code_; }
-
- private:
-  const DaemonOptions& options_;
-  std::string path_;
-  std::unique_ptr<typename Service::Stub> stub_;
-  int exit_code_ = kDone;
-};
-
 using Observer = v1::ObserverService;
 using Admin = v1::AdminService;
 
 // Gets all pages and merges them into one.
 template <class Request, class Response>
-bool CallPaged(Caller<Observer>& observer,
+bool CallPaged(DaemonCaller<Observer>& observer,
                grpc::Status (Observer::Stub::*method)(grpc::ClientContext*, const Request&,
                                                       Response*),
                Response* all) {
@@ -133,29 +60,42 @@ std::string PoolStatsTable(const google::protobuf::RepeatedPtrField<v1::PoolStat
   return table.ToString();
 }
 
-// "attached" for STATE_ATTACHED.
-std::string StateOf(v1::Session::State state) {
-  std::string name = v1::Session::State_Name(state);
-  constexpr std::string_view kPrefix = "STATE_";
-  if (name.starts_with(kPrefix)) name.erase(0, kPrefix.size());
-  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
-  return name;
+// "12.3 s"; "-" for none.
+std::string DurationText(const google::protobuf::Duration& duration) {
+  const int64_t tenths = duration.seconds() * 10 + duration.nanos() / 100'000'000;
+  return tenths == 0 ? "-" : N(tenths / 10) + "." + N(tenths % 10) + " s";
+}
+
+// Those of all channels: who has taken nothing for the longest time first, then the longest queue.
+std::string SubscriberTable(const v1::Stats& stats) {
+  std::vector<const v1::SubscriberStats*> subscribers;
+  for (const v1::ChannelStats& channel : stats.channels())
+    for (const v1::SubscriberStats& subscriber : channel.subscribers())
+      subscribers.push_back(&subscriber);
+  const auto slowness = [](const v1::SubscriberStats& s) {
+    return std::tuple(s.stalled_for().seconds(), s.stalled_for().nanos(), s.queued_count());
+  };
+  std::stable_sort(subscribers.begin(), subscribers.end(), [&](const auto* a, const auto* b) {
+    return !Mutant(31) && slowness(*a) > slowness(*b);
+  });
+  Table table({"SUBSCRIBER", "SESSION", "CLIENT", ">QUEUED", ">CAPACITY", ">HELD", ">TAKEN",
+               ">MISSED", ">STALLED"});
+  for (const v1::SubscriberStats* s : subscribers) {
+    table.Add({s->subscriber(), IdOf(s->session()), s->client_name(), N(s->queued_count()),
+               N(s->queue_capacity()), N(s->held_count()), N(s->taken_count()),
+               N(s->missed_count()), DurationText(s->stalled_for())});
+  }
+  return table.ToString();
 }
 
 void PrintStats(const v1::Stats& stats) {
   Print(PoolStatsTable(stats.pools()) + "\n");
   Table channels({"CHANNEL", ">PUBLISHERS", ">PUBLISHED", ">SUBSCRIBERS"});
-  Table subscribers({"SUBSCRIBER", "SESSION", "CLIENT", ">QUEUED", ">CAPACITY"});
   for (const v1::ChannelStats& channel : stats.channels()) {
     channels.Add({IdOf(channel.channel()), N(channel.publisher_count()),
                   N(channel.published_count()), N(channel.subscribers_size())});
-    for (const v1::SubscriberStats& subscriber : channel.subscribers()) {
-      subscribers.Add({subscriber.subscriber(), IdOf(subscriber.session()),
-                       subscriber.client_name(), N(subscriber.queued_count()),
-                       N(subscriber.queue_capacity())});
-    }
   }
-  Print(channels.ToString() + "\n" + subscribers.ToString() + "\n");
+  Print(channels.ToString() + "\n" + SubscriberTable(stats) + "\n");
   Table segments({"SEGMENT", ">SIZE", ">AVAILABLE"});
   for (const v1::Segment& segment : stats.segments()) {
     segments.Add({segment.shm_name(), FormatBytes(segment.size_bytes()),
@@ -172,7 +112,7 @@ void PrintStats(const v1::Stats& stats) {
 }  // namespace
 
 int Pools(const DaemonOptions& options) {
-  Caller<Observer> observer(options, shm::kClientSocket);
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
   v1::ListPoolsResponse response;
   if (!observer.Call(&Observer::Stub::ListPools, v1::ListPoolsRequest(), &response)) {
     return observer.exit_code();
@@ -193,7 +133,7 @@ int Pools(const DaemonOptions& options) {
 }
 
 int Channels(const DaemonOptions& options) {
-  Caller<Observer> observer(options, shm::kClientSocket);
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
   v1::ListChannelsResponse response;
   if (!CallPaged<v1::ListChannelsRequest>(observer, &Observer::Stub::ListChannels, &response)) {
     return observer.exit_code();
@@ -214,7 +154,7 @@ int Channels(const DaemonOptions& options) {
 }
 
 int Sessions(const DaemonOptions& options) {
-  Caller<Observer> observer(options, shm::kClientSocket);
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
   v1::ListSessionsResponse response;
   if (!CallPaged<v1::ListSessionsRequest>(observer, &Observer::Stub::ListSessions, &response)) {
     return observer.exit_code();
@@ -223,7 +163,8 @@ int Sessions(const DaemonOptions& options) {
   Table table({"SESSION", "CLIENT", "STATE", "ACCESS", ">PID", ">UID", ">CHUNKS HELD", "ATTACHED"});
   for (const v1::Session& session : response.sessions()) {
     table.Add(
-        {IdOf(session.name()), session.client_name(), StateOf(session.state()),
+        {IdOf(session.name()), session.client_name(),
+         WordOf(v1::Session::State_Name(session.state()), "STATE_", session.state()),
          session.payload_access() == v1::PAYLOAD_ACCESS_READ_ONLY ? "read-only" : "read-write",
          N(session.peer_pid()), session.has_peer_user_id() ? N(session.peer_user_id()) : "",
          N(session.held_chunk_count()),
@@ -234,7 +175,7 @@ int Sessions(const DaemonOptions& options) {
 }
 
 int Stats(const DaemonOptions& options) {
-  Caller<Observer> observer(options, shm::kClientSocket);
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
   v1::GetStatsResponse response;
   if (!observer.Call(&Observer::Stub::GetStats, v1::GetStatsRequest(), &response)) {
     return observer.exit_code();
@@ -249,7 +190,7 @@ int ShowStats(const v1::GetStatsResponse& response, bool json) {
 }
 
 int Info(const DaemonOptions& options) {
-  Caller<Observer> observer(options, shm::kClientSocket);
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
   v1::GetServerInfoResponse response;
   if (!observer.Call(&Observer::Stub::GetServerInfo, v1::GetServerInfoRequest(), &response)) {
     return observer.exit_code();
@@ -273,7 +214,7 @@ int Info(const DaemonOptions& options) {
 }
 
 int Audit(const DaemonOptions& options) {
-  Caller<Admin> admin(options, shm::kAdminSocket);
+  DaemonCaller<Admin> admin(options, shm::kAdminSocket);
   v1::AuditResponse response;
   if (!admin.Call(&Admin::Stub::Audit, v1::AuditRequest(), &response)) return admin.exit_code();
   const int code = response.violation_count() == 0 ? kDone : kFailed;

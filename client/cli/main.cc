@@ -1,9 +1,12 @@
 // The command `zerocp`: reads the command line and calls one subcommand.
 #include <CLI/CLI.hpp>
 #include <functional>
+#include <map>
+#include <optional>
 #include <string>
 
 #include "client/cli/daemon_command.h"
+#include "client/cli/events.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/offline_stats.h"
 #include "client/cli/recv.h"
@@ -21,7 +24,8 @@ constexpr char kFooter[] =
     "Examples:\n"
     "  zerocp recv frames -o copy.bin &     # receive the channel 'frames' into a file\n"
     "  zerocp send frames video.bin         # and send a file into it\n"
-    "  zerocp stats                         # pools, channels, who is behind\n\n"
+    "  zerocp stats                         # pools, channels, who is behind\n"
+    "  zerocp events --follow               # what happens: who came, died, or does not take\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon answers, 128+n ended by signal n.";
 
 constexpr char kSendFooter[] =
@@ -101,7 +105,6 @@ constexpr DaemonSubcommand kDaemonSubcommands[] = {
     {"pools", "List the pools", Pools},
     {"channels", "List the channels", Channels},
     {"sessions", "List the attached processes", Sessions},
-    {"stats", "Show chunks by state, channels and how far each subscriber is behind", Stats},
     {"info", "Show the daemon's version and instance", Info},
     {"audit", "Check every chunk and queue; exit status 1 if an invariant does not hold", Audit},
 };
@@ -124,27 +127,25 @@ constexpr char kStatsFooter[] =
     "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another memory layout,\n"
     "6 damaged (what can be read is shown if only channels are), 1 anything else.";
 
-// Options of `stats` alone.
-void AddOffline(CLI::App* command, OfflineOptions* options) {
-  command->footer(kStatsFooter);
-  CLI::Option* offline = command->add_flag("--offline", options->offline,
-                                           "Read the segments instead of asking the daemon");
-  command
-      ->add_option("--instance", options->instance,
-                   "Name in the segments' names; by default from the runtime directory")
-      ->type_name("NAME")
-      ->needs(offline);
-  command
-      ->add_option("--segment-dir", options->segment_dir,
-                   "Where the segments are (default /dev/shm)")
-      ->type_name("DIR")
-      ->needs(offline);
-}
+constexpr char kEventsFooter[] =
+    "A line per event, with its number, which counts from 1 since the daemon's start; the daemon "
+    "keeps\n"
+    "the last 4096. A line that starts with -- tells of events that are missing. With -o json an "
+    "event is\n"
+    "one line of JSON, with all holders of an exhausted pool, and what is missing is on standard "
+    "error.\n\n"
+    "Examples:\n"
+    "  zerocp events\n"
+    "  zerocp events --since 10m\n"
+    "  zerocp events --follow | grep -E 'died|stalled|exhausted'\n"
+    "  zerocp events --after 1200 -o json | jq -c 'select(.kind == \"KIND_SESSION_DIED\")'\n\n"
+    "Exit status: 0 done, with --follow at SIGINT and SIGTERM; 3 no daemon answers, or it has "
+    "gone.";
 
-void AddDaemonSubcommand(CLI::App& app, const DaemonSubcommand& subcommand, DaemonOptions* options,
-                         OfflineOptions* offline, std::function<int()>* chosen) {
-  const std::string name = subcommand.name;
-  CLI::App* command = app.add_subcommand(name, subcommand.what);
+// A subcommand that asks the daemon.
+CLI::App* AddDaemonSubcommand(CLI::App& app, const std::string& name, const char* what,
+                              DaemonOptions* options) {
+  CLI::App* command = app.add_subcommand(name, what);
   command->footer("Examples:\n  zerocp " + name + "\n  zerocp " + name +
                   " -o json --runtime-dir /run/zerocp");
   command
@@ -159,13 +160,52 @@ void AddDaemonSubcommand(CLI::App& app, const DaemonSubcommand& subcommand, Daem
       ->check(CLI::PositiveNumber)
       ->type_name("SECONDS");
   AddRuntimeDir(command, &options->runtime_dir);
-  if (subcommand.run == Stats) AddOffline(command, offline);
-  command->callback([=, run = subcommand.run] {
+  return command;
+}
+
+void AddStats(CLI::App& app, DaemonOptions* daemon, OfflineOptions* options,
+              std::function<int()>* chosen) {
+  CLI::App* command = AddDaemonSubcommand(
+      app, "stats", "Show chunks by state, channels, and each subscriber, the slowest first",
+      daemon);
+  command->footer(kStatsFooter);
+  CLI::Option* offline = command->add_flag("--offline", options->offline,
+                                           "Read the segments instead of asking the daemon");
+  command
+      ->add_option("--instance", options->instance,
+                   "Name in the segments' names; by default from the runtime directory")
+      ->type_name("NAME")
+      ->needs(offline);
+  command
+      ->add_option("--segment-dir", options->segment_dir,
+                   "Where the segments are (default /dev/shm)")
+      ->type_name("DIR")
+      ->needs(offline);
+  command->callback([=] {
     *chosen = [=] {
-      return offline->offline ? OfflineStats(*offline, options->runtime_dir, options->json)
-                              : run(*options);
+      return options->offline ? OfflineStats(*options, daemon->runtime_dir, daemon->json)
+                              : Stats(*daemon);
     };
   });
+}
+
+void AddEvents(CLI::App& app, DaemonOptions* daemon, EventsOptions* options,
+               std::function<int()>* chosen) {
+  CLI::App* command = AddDaemonSubcommand(
+      app, "events", "Show what happened, and with --follow what happens", daemon);
+  command->footer(kEventsFooter);
+  command->add_flag("--follow", options->follow, "Go on with what happens, until a signal");
+  command->add_option("--after", options->after, "Only events after the one with this number")
+      ->check(CLI::NonNegativeNumber)
+      ->type_name("NUMBER");
+  command
+      ->add_option("--since", options->since_s,
+                   "Only what happened in this time until now: 90, 90s, 10m, 2h, 1d")
+      ->check(CLI::NonNegativeNumber)
+      ->transform(CLI::AsNumberWithUnit(
+          std::map<std::string, double>{{"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}}))
+      ->type_name("TIME");
+  command->callback([=] { *chosen = [=] { return Events(*daemon, *options); }; });
 }
 
 int Main(int argc, char** argv) {
@@ -178,11 +218,16 @@ int Main(int argc, char** argv) {
   RecvOptions recv;
   DaemonOptions daemon;
   OfflineOptions offline;
+  EventsOptions events;
   AddSend(app, &send, &chosen);
   AddRecv(app, &recv, &chosen);
   for (const DaemonSubcommand& subcommand : kDaemonSubcommands) {
-    AddDaemonSubcommand(app, subcommand, &daemon, &offline, &chosen);
+    AddDaemonSubcommand(app, subcommand.name, subcommand.what, &daemon)->callback([&, subcommand] {
+      chosen = [&, subcommand] { return subcommand.run(daemon); };
+    });
   }
+  AddStats(app, &daemon, &offline, &chosen);
+  AddEvents(app, &daemon, &events, &chosen);
   try {
     app.parse(argc, argv);
     if (!chosen) throw CLI::RequiredError("A subcommand");

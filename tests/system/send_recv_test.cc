@@ -224,7 +224,8 @@ TEST(CommandLine, ExitCodesAreAsDocumented) {
     EXPECT_EQ(ran.exit_code, 3) << command;
     EXPECT_TRUE(Contains(ran.error, "/tmp/zerocp-none/attach.sock does not exist")) << ran.error;
   }
-  for (const char* command : {"pools", "channels", "sessions", "stats", "info", "audit"}) {
+  for (const char* command :
+       {"pools", "channels", "sessions", "stats", "events", "info", "audit"}) {
     EXPECT_EQ(RunCommand({zerocp, command, "--runtime-dir", "/tmp/zerocp-none"}).exit_code, 3)
         << command;
     const Ran help = RunCommand({zerocp, command, "--help"});
@@ -240,7 +241,8 @@ TEST(CommandLine, ExitCodesAreAsDocumented) {
 }
 
 TEST_F(SendRecv, EveryQuestionIsAnsweredAsTableAndAsJson) {
-  for (const char* command : {"pools", "channels", "sessions", "stats", "info", "audit"}) {
+  for (const char* command :
+       {"pools", "channels", "sessions", "stats", "events", "info", "audit"}) {
     const Ran table = RunCommand(daemon_.Command({command}));
     EXPECT_EQ(table.exit_code, 0) << table.error;
     EXPECT_FALSE(table.output.empty());

@@ -1,0 +1,168 @@
+#include "client/cli/events.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <chrono>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "client/cli/daemon_caller.h"
+#include "client/cli/exit_code.h"
+#include "client/cli/stop_signal.h"
+#include "client/cli/stream.h"
+#include "shm/mutant.h"
+#include "shm/runtime_dir.h"
+#include "zerocp/v1/observer_service.grpc.pb.h"
+
+namespace zerocp::cli {
+namespace {
+
+using Event = v1::WatchEventsResponse;
+using Observer = v1::ObserverService;
+
+// "2026-01-31T12:00:00.042Z"
+std::string PreciseTimeOf(const google::protobuf::Timestamp& time) {
+  std::string text = TimeOf(time);
+  std::string fraction = std::to_string(1000 + time.nanos() / 1'000'000);
+  fraction[0] = '.';
+  return text.insert(text.size() - 1, fraction);
+}
+
+// Columns of fixed widths: lines are printed before the next ones are known.
+std::string Line(std::string number, std::string time, std::string kind, std::string resource,
+                 const std::string& what) {
+  number.insert(0, number.size() < 6 ? 6 - number.size() : 0, ' ');
+  time.resize(std::max(time.size(), size_t{24}), ' ');
+  kind.resize(std::max(kind.size(), size_t{18}), ' ');
+  resource.resize(std::max(resource.size(), size_t{26}), ' ');
+  return number + "  " + time + "  " + kind + "  " + resource + "  " + what + "\n";
+}
+
+class Printer {
+ public:
+  Printer(const EventsOptions& options, bool json)
+      : json_(json), flush_(options.follow), last_(options.after) {
+    if (options.since_s) {
+      earliest_ = std::chrono::system_clock::now() -
+                  std::chrono::duration_cast<std::chrono::system_clock::duration>(
+                      std::chrono::duration<double>(*options.since_s));
+    }
+    if (!json_) Print(Line("EVENT", "TIME", "KIND", "RESOURCE", "WHAT"));
+  }
+  // False: it cannot be printed; the reason is.
+  bool Add(const Event& event) {
+    const int64_t before = std::exchange(last_, event.sequence());
+    if (TimeIn(event) < earliest_) return true;
+    std::fputs(Gap(before, event.sequence()).c_str(), json_ ? stderr : stdout);
+    std::string line;
+    if (!json_) {
+      line = Line(std::to_string(event.sequence()), PreciseTimeOf(event.time()),
+                  WordOf(Event::Kind_Name(event.kind()), "KIND_", event.kind()), event.resource(),
+                  event.detail());
+    } else if (ToJson(event, /*one_line=*/true, &line)) {
+      line += '\n';
+    } else {
+      return Fail("event " + std::to_string(last_) + " cannot be written as JSON");
+    }
+    Print(line);
+    return !flush_ || Flush();
+  }
+  bool Flush() {
+    if (std::fflush(stdout) == 0) return true;
+    return Fail(errno == EPIPE ? std::string("the reader of the output is gone")
+                               : std::string("write: ") + std::strerror(errno));
+  }
+  int64_t last() const { return last_; }
+  bool failed() const { return failed_; }
+
+ private:
+  bool Fail(const std::string& why) {
+    failed_ = true;
+    Failed(kFailed, why);
+    return false;
+  }
+  static std::chrono::system_clock::time_point TimeIn(const Event& event) {
+    return std::chrono::system_clock::time_point(
+        std::chrono::duration_cast<std::chrono::system_clock::duration>(
+            std::chrono::seconds(event.time().seconds()) +
+            std::chrono::nanoseconds(event.time().nanos())));
+  }
+  // What is to be said between the numbers of two events; empty: nothing is missing.
+  static std::string Gap(int64_t before, int64_t sequence) {
+    if (sequence == before + 1 || Mutant(30)) return {};
+    if (sequence <= before) {
+      return "-- event " + std::to_string(before) +
+             " was another daemon's: this one started later, and its events follow\n";
+    }
+    return "-- events " + std::to_string(before + 1) + " to " + std::to_string(sequence - 1) +
+           " are missing: newer ones took their places before they were read\n";
+  }
+
+  const bool json_;
+  const bool flush_;  // after each line
+  int64_t last_;
+  bool failed_ = false;
+  std::chrono::system_clock::time_point earliest_ = std::chrono::system_clock::time_point::min();
+};
+
+// Prints the events of one call. CANCELLED if one cannot be printed, and at a signal to stop.
+grpc::Status Watch(Observer::Stub& stub, grpc::ClientContext& context, bool stop_at_end,
+                   Printer& printer) {
+  grpc::CompletionQueue queue;
+  // Waits for the operation that was started last. False: the stream has ended.
+  const auto completed = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kSlice) ==
+           grpc::CompletionQueue::TIMEOUT) {
+      if (StopSignal() != 0) context.TryCancel();
+    }
+    return ok && StopSignal() == 0;
+  };
+  v1::WatchEventsRequest request;
+  request.set_after_sequence(printer.last());
+  request.set_stop_at_end(stop_at_end);
+  const auto reader = stub.AsyncWatchEvents(&context, request, &queue, nullptr);
+  Event event;
+  for (bool more = completed(); more;) {
+    reader->Read(&event, nullptr);
+    more = completed() && printer.Add(event);
+  }
+  if (printer.failed()) context.TryCancel();
+  grpc::Status status;
+  reader->Finish(&status, nullptr);
+  completed();
+  return status;
+}
+
+}  // namespace
+
+int Events(const DaemonOptions& daemon, const EventsOptions& options) {
+  if (options.follow) CatchStopSignals();
+  DaemonCaller<Observer> observer(daemon, shm::kClientSocket);
+  if (observer.stub() == nullptr) return observer.exit_code();
+  Printer printer(options, daemon.json);
+  grpc::ClientContext kept;
+  observer.LimitWait(&kept);
+  grpc::Status status = Watch(*observer.stub(), kept, /*stop_at_end=*/true, printer);
+  if (status.ok() && printer.Flush() && options.follow) {
+    grpc::ClientContext coming;
+    status = Watch(*observer.stub(), coming, /*stop_at_end=*/false, printer);
+    if (StopSignal() == 0 && IsAbsent(status)) {
+      return Failed(kNotReachable, "the daemon at " + observer.path() + " has gone after event " +
+                                       std::to_string(printer.last()) + " (" +
+                                       status.error_message() + "); start it, then follow again");
+    }
+  }
+  if (printer.failed()) return kFailed;
+  if (status.ok() || (options.follow && StopSignal() != 0)) return kDone;
+  observer.Fail(status);
+  return observer.exit_code();
+}
+
+}  // namespace zerocp::cli
