@@ -21,28 +21,11 @@
 #include <vector>
 
 #include "shm/channel.h"
-#include "shm/mem_pool_config.h"
+#include "shm/channel_config.h"
 #include "shm/mem_pool_manager.h"
 #include "shm/status.h"
 
 namespace zerocp::shm {
-
-struct ChannelSpec {
-  std::string name;             // as for pools
-  std::string pool;             // name of an existing pool
-  uint32_t queue_capacity = 0;  // 1 to kMaxQueueCapacity, rounded up to a power of two; 0: 16
-  std::string message_type;     // at most kMessageTypeBytes characters
-  WhenFull when_full = WhenFull::kWait;
-  uint32_t max_held_count = 0;  // samples one subscriber may hold at once; 0: not limited
-  uint32_t history_count = 0;   // last messages of a publisher that it keeps; at most the queue's
-};
-std::vector<Violation> Validate(const ChannelSpec& spec);
-
-// What a subscriber asks for.
-struct SubscriberSpec {
-  uint32_t queue_capacity = 0;  // 1 to the channel's; 0: the channel's
-  bool lossy = false;           // served by dropping on a waiting channel too
-};
 
 // What a member needs to start; travels in the attach protocol.
 struct JoinInfo {
