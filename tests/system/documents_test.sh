@@ -1,8 +1,10 @@
 #!/usr/bin/env bash
-# Every command in the documents works: the ```sh blocks of each are run in order, in one shell, and the
-# C++ of the README compiles.
+# Every command in the documents works: the ```sh blocks of each are run in order, in one shell. Their C and
+# C++ compiles and runs. And they leave nothing out: each RPC and each function of the library is in them.
+# Usage: documents_test.sh [COMPILER_OPTION...]
 set -euo pipefail
 cd "$ZEROCP_SOURCE_DIR"
+options=("$@")
 export PATH=$ZEROCP_BIN_DIR:${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}:$PATH
 work=$(mktemp -d /tmp/zerocp-documents.XXXXXX)
 daemon=''
@@ -18,8 +20,9 @@ blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
 
 run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
-  blocks sh "$1" | sed "s|\\\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|" >"$work/commands"
-  [[ -s $work/commands ]] || { echo "$1 has no sh blocks"; exit 1; }
+  echo "trap 'kill \$(jobs -p) 2>/dev/null || true' EXIT" >"$work/commands"
+  blocks sh "$1" | sed "s|\\\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|" >>"$work/commands"
+  [[ $(wc -l <"$work/commands") -gt 1 ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"
   TMPDIR=$work bash -euo pipefail "$work/commands" </dev/null >"$work/output" 2>&1 || {
     cat "$work/output"
@@ -28,7 +31,54 @@ run() { # FILE
   }
 }
 
+# compile LANGUAGE STANDARD SOURCE PROGRAM
+compile() {
+  "${CXX:-c++}" -x "$1" -std="$2" -Wall -Wextra -Werror "${options[@]}" -Iclient/include "$3" -x none -o "$4" \
+    "$ZEROCP_BIN_DIR/../lib/libzerocp.so" -Wl,-rpath,"$ZEROCP_BIN_DIR/../lib"
+}
+
+# demand WHAT NAMES BLOCKS: each name is in the blocks, as a word.
+demand() {
+  [[ $(wc -l <"$2") -ge 10 ]] || { echo "documents_test: found only $(wc -l <"$2") $1"; exit 1; }
+  local missing
+  missing=$(grep -owFf "$2" "$3" | sort -u | comm -23 <(sort -u "$2") -)
+  [[ -z $missing ]] || { echo "documents_test: $1 that no example has: ${missing//$'\n'/ }"; exit 1; }
+  echo "== $(wc -l <"$2") $1 are in the examples"
+}
+
+sed -nE 's/^ *rpc (\w+)\(.*/\1/p' proto/zerocp/v1/*.proto >"$work/names"
+blocks sh proto/README.md >"$work/blocks"
+demand "RPCs" "$work/names" "$work/blocks"
+# What is public, but for constructors and operators.
+sed '/^ private:/,/^};/d; /^namespace internal/,/^}/d; / operator/d' client/include/zerocp/*.h |
+  sed -nE 's/^(  )?[A-Za-z][A-Za-z0-9_:<>,*& ]* (\w+)\(.*/\2/p' | sort -u >"$work/names"
+blocks cpp client/README.md >"$work/blocks"
+blocks cpp README.md >>"$work/blocks"
+demand "functions of the C++ headers" "$work/names" "$work/blocks"
+grep -ozP 'ZEROCP_API [^(]*?\Kzerocp_\w+(?=\()' client/include/zerocp.h | tr '\0' '\n' >"$work/names"
+{ blocks c client/README.md && cat client/include/zerocp/*.h; } >"$work/blocks"
+demand "functions of zerocp.h" "$work/names" "$work/blocks"
+
 run README.md
+
+# The guide's first block is the head of its file, each of the others a scope in its main().
+awk '
+  /^```cpp$/ {
+    inside = 1
+    if (++count == 2) print "int main() {\n  zerocp::Client client = Connect();"
+    if (count > 1) print "{"
+    next
+  }
+  /^```$/ && inside {
+    inside = 0
+    if (count > 1) print "}"
+  }
+  inside
+  END { print "}" }' client/README.md >"$work/guide.cc"
+compile c++ c++20 "$work/guide.cc" "$work/guide"
+blocks c client/README.md >"$work/guide.c"
+compile c c11 "$work/guide.c" "$work/guide-c"
+PATH=$work:$PATH run client/README.md
 
 # The guide makes pools and channels by name: each grpcurl gets a daemon of its own.
 for grpcurl in grpcurl grpcurl-newest; do
@@ -48,7 +98,6 @@ done
 
 blocks cpp README.md >"$work/example.cc"
 [[ -s $work/example.cc ]]
-"${CXX:-c++}" -std=c++20 -Wall -Wextra -Werror ${1:+"$1"} -Iclient/include "$work/example.cc" -o "$work/example" \
-  "$ZEROCP_BIN_DIR/../lib/libzerocp.so" -Wl,-rpath,"$ZEROCP_BIN_DIR/../lib"
+compile c++ c++20 "$work/example.cc" "$work/example"
 ZEROCP_RUNTIME_DIR=$work/run "$work/example"
-echo "documents_test: every command works, the example compiles and runs"
+echo "documents_test: every command works; the examples compile, run, and leave nothing out"
