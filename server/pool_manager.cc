@@ -7,6 +7,7 @@
 
 #include "server/error.h"
 #include "shm/census.h"
+#include "shm/memory_budget.h"
 
 namespace zerocp {
 namespace {
