@@ -6,6 +6,7 @@
 #include <bit>
 
 #include "server/error.h"
+#include "shm/memory_budget.h"
 
 namespace zerocp {
 namespace {

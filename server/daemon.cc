@@ -23,8 +23,8 @@
 #include <utility>
 
 #include "server/build_info.h"
+#include "shm/memory_budget.h"
 #include "shm/runtime_dir.h"
-#include "shm/segment.h"
 
 namespace zerocp {
 namespace {

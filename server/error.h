@@ -17,7 +17,7 @@
 
 #include "absl/status/status.h"
 #include "shm/mem_pool_config.h"
-#include "shm/segment.h"
+#include "shm/memory_budget.h"
 #include "shm/status.h"
 
 namespace zerocp {

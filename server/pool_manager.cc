@@ -8,6 +8,7 @@
 #include "server/error.h"
 #include "shm/census.h"
 #include "shm/free_list.h"
+#include "shm/memory_budget.h"
 #include "shm/mutant.h"
 
 namespace zerocp {

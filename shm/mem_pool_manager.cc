@@ -34,64 +34,6 @@ int64_t RealTimeNs() {
   return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
 }
 
-// Copies at most `size` - 1 characters; the rest is NULs already.
-void CopyName(char* to, size_t size, std::string_view from) {
-  from.copy(to, std::min(from.size(), size - 1));
-}
-
-Status CheckSuperBlock(const SuperBlock& block, uint64_t file_bytes) {
-  if (block.magic.load(std::memory_order_acquire) != kMagic) {  // PAIR superblock.magic
-    return Status(Code::kDamaged, "no complete super block");
-  }
-  if (block.layout_version != kLayoutVersion || block.limits_hash != LimitsHash() ||
-      block.feature_bits != 0) {
-    return Status(Code::kVersionMismatch,
-                  "the segments have layout version " + std::to_string(block.layout_version) +
-                      " (limits " + std::to_string(block.limits_hash) + ", features " +
-                      std::to_string(block.feature_bits) + "), this program has layout version " +
-                      std::to_string(kLayoutVersion) + " (limits " + std::to_string(LimitsHash()) +
-                      ", features 0)");
-  }
-  constexpr uint64_t kMost = uint64_t{1}
-                             << 46;  // what fits into an address space of 47 bits, twice
-  const uint64_t extents = MemPoolAllocator::ExtentsOffset(block.session_capacity);
-  if (block.session_capacity < kFirstSession ||
-      block.session_capacity > kMaxSessionCapacity + kFirstSession ||
-      block.channel_capacity != kMaxChannels || block.pool_table_offset != kPoolTableOffset ||
-      block.session_table_offset != kSessionTableOffset || block.extents_offset != extents ||
-      block.channel_table_offset !=
-          kSessionTableOffset + uint64_t{block.session_capacity} * sizeof(SessionEntry) ||
-      block.management_reserved_bytes < extents || block.management_reserved_bytes > kMost ||
-      block.chunk_reserved_bytes > kMost || block.management_reserved_bytes % kExtentAlign != 0 ||
-      block.chunk_reserved_bytes % kExtentAlign != 0 || file_bytes < extents) {
-    return Status(Code::kDamaged, "the super block is damaged");
-  }
-  return Status();
-}
-
-// Reads the super block without mapping, so that a short file cannot fault.
-Status ReadSuperBlock(const Segment& segment, SuperBlock* block) {
-  if (pread(segment.fd(), static_cast<void*>(block), sizeof(*block), 0) !=
-      static_cast<ssize_t>(sizeof(*block))) {
-    return Status(Code::kDamaged, segment.path() + ": no complete super block");
-  }
-  return Status();
-}
-
-bool IsUnfinished(const Segment& segment) {
-  uint64_t magic = 0;
-  return pread(segment.fd(), &magic, sizeof(magic), 0) == 0 || magic == kUnfinishedMagic;
-}
-Status NotFinished(const Segment& segment) {
-  return Status(Code::kUnavailable, segment.path() + " is not finished");
-}
-
-LockIdentity LockOf(const SuperBlock& block) {
-  LockIdentity lock{block.lock_device, block.lock_inode, {}};
-  lock.path.assign(block.lock_path, strnlen(block.lock_path, sizeof(block.lock_path)));
-  return lock;
-}
-
 }  // namespace
 
 std::string MemPoolManager::ManagementName(std::string_view instance) {
@@ -177,10 +119,8 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptio
   block.channel_table_offset =
       kSessionTableOffset + uint64_t{o.session_capacity} * sizeof(SessionEntry);
   block.extents_offset = extents;
-  block.lock_device = o.lock.device;
-  block.lock_inode = o.lock.inode;
-  CopyName(block.lock_path, sizeof(block.lock_path), o.lock.path);
-  CopyName(block.instance_name, sizeof(block.instance_name), o.instance);
+  StoreLock(o.lock, block);
+  CopyName(block.instance_name, o.instance);
   block.max_chunks_per_session.store(o.max_chunks_per_session, std::memory_order_relaxed);
   block.magic.store(kMagic, std::memory_order_release);  // last (L1)  PAIR superblock.magic
   if (owner_lock != nullptr) *owner_lock = std::move(*lock);
@@ -271,10 +211,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Adopt(const CreateOption
   Result<std::unique_ptr<MemPoolManager>> manager = Load(options, false);
   if (!manager.ok()) return manager;
   SuperBlock& shared = (*manager)->super_block();
-  shared.lock_device = options.lock.device;
-  shared.lock_inode = options.lock.inode;
-  std::memset(shared.lock_path, 0, sizeof(shared.lock_path));
-  CopyName(shared.lock_path, sizeof(shared.lock_path), options.lock.path);
+  StoreLock(options.lock, shared);
   shared.max_chunks_per_session.store(options.max_chunks_per_session, std::memory_order_relaxed);
   return manager;
 }
@@ -374,8 +311,7 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   entry.pressure.store(0, std::memory_order_relaxed);
   // Enough for a first user; Recovery::Tick sets it by the number of threads.
   entry.cache_cap.store(std::min(32u, g.chunk_count / 8), std::memory_order_relaxed);
-  std::memset(entry.name, 0, sizeof(entry.name));
-  CopyName(entry.name, sizeof(entry.name), spec.name);
+  CopyName(entry.name, spec.name);
   entry.chunk_count.store(g.chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
 
   FreeList::SetRange(FreeList::At(management_.data() + g.hints_offset, g.max_chunk_count), 0,

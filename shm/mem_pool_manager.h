@@ -34,6 +34,7 @@
 #include "shm/mem_pool_config.h"
 #include "shm/segment.h"
 #include "shm/status.h"
+#include "shm/super_block.h"
 
 namespace zerocp::shm {
 
@@ -75,13 +76,6 @@ struct PoolView : PoolGeometry {
     return std::min(live->load(std::memory_order_acquire),  // PAIR pool.chunk_count
                     max_chunk_count);
   }
-};
-
-// Who owns the segments: the lock file that their daemon holds.
-struct LockIdentity {
-  uint64_t device = 0;
-  uint64_t inode = 0;
-  std::string path;
 };
 
 class MemPoolManager {

@@ -7,15 +7,16 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <sstream>
 #include <utility>
 
+#include "shm/memory_budget.h"
 #include "shm/mutant.h"
 
 namespace zerocp::shm {
@@ -219,9 +220,13 @@ Status Segment::Commit(uint64_t offset, uint64_t length) {
     } while (error == EINTR);
     if (error != 0) {
       Decommit(offset, done + step);
+      const MemoryBudget budget =
+          AvailableMemory(std::filesystem::path(path_).parent_path().string());
       return Status::FromErrno(Code::kNoMemory,
                                "cannot reserve " + std::to_string(length) + " bytes in " + path_ +
-                                   " (" + std::to_string(done) + " were there)",
+                                   ", " + std::to_string(budget.available_bytes) +
+                                   " are available (limited by: " + budget.limited_by +
+                                   "); free some there, or raise that limit",
                                error);
     }
     done += step;
@@ -276,67 +281,6 @@ Result<pid_t> FileLockHolder(uint64_t device, uint64_t inode) {
 uint64_t Segment::file_bytes() const {
   struct stat info {};
   return fstat(fd(), &info) == 0 && info.st_size > 0 ? static_cast<uint64_t>(info.st_size) : 0;
-}
-
-namespace {
-
-// A number from a one-line file; `none` if it says "max" or cannot be read.
-uint64_t ReadNumber(const std::string& path, uint64_t none) {
-  std::ifstream file(path);
-  uint64_t value = 0;
-  return file >> value ? value : none;
-}
-
-uint64_t MemAvailable() {
-  std::ifstream file("/proc/meminfo");
-  std::string key;
-  uint64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib << 10;
-    file.ignore(64, '\n');
-  }
-  return UINT64_MAX;
-}
-
-void Limit(MemoryBudget& budget, uint64_t available, const std::string& by) {
-  if (available < budget.available_bytes) budget = {available, by};
-}
-
-// Every memory cgroup from this process's own up to the root, version 2 and version 1.
-void LimitByCgroups(MemoryBudget& budget) {
-  std::ifstream file("/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    const size_t first = line.find(':');
-    const size_t second = line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = line.substr(first + 1, second - first - 1);
-    const bool unified = controllers.empty();
-    if (!unified && ("," + controllers + ",").find(",memory,") == std::string::npos) continue;
-    const std::string root = unified ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
-    for (std::string group = line.substr(second + 1);; group.erase(group.rfind('/'))) {
-      const std::string path = root + (group == "/" ? "" : group);
-      const uint64_t most =
-          ReadNumber(path + (unified ? "/memory.max" : "/memory.limit_in_bytes"), UINT64_MAX);
-      const uint64_t now =
-          ReadNumber(path + (unified ? "/memory.current" : "/memory.usage_in_bytes"), 0);
-      if (most != UINT64_MAX) Limit(budget, most > now ? most - now : 0, "memory cgroup " + path);
-      if (group.empty() || group.find('/') == std::string::npos) break;
-    }
-  }
-}
-
-}  // namespace
-
-MemoryBudget AvailableMemory(const std::string& directory) {
-  MemoryBudget budget{UINT64_MAX, "nothing"};
-  struct statvfs file_system {};
-  if (statvfs(directory.c_str(), &file_system) == 0) {
-    Limit(budget, uint64_t{file_system.f_bavail} * file_system.f_frsize,
-          "file system of " + directory);
-  }
-  Limit(budget, MemAvailable(), "MemAvailable");
-  LimitByCgroups(budget);
-  return budget;
 }
 
 }  // namespace zerocp::shm

@@ -80,12 +80,4 @@ class Segment {
 // list cannot be read.
 Result<pid_t> FileLockHolder(uint64_t device, uint64_t inode);
 
-// What may still be committed in `directory`: the least of what its file system, the memory cgroups
-// of this process and MemAvailable leave. `limited_by` names which.
-struct MemoryBudget {
-  uint64_t available_bytes = 0;
-  std::string limited_by;
-};
-MemoryBudget AvailableMemory(const std::string& directory);
-
 }  // namespace zerocp::shm

@@ -24,6 +24,7 @@
 #include "shm/census.h"
 #include "shm/channel_registry.h"
 #include "shm/mem_pool_manager.h"
+#include "shm/memory_budget.h"
 #include "shm/runtime_dir.h"
 #include "zerocp/v1/observer_service.pb.h"
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Memory is short: a small tmpfs as --segment-dir, and a memory cgroup where one can be made. CreatePool
-# answers RESOURCE_EXHAUSTED with needed and available bytes; nobody gets SIGBUS or is killed.
+# Memory is short, as in a container: a /dev/shm of 64 MiB that another program fills, one too small to start
+# in, and a memory cgroup where one can be made. What does not fit is refused with needed and available bytes;
+# what was promised is there; nobody gets SIGBUS or is killed.
 set -euo pipefail
 if [[ ${1:-} != inside ]]; then
   # A mount namespace of our own; as another user than root, in a user namespace of our own.
@@ -12,7 +13,7 @@ bin=$ZEROCP_BIN_DIR
 grpcurl=$(PATH=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}:$PATH command -v grpcurl)
 work=$(mktemp -d /tmp/zerocp-memory.XXXXXX)
 mkdir "$work/shm"
-mount -t tmpfs -o size=16m,mode=700 none "$work/shm"
+mount -t tmpfs -o size=64m,mode=1777 none "$work/shm"
 daemon='' group=''
 clean_up() {
   [[ -z $daemon ]] || kill "$daemon" 2>/dev/null || true
@@ -30,8 +31,8 @@ fail() {
 }
 # start COMMAND...: the daemon, by way of a command.
 start() {
-  rm -f "$work/log"
-  "$@" "$bin/zerocpd" --runtime-dir "$work/run" --on-stop=unlink --pool small=4KiBx16 "${extra[@]}" >"$work/log" 2>&1 &
+  : >"$work/log"
+  "$@" "$bin/zerocpd" --runtime-dir "$work/run" --on-stop=unlink "${extra[@]}" >"$work/log" 2>&1 &
   daemon=$!
   until grep -q ready: "$work/log"; do
     kill -0 "$daemon" || fail "the daemon ended"
@@ -43,31 +44,37 @@ stop() {
   wait "$daemon" || fail "the daemon ended with status $?"
   daemon=''
 }
-create() { # NAME SIZE COUNT
-  "$grpcurl" -plaintext -unix -d "{\"pool_id\":\"$1\",\"pool\":{\"chunk_size_bytes\":$2,\"chunk_count\":$3}}" \
-    "$work/run/admin.sock" zerocp.v1.AdminService/CreatePool 2>&1
+call() { # METHOD REQUEST
+  "$grpcurl" -plaintext -unix -d "$2" "$work/run/admin.sock" "zerocp.v1.AdminService/$1" 2>&1
 }
-expect_refused() { # REASON: a pool of 1 GiB
-  local answer
-  answer=$(create huge 1048576 1024) && fail "a pool of 1 GiB was made: $answer"
-  for part in ResourceExhausted "$1" requestedBytes availableBytes; do
+create() { # NAME SIZE COUNT
+  call CreatePool "{\"pool_id\":\"$1\",\"pool\":{\"chunk_size_bytes\":$2,\"chunk_count\":$3}}"
+}
+grow() { # NAME COUNT
+  call UpdatePool "{\"pool\":{\"name\":\"pools/$1\",\"chunk_count\":$2}}"
+}
+# expect_refused REASON COMMAND...
+expect_refused() {
+  local reason=$1 answer
+  shift
+  answer=$("$@") && fail "done, not refused: $*: $answer"
+  for part in ResourceExhausted "$reason" requestedBytes availableBytes; do
     [[ $answer == *"$part"* ]] || fail "no $part in: $answer"
   done
 }
 
-# A tmpfs of 16 MiB.
+# A /dev/shm as Docker makes it. Without --pool a quarter of it becomes pools.
 extra=(--segment-dir "$work/shm")
 start env
-expect_refused SHM_FILESYSTEM_FULL
+grep -q 'default pools of together [1-9][0-9]* of [0-9]* available bytes' "$work/log" || fail "no default pools"
+expect_refused SHM_FILESYSTEM_FULL create huge 1048576 1024
 create fits 65536 64 >"$work/log.fits" || fail "a pool that fits was refused: $(<"$work/log.fits")"
-"$grpcurl" -plaintext -unix -d '{"channel_id":"file","channel":{"pool":"pools/fits","when_full":"WHEN_FULL_WAIT"}}' \
-  "$work/run/admin.sock" zerocp.v1.AdminService/CreateChannel >/dev/null
-# Both ends join while there is room for it; then the rest is filled to the brim, and the stream still
-# flows: what was promised is there.
+# Both ends join while there is room for it; then pools and another program fill the rest to the brim, and
+# the stream still flows.
 mkfifo "$work/fifo"
-"$bin/zerocp" recv file -o "$work/out" --runtime-dir "$work/run" &
+"$bin/zerocp" recv default -o "$work/out" --runtime-dir "$work/run" &
 receiver=$!
-"$bin/zerocp" send file --runtime-dir "$work/run" <"$work/fifo" &
+"$bin/zerocp" send default --runtime-dir "$work/run" <"$work/fifo" &
 sender=$!
 exec 9>"$work/fifo"
 until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep -q '"publisher_*[cC]ount": *1'; do
@@ -76,28 +83,44 @@ until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep -q '"publishe
 done
 number=0
 for size in 1048576 65536 4096; do
-  for count in 8 4 2 1; do create "more$((number++))" "$size" "$count" >/dev/null || true; done
+  for count in 32 8 4 2 1; do create "more$((number++))" "$size" "$count" >/dev/null || true; done
 done
-answer=$(create one-more 65536 64) && fail "more was given than there is: $answer"
+expect_refused SHM_FILESYSTEM_FULL create one-more 65536 64
+dd if=/dev/zero of="$work/shm/other" bs=4096 2>/dev/null && fail "the file system is not full"
+expect_refused SHM_FILESYSTEM_FULL grow fits 65
+expect_refused SHM_FILESYSTEM_FULL call CreateChannel \
+  '{"channel_id":"late","channel":{"pool":"pools/fits","when_full":"WHEN_FULL_WAIT"}}'
+answer=$("$bin/zerocp" send default --runtime-dir "$work/run" 2>&1 </dev/null) && fail "a publisher joined without memory"
+[[ $answer =~ cannot\ reserve\ [1-9][0-9]*\ bytes.*\ 0\ are\ available ]] || fail "no numbers in: $answer"
 head -c 33554432 /dev/urandom >"$work/in"
 cat "$work/in" >&9
 exec 9>&-
 wait "$sender" || fail "the sender ended with status $?"
 wait "$receiver" || fail "the receiver ended with status $?"
 cmp "$work/in" "$work/out"
-"$bin/zerocp" pools --runtime-dir "$work/run"
+"$bin/zerocp" audit --runtime-dir "$work/run"
+rm "$work/shm/other"
+grow fits 65 >"$work/log.grow" || fail "there is room again, and a pool does not grow: $(<"$work/log.grow")"
 stop
-echo "memory_short_test: a tmpfs of 16 MiB: refused with the numbers; a stream through it when it is full"
+echo "memory_short_test: a tmpfs of 64 MiB: refused with the numbers; a stream through it when it is full"
+
+# Too small even for the tables.
+mount -o remount,size=512k "$work/shm"
+"$bin/zerocpd" --runtime-dir "$work/run" --segment-dir "$work/shm" >"$work/log" 2>&1 && fail "started in 512 KiB"
+grep -qE 'cannot start: cannot reserve [0-9]+ bytes .* 524288 are available \(limited by: file system of ' "$work/log" ||
+  fail "no numbers"
+[[ -z $(ls -A "$work/shm") ]] || fail "left behind: $(ls -A "$work/shm")"
+echo "memory_short_test: a tmpfs of 512 KiB: refused with the numbers"
 
 # A memory cgroup with a limit, where one can be made.
-extra=()
+extra=(--pool small=4KiBx16)
 for root in /sys/fs/cgroup /sys/fs/cgroup/memory; do
   group=$root/zerocp-test-$$
   limit=$([[ -e $root/cgroup.controllers ]] && echo memory.max || echo memory.limit_in_bytes)
   if mkdir "$group" 2>/dev/null && [[ -e $group/cgroup.procs ]] && echo $((128 << 20)) 2>/dev/null >"$group/$limit"; then
     # shellcheck disable=SC2016 # expanded by the inner shell
     start sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group"
-    expect_refused MEMORY_LIMIT
+    expect_refused MEMORY_LIMIT create huge 1048576 1024
     stop
     echo "memory_short_test: a memory cgroup of 128 MiB: refused with the numbers"
     exit 0
