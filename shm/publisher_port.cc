@@ -134,7 +134,7 @@ void PublisherPort::Refresh() {
     shortest_queue_ =
         std::min(shortest_queue_, capacity_[static_cast<size_t>(std::countr_zero(bits))]);
   }
-  room_ = tail_ + FreeCells(active_);
+  room_ = tail_ + FreeCells(active_, 1);
   if (!IsOpen()) {
     LetGoOfHistory();  // nobody joins any more
     --stamp_;          // so that every Publish comes here
@@ -167,6 +167,7 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
                                             std::memory_order_acquire)) {
   }
   epoch_[k] = epoch;
+  if (!Mutant(41)) room_of_[k] = tail_ + capacity_[k];
   active_ |= bit;
 }
 
@@ -241,32 +242,45 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
   } else if (cell.kind == CellKind::kShared) {
     // Within one generation the slot goes from us to the subscriber to 0 and never back, so while
     // it is ours in this generation it is this message's, and pins the chunk.
-    uint16_t mine = session_->id();
-    if (record.generation.load(std::memory_order_acquire) == cell.tag &&  // PAIR chunk.generation
+    const uint16_t mine = session_->id();
+    const bool ours =
+        record.generation.load(std::memory_order_acquire) == cell.tag &&  // PAIR chunk.generation
         record.slots()[k].load(std::memory_order_acquire) == mine &&
-        record.generation.load(std::memory_order_relaxed) == cell.tag) {
-      record.slots()[k].compare_exchange_strong(mine, 0);
-    }
-    if (CloseIfUnheld(record, pool->slot_count, Kind::kLoaned, session_->id())) {
+        record.generation.load(std::memory_order_relaxed) == cell.tag;
+    const bool last = ours ? ReleaseSlot(record, pool->slot_count, k, mine)
+                           : CloseIfUnheld(record, pool->slot_count, Kind::kLoaned, mine);
+    if (last || Mutant(42)) {
       session_->ToCache(*pool, cell.chunk);
     }
   }
 }
 
-// Cells that each of `subscribers`, as far as they are served, has taken of its queue. One whose
-// cursor is impossible is not served any more; what it left stays in this session's name.
-uint64_t PublisherPort::FreeCells(uint64_t subscribers) {
+// Its record, which other cores have written last: they come together instead of one by one.
+void PublisherPort::Prefetch(uint64_t cell_bits) {
+  const Cell cell = DecodeCell(cell_bits);
+  const PoolView* pool = session_->manager().pool(cell.pool);
+  if (pool != nullptr && cell.chunk < pool->live_chunk_count())
+    __builtin_prefetch(&pool->record(cell.chunk), 1);
+}
+
+// Cells that are free at each of `subscribers`, as far as they are served. Another core writes the
+// cursors, so it looks only at those of whom it does not know `wanted` free cells already. One
+// whose cursor is impossible is not served any more; what it left stays in this session's name.
+uint64_t PublisherPort::FreeCells(uint64_t subscribers, uint64_t wanted) {
   uint64_t free = lane_.capacity;
   for (uint64_t bits = active_ & subscribers; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
-    const uint64_t word =
-        lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
-    const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
-    if (queued > capacity_[k] || CursorEpoch(word) != epoch_[k]) {
-      active_ &= ~(uint64_t{1} << k);
-    } else {
-      free = std::min(free, capacity_[k] - queued);
+    if (room_of_[k] - tail_ < wanted) {
+      const uint64_t word =
+          lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
+      const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
+      if (queued > capacity_[k] || CursorEpoch(word) != epoch_[k]) {
+        active_ &= ~(uint64_t{1} << k);
+        continue;
+      }
+      room_of_[k] = tail_ + capacity_[k] - queued;
     }
+    free = std::min(free, room_of_[k] - tail_);
   }
   return free;
 }
@@ -277,7 +291,7 @@ Code PublisherPort::MakeRoom(Deadline deadline, int* dropped) {
   for (uint64_t bits = active_ & lossy_; bits != 0; bits &= bits - 1) {
     *dropped += DropOldest(static_cast<uint32_t>(std::countr_zero(bits)));
   }
-  room_ = tail_ + FreeCells(active_);
+  room_ = tail_ + FreeCells(active_, std::max(1u, lane_.capacity / 4));
   return Code::kOk;
 }
 
@@ -285,6 +299,7 @@ Code PublisherPort::MakeRoom(Deadline deadline, int* dropped) {
 // made room itself. Killed between the count and the cursor: the count stays up to one round too
 // high, and what was taken that much too low.
 int PublisherPort::DropOldest(uint32_t k) {
+  if (room_of_[k] != tail_) return 0;
   Cursor& cursor = lane_.cursors[k];
   const uint64_t dropped = cursor.dropped.load(std::memory_order_relaxed);
   uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
@@ -302,6 +317,9 @@ int PublisherPort::DropOldest(uint32_t k) {
       cursor.dropped.store(dropped, std::memory_order_release);
       continue;
     }
+    room_of_[k] = tail_ + count;
+    for (uint32_t i = 0; i < count; ++i)
+      Prefetch(lane_.cell(position + i).load(std::memory_order_relaxed));
     for (uint32_t i = 0; i < count; ++i) {
       TakeBack(lane_.cell(position + i).load(std::memory_order_relaxed), k);
     }
@@ -312,7 +330,7 @@ int PublisherPort::DropOldest(uint32_t k) {
 
 // Waits until at least one cell is free at every waiting subscriber.
 Code PublisherPort::WaitForRoom(Deadline deadline) {
-  uint64_t free = FreeCells(~lossy_);
+  uint64_t free = FreeCells(~lossy_, 1);
   if (free == 0 && tail_ != waited_at_) {  // cold; nobody else writes it
     waited_at_ = tail_;
     std::atomic<uint64_t>& waited = lane_.lane->waited;
@@ -326,11 +344,11 @@ Code PublisherPort::WaitForRoom(Deadline deadline) {
     do {
       if (deadline.Passed()) break;
       for (int i = 0; i < 16; ++i) SpinPause();
-      free = FreeCells(~lossy_);
+      free = FreeCells(~lossy_, quarter);
     } while (free < quarter && std::chrono::steady_clock::now() < spin_end);
     if (free == 0) SleepUntilRoom(quarter, Deadline::After(deadline.Left(kFirstSlice)));
   }
-  while (FreeCells(~lossy_) == 0) {
+  while (FreeCells(~lossy_, 1) == 0) {
     if (!IsOpen()) return Code::kDetached;
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
       Refresh();
@@ -350,7 +368,7 @@ void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
   lane.publisher_waits.store(wanted, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   auto enough = [&] {
-    return FreeCells(~lossy_) >= wanted ||
+    return FreeCells(~lossy_, wanted) >= wanted ||
            channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ || !IsOpen();
   };
   const auto look_end = std::chrono::steady_clock::now() + kSpinTime;

@@ -68,10 +68,11 @@ class PublisherPort {
   void Detach(uint32_t index);
   void GiveUp(Cursor& cursor, uint32_t index);
   void TakeBack(uint64_t cell, uint32_t index);
+  void Prefetch(uint64_t cell);
   Code MakeRoom(Deadline deadline, int* dropped);
   Code WaitForRoom(Deadline deadline);
   int DropOldest(uint32_t index);
-  uint64_t FreeCells(uint64_t subscribers);
+  uint64_t FreeCells(uint64_t subscribers, uint64_t wanted);
   void SleepUntilRoom(uint32_t wanted, Deadline deadline);
   void RingWaiters(uint64_t waiters);
 
@@ -90,6 +91,7 @@ class PublisherPort {
   uint32_t shortest_queue_ = 0;        // of those that are waited for
   std::array<uint32_t, kMaxSubscribers> epoch_{};      // that is served
   std::array<uint32_t, kMaxSubscribers> capacity_{};   // of its queue, at most the lane's
+  std::array<uint64_t, kMaxSubscribers> room_of_{};    // as room_, for each by what its cursor was
   std::array<uint32_t, kMaxSubscribers> last_rung_{};  // bell values this port left
 };
 

@@ -169,6 +169,20 @@ TEST_F(ChannelTest, AFullQueueMakesThePublishFailForAllAndARetryDuplicatesNothin
   ExpectTakes(*third_, *quick, 4);
 }
 
+TEST_F(ChannelTest, ASubscriberThatJoinsLaterIsWaitedForToo) {
+  auto publisher = Publish(first_, "feed");
+  for (uint64_t i = 0; i < 6; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  for (int joined = 0; joined < 2; ++joined) {  // the second time at the index of the first
+    auto late = Subscribe(second_, "feed");
+    for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+    EXPECT_EQ(Send(*first_, *publisher, 4), Code::kTimeout);
+    ExpectTakes(*second_, *late, 0);
+    ASSERT_EQ(Send(*first_, *publisher, 4), Code::kOk);
+    EXPECT_EQ(Send(*first_, *publisher, 5), Code::kTimeout);
+    Leave(std::move(late), *second_);
+  }
+}
+
 TEST_F(ChannelTest, EveryMessagePublishedAfterAJoinReachesTheNewSubscriber) {
   auto publisher = Publish(first_, "feed");
   ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
