@@ -146,19 +146,18 @@ TEST_F(Operator, EventsThatAreMissingAreALine) {
   ChildProcess slow(Follow());
   WaitForFollowed("     5  ");
   slow.Signal(SIGSTOP);
-  // More than are kept and what a connection takes in: the daemon tells of each that comes and
-  // goes.
-  for (int i = 0; i < 3 * kKeptEvents; ++i) Connect("passer-by");
+  // Two events each: more than are kept, and more than that and what the connection takes in.
+  for (int i = 0; i < kKeptEvents * 3 / 2; ++i) Connect("passer-by");
   ran = Run({"events", "--after", "5"});
   const std::vector<std::string> lines = Lines(ran.output);
-  ASSERT_EQ(lines.size(), static_cast<size_t>(kKeptEvents) + 2);
+  ASSERT_GE(lines.size(), static_cast<size_t>(kKeptEvents) + 2);  // and who leaves meanwhile
   const std::string first = Squeezed(lines[2]);
   const int sequence = std::stoi(first.substr(0, first.find(' ')));
   EXPECT_GT(sequence, kKeptEvents);
   const std::string gap = "-- events 6 to " + std::to_string(sequence - 1) + " are missing: ";
   EXPECT_TRUE(lines[1].starts_with(gap)) << lines[1];
   ran = Run({"events", "--after", "5", "-o", "json"});
-  EXPECT_EQ(Lines(ran.output).size(), static_cast<size_t>(kKeptEvents));
+  EXPECT_GE(Lines(ran.output).size(), static_cast<size_t>(kKeptEvents));
   EXPECT_TRUE(ran.error.starts_with("-- events 6 to ")) << ran.error;
 
   slow.Signal(SIGCONT);
