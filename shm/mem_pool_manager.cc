@@ -1,7 +1,8 @@
 #include "shm/mem_pool_manager.h"
 
-#include <fcntl.h>
+#include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include <algorithm>
@@ -223,11 +224,13 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Inspect(const CreateOpti
 Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd management, UniqueFd chunk,
                                                                bool read_only) {
   std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
-  Result<Segment> first = Segment::FromDescriptor(std::move(management), sizeof(SuperBlock));
-  if (!first.ok()) return first.status();
+  manager->management_ = Segment::FromDescriptor(std::move(management));
+  manager->chunk_ = Segment::FromDescriptor(std::move(chunk));
   auto block = std::make_unique<SuperBlock>();
-  if (Status status = ReadSuperBlock(*first, block.get()); !status.ok()) return status;
-  if (Status status = CheckSuperBlock(*block, first->file_bytes()); !status.ok()) return status;
+  if (Status status = ReadSuperBlock(manager->management_, block.get()); !status.ok())
+    return status;
+  if (Status status = CheckSuperBlock(*block, manager->management_.file_bytes()); !status.ok())
+    return status;
 
   CreateOptions& o = manager->options_;
   o.management_reserved_bytes = block->management_reserved_bytes;
@@ -236,17 +239,51 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd manageme
   o.instance.assign(block->instance_name,
                     strnlen(block->instance_name, sizeof(block->instance_name)));
   std::memcpy(manager->instance_uuid_.data(), block->instance_uuid, 16);
-  UniqueFd again(fcntl(first->fd(), F_DUPFD_CLOEXEC, 0));
-  Result<Segment> whole = Segment::FromDescriptor(std::move(again), o.management_reserved_bytes);
-  if (!whole.ok()) return whole.status();
-  Result<Segment> payload =
-      Segment::FromDescriptor(std::move(chunk), o.chunk_reserved_bytes, read_only);
-  if (!payload.ok()) return payload.status();
-  manager->management_ = std::move(*whole);
-  manager->chunk_ = std::move(*payload);
+  if (Status status = manager->management_.Map(o.management_reserved_bytes); !status.ok())
+    return status;
+  if (Status status = manager->chunk_.Map(o.chunk_reserved_bytes, read_only); !status.ok())
+    return status;
+  if (manager->chunk_.process_locks_memory()) {
+    if (Status status = manager->LockMemory(); !status.ok()) return status;
+  }
   manager->management_.CloseDescriptor();
   manager->chunk_.CloseDescriptor();
   return manager;
+}
+
+Status MemPoolManager::LockMemory() {
+  std::vector<Range> ranges{
+      {&management_, 0, MemPoolAllocator::ExtentsOffset(options_.session_capacity)}};
+  for (uint32_t index = 0; index < kMaxPools; ++index) {
+    const MemPool& entry = pool_entry(index);
+    if (entry.state.load(std::memory_order_acquire) !=  // PAIR pool.state
+        static_cast<uint32_t>(PoolState::kActive)) {
+      continue;
+    }
+    const Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
+        entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
+    if (!geometry.ok()) continue;
+    ranges.push_back(
+        {&management_, geometry->hints_offset, FreeList::Bytes(geometry->max_chunk_count)});
+    for (const Range& range : RangesOf(*geometry, 0, geometry->chunk_count))
+      ranges.push_back(range);
+  }
+  uint64_t bytes = 0;
+  for (const Range& range : ranges) bytes += range.bytes;
+  const auto at = [](const Range& range) { return range.segment->data() + range.offset; };
+  for (const Range& range : ranges) {
+    if (mlock(at(range), range.bytes) == 0) continue;
+    const int error = errno;
+    for (const Range& locked : ranges) munlock(at(locked), locked.bytes);  // the text needs memory
+    return Status::FromErrno(Code::kNoMemory,
+                             "mlockall(MCL_FUTURE) asks for all pools in locked memory, " +
+                                 std::to_string(bytes) + " bytes; RLIMIT_MEMLOCK is " +
+                                 LimitText(RLIMIT_MEMLOCK) +
+                                 " for all that this process locks: raise it, or have smaller "
+                                 "pools, or munlockall() while connecting",
+                             error);
+  }
+  return Status();
 }
 
 Status MemPoolManager::Destroy() {
@@ -325,21 +362,22 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   return index;
 }
 
-Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32_t to) {
+std::array<MemPoolManager::Range, 3> MemPoolManager::RangesOf(const PoolGeometry& g, uint32_t from,
+                                                              uint32_t to) {
   const uint64_t count = to - from;
-  const struct {
-    Segment* segment;
-    uint64_t offset, bytes;
-  } ranges[] = {
-      {&management_, g.records_offset + g.record_bytes() * from, g.record_bytes() * count},
-      {&chunk_, g.headers_offset + sizeof(ChunkHeader) * from, sizeof(ChunkHeader) * count},
-      {&chunk_, g.payload_offset + g.stride_bytes * from, g.stride_bytes * count}};
-  for (const auto& range : ranges) {
+  return {{{&management_, g.records_offset + g.record_bytes() * from, g.record_bytes() * count},
+           {&chunk_, g.headers_offset + sizeof(ChunkHeader) * from, sizeof(ChunkHeader) * count},
+           {&chunk_, g.payload_offset + g.stride_bytes * from, g.stride_bytes * count}}};
+}
+
+Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32_t to) {
+  const std::array<Range, 3> ranges = RangesOf(g, from, to);
+  for (const Range& range : ranges) {
     // To the byte: the page at either end may be another chunk's too.
     range.segment->Decommit(range.offset, range.bytes);
     Status status = range.segment->Commit(range.offset, range.bytes);
     if (!status.ok()) {
-      for (const auto& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
+      for (const Range& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
       return status;
     }
   }

@@ -114,8 +114,9 @@ class MemPoolManager {
   // cut short; kDamaged: no complete super block.
   static Result<LockIdentity> ReadLock(const std::string& segment_dir, std::string_view instance);
   // A client's view. The descriptors are closed after mapping. `read_only`: `chunk` cannot be
-  // written through; nothing but payloads and their headers is there. kVersionMismatch names both
-  // versions.
+  // written through; nothing but payloads and their headers is there. Under mlockall(MCL_FUTURE)
+  // the tables and the pools that exist are locked. kVersionMismatch names both versions;
+  // kNoMemory: a limit of this process.
   static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk,
                                                         bool read_only = false);
 
@@ -189,6 +190,15 @@ class MemPoolManager {
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
                    uint64_t open_use);
+  // Bytes of one segment.
+  struct Range {
+    Segment* segment;
+    uint64_t offset, bytes;
+  };
+  // Where the records, headers and payloads of chunks [from, to) are.
+  std::array<Range, 3> RangesOf(const PoolGeometry& geometry, uint32_t from, uint32_t to);
+  // Locks the tables and all chunks of all pools. kNoMemory: RLIMIT_MEMLOCK.
+  Status LockMemory();
   // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory: gave all
   // back.
   Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to);

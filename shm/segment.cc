@@ -24,12 +24,6 @@ namespace {
 
 constexpr uint64_t kCommitStep = uint64_t{64} << 20;
 
-std::string LimitText(int resource) {
-  rlimit limit{};
-  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "unlimited";
-  return std::to_string(limit.rlim_cur) + " bytes";
-}
-
 // True if the name `path` is the file's that `fd` has open.
 bool IsAt(const std::string& path, int fd) {
   struct stat there {
@@ -73,6 +67,12 @@ Status ReadData(int fd, std::byte* to, off_t end, const std::string& path) {
 
 }  // namespace
 
+std::string LimitText(int resource) {
+  rlimit limit{};
+  if (getrlimit(resource, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return "unlimited";
+  return std::to_string(limit.rlim_cur) + " bytes";
+}
+
 Segment::Segment(Segment&& other) noexcept { *this = std::move(other); }
 
 Segment& Segment::operator=(Segment&& other) noexcept {
@@ -80,6 +80,7 @@ Segment& Segment::operator=(Segment&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(reserved_bytes_, other.reserved_bytes_);
+  std::swap(process_locks_memory_, other.process_locks_memory_);
   committed_end_.store(other.committed_end_.exchange(committed_end_.load()));
   return *this;
 }
@@ -148,27 +149,38 @@ Result<Segment> Segment::Open(const std::string& directory, const std::string& n
   return segment;
 }
 
-Result<Segment> Segment::FromDescriptor(UniqueFd fd, uint64_t reserved_bytes, bool read_only) {
+Segment Segment::FromDescriptor(UniqueFd fd) {
   Segment segment;
   segment.fd_ = std::move(fd);
-  if (Status status = segment.Map(reserved_bytes, read_only); !status.ok()) return status;
   return segment;
 }
 
+// Under mlockall(MCL_FUTURE) the kernel locks each new mapping: all of its addresses would count
+// against RLIMIT_MEMLOCK, and the holes of the file would become memory. So one page, which nobody
+// may touch, is mapped and unlocked, and then it grows.
 Status Segment::Map(uint64_t reserved_bytes, bool read_only) {
-  const int protection = read_only ? PROT_READ : PROT_READ | PROT_WRITE;
-  void* mapped = mmap(nullptr, reserved_bytes, protection, MAP_SHARED | MAP_NORESERVE, fd(), 0);
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  void* first = mmap(nullptr, page, PROT_NONE, MAP_SHARED | MAP_NORESERVE, fd(), 0);
+  void* mapped = MAP_FAILED;
+  int error = errno;
+  if (first != MAP_FAILED) {
+    process_locks_memory_ = msync(first, page, MS_INVALIDATE) != 0 && errno == EBUSY;
+    if (process_locks_memory_ && !Mutant(46)) munlock(first, page);
+    mapped = mremap(first, page, reserved_bytes, MREMAP_MAYMOVE);
+    error = errno;
+    if (mapped == MAP_FAILED) munmap(first, page);
+  }
   if (mapped == MAP_FAILED) {
     return Status::FromErrno(Code::kNoMemory,
                              "cannot map " + std::to_string(reserved_bytes) +
                                  " bytes of address space (RLIMIT_AS is " + LimitText(RLIMIT_AS) +
-                                 ", RLIMIT_MEMLOCK, which counts after mlockall, is " +
-                                 LimitText(RLIMIT_MEMLOCK) +
-                                 "); raise them, or start the daemon with a smaller --reserve",
-                             errno);
+                                 "); raise it, or start the daemon with a smaller --reserve",
+                             error);
   }
   data_ = static_cast<std::byte*>(mapped);
   reserved_bytes_ = reserved_bytes;
+  if (mprotect(mapped, reserved_bytes, read_only ? PROT_READ : PROT_READ | PROT_WRITE) != 0)
+    return Status::FromErrno(Code::kInternal, "mprotect", errno);
   // A forked child must not touch the segments in its parent's name, and a core dump must not hold
   // them.
   madvise(mapped, reserved_bytes, MADV_DONTFORK);

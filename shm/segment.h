@@ -27,17 +27,18 @@ class Segment {
   static Result<Segment> Create(const std::string& directory, const std::string& name,
                                 uint64_t reserved_bytes);
   // Opens an existing one to adopt it. kNotFound; kDenied unless it is a regular file of this user,
-  // mode 0600, with one link: the message says what it is instead. Maps `reserved_bytes`, or
-  // nothing if 0 (see Map). `read_only`: it cannot be written through, and root may open another
+  // mode 0600, with one link: the message says what it is instead. Maps nothing (see
+  // Map). `read_only`: it cannot be written through, and root may open another
   // user's.
   static Result<Segment> Open(const std::string& directory, const std::string& name,
                               bool read_only = false);
-  // Takes over a descriptor that came over a socket, and maps it, `read_only` or for writing too.
-  static Result<Segment> FromDescriptor(UniqueFd fd, uint64_t reserved_bytes,
-                                        bool read_only = false);
+  // Takes over a descriptor that came over a socket. Maps nothing (see Map).
+  static Segment FromDescriptor(UniqueFd fd);
 
-  // Maps the range. kNoMemory: the message names RLIMIT_AS and, under mlockall, RLIMIT_MEMLOCK.
+  // Maps the range, which is never locked. kNoMemory: the message names RLIMIT_AS.
   Status Map(uint64_t reserved_bytes, bool read_only = false);
+  // True if mlockall(MCL_FUTURE) was in force at Map: the process wants its memory locked.
+  bool process_locks_memory() const { return process_locks_memory_; }
   // Maps private memory instead, for reading: zeros but for a copy of what the file has now. What
   // is done to the file later is not seen, and no cut of it can fault. A file's holes cost no
   // memory. The copy is not one instant's if somebody writes meanwhile. kNoMemory; kDamaged: it
@@ -72,8 +73,12 @@ class Segment {
   std::string path_;
   std::byte* data_ = nullptr;
   uint64_t reserved_bytes_ = 0;
+  bool process_locks_memory_ = false;
   std::atomic<uint64_t> committed_end_{0};
 };
+
+// The resource's limit of this process, as "8388608 bytes" or "unlimited".
+std::string LimitText(int resource);
 
 // The process that holds a flock on a file, as the kernel lists it; 0: none. One in another pid
 // namespace is not listed. Takes no lock itself, so it disturbs nobody. kUnavailable: the kernel's

@@ -120,7 +120,10 @@ typedef struct zerocp_client_options {
 /* Attaches to a daemon on this machine. `options` may be NULL. Close the client with
  * zerocp_client_close.
  * UNAVAILABLE: no daemon answers; the text lists every path tried. VERSION_MISMATCH. DENIED. LIMIT.
- * INVALID. Blocks for at most 10 s with each daemon that does not answer. */
+ * INVALID. Blocks for at most 10 s with each daemon that does not answer.
+ * Under mlockall(MCL_FUTURE) it locks the pools that exist, which count against RLIMIT_MEMLOCK
+ * (LIMIT names the bytes); what is created later, and the addresses reserved for it, are not
+ * locked. mlockall(MCL_CURRENT) is for before: after, it would lock all of them. */
 ZEROCP_API zerocp_code zerocp_connect(const zerocp_client_options* options, zerocp_client** client);
 
 /* Attaches with a token that CreateSession gave over gRPC, on the attach socket that it named.

@@ -3,11 +3,13 @@
 #include <linux/capability.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <cstring>
 #include <string>
 
 #include "tests/system/daemon_process.h"
@@ -43,9 +45,21 @@ void LockMemory(rlim_t bytes) {
   if (mlockall(MCL_FUTURE) != 0) _exit(15);  // MCL_CURRENT only asks whether the test fits
 }
 
-// What a client that lives under `prepare` says: "works", or the code and the text of its refusal.
+// Bytes that this process has locked.
+std::string LockedBytes() {
+  const std::string status = testing::ReadFile("/proc/self/status");
+  const size_t at = status.find("VmLck:");
+  return ", " +
+         (at == std::string::npos ? "" : std::to_string(std::stoull(status.substr(at + 6)) << 10));
+}
+
+std::string Nothing() { return ""; }
+
+// What a client that lives under `prepare` says: "works" and what it notices of itself then, or the
+// code and the text of its refusal.
 template <class Prepare>
-std::string Attach(const testing::DaemonProcess& daemon, Prepare prepare) {
+std::string Attach(const testing::DaemonProcess& daemon, Prepare prepare,
+                   std::string (*notice)() = Nothing) {
   int ends[2];
   if (pipe(ends) != 0) return "no pipe";
   const pid_t pid = fork();
@@ -60,6 +74,7 @@ std::string Attach(const testing::DaemonProcess& daemon, Prepare prepare) {
       auto publisher = client->JoinAsPublisher("camera");
       auto loan = publisher->NewLoan(100);
       if (!loan || !publisher->Publish(*loan) || !subscriber->TryTake()) said = "does not work";
+      said += notice();
     }
     const auto written = write(ends[1], said.data(), said.size());
     _exit(written == static_cast<ssize_t>(said.size()) ? 0 : 16);
@@ -78,26 +93,49 @@ std::string Attach(const testing::DaemonProcess& daemon, Prepare prepare) {
 
 const char* const kSetUp[] = {"--pool", "frames=4KiBx32", "--channel", "camera=frames"};
 
-TEST(SmallMachine, AClientThatLocksItsMemoryIsToldWhatLimitsIt) {
+// The 64 GiB of addresses do not count, nor what a pool may grow to.
+TEST(SmallMachine, AClientThatLocksItsMemoryLocksThePoolsThatExist) {
   const testing::DaemonProcess daemon({std::begin(kSetUp), std::end(kSetUp)});
-  const std::string said = Attach(daemon, [] { LockMemory(256 * kMiB); });
-  EXPECT_TRUE(said.starts_with("LIMIT: ")) << said;
-  EXPECT_NE(said.find("RLIMIT_MEMLOCK"), std::string::npos) << said;
-  EXPECT_NE(said.find("--reserve"), std::string::npos) << said;
+  const std::string said = Attach(
+      daemon, [] { LockMemory(8 * kMiB); }, LockedBytes);
+  ASSERT_TRUE(said.starts_with("works, ")) << said;
+  const rlim_t locked = std::stoull(said.substr(strlen("works, ")));
+  EXPECT_GE(locked, 32 * 4096u);
+  EXPECT_LE(locked, 8 * kMiB);
 }
 
-TEST(SmallMachine, WithASmallReserveAClientThatLocksItsMemoryWorks) {
-  std::vector<std::string> arguments(std::begin(kSetUp), std::end(kSetUp));
-  arguments.insert(arguments.end(), {"--reserve", "64MiB"});
-  const testing::DaemonProcess daemon(arguments);
-  rlimit allowed{};
-  ASSERT_EQ(getrlimit(RLIMIT_MEMLOCK, &allowed), 0);
-  const std::string said = Attach(daemon, [] { LockMemory(2048 * kMiB); });
-  if (allowed.rlim_max >= 2048 * kMiB) {
-    EXPECT_EQ(said, "works");
-  } else {  // a container's limit: then with the numbers of the small reserve
-    EXPECT_TRUE(said.starts_with("LIMIT: cannot map 1073741824 bytes")) << said;
-  }
+TEST(SmallMachine, AClientThatMayNotLockThePoolsIsToldHowMuchItNeeds) {
+  const testing::DaemonProcess daemon({"--pool", "frames=1MiBx16", "--channel", "camera=frames"});
+  const std::string said = Attach(daemon, [] { LockMemory(8 * kMiB); });
+  EXPECT_TRUE(said.starts_with("LIMIT: mlockall(MCL_FUTURE) asks for all pools in locked memory, "))
+      << said;
+  const size_t number = said.find_first_of("0123456789");
+  ASSERT_NE(number, std::string::npos) << said;
+  const rlim_t needed = std::stoull(said.substr(number));
+  EXPECT_GE(needed, 16 * kMiB) << said;
+  EXPECT_LE(needed, 18 * kMiB) << said;
+  EXPECT_NE(said.find("RLIMIT_MEMLOCK is 8388608 bytes"), std::string::npos) << said;
+}
+
+// Also one that may lock anything: what is between the pools stays no memory.
+TEST(SmallMachine, AClientThatLocksItsMemoryTakesNoMoreThanWasPromised) {
+  const testing::DaemonProcess daemon(
+      {"--pool", "frames=4KiBx32", "--pool", "more=4KiBx32", "--channel", "camera=frames"});
+  const auto chunk_memory = [&] {
+    struct stat info {};
+    for (const std::string& path : daemon.Segments()) {
+      if (!path.ends_with("memory_chunk")) continue;
+      EXPECT_EQ(stat(path.c_str(), &info), 0) << path;
+    }
+    return info.st_blocks;
+  };
+  const blkcnt_t before = chunk_memory();
+  const std::string said = Attach(daemon, [] {
+    if (mlockall(MCL_FUTURE) != 0) _exit(15);
+  });
+  EXPECT_EQ(said, "works");
+  EXPECT_GT(before, 0);
+  EXPECT_EQ(chunk_memory(), before);
 }
 
 TEST(SmallMachine, AClientWithLittleAddressSpaceIsToldSo) {

@@ -42,7 +42,9 @@ class Client {
 
   // kUnavailable: no daemon answers; the message lists every path tried. kVersionMismatch, kDenied,
   // kLimit, kInvalid. Blocks for at most 10 s with each daemon that
-  // does not answer.
+  // does not answer. Under mlockall(MCL_FUTURE) it locks the pools that exist, which count against
+  // RLIMIT_MEMLOCK (kLimit names the bytes); what is created later, and the addresses reserved for
+  // it, are not locked. mlockall(MCL_CURRENT) is for before: after, it would lock all of them.
   static Result<Client> Connect(const ClientOptions& options = {}) {
     Result<Client> result;
     const zerocp_client_options raw = RawOptions(options);
