@@ -81,7 +81,7 @@ result=()
 while IFS='|' read -r number file what tests filter; do
   if [[ $# -gt 0 && " $* " != *" $number "* ]]; then continue; fi
   [[ -n $filter ]] || die "$table: row $number needs five columns"
-  seeded "$file" | grep -qx "$number" || die "row $number: no 'Mutant($number)' in $file"
+  seeded "$file" | grep -x "$number" >/dev/null || die "row $number: no 'Mutant($number)' in $file"
   before=${without[$tests $filter]:=$(run 0 "$tests" "$filter")}
   after=$(run "$number" "$tests" "$filter")
   verdict=caught

@@ -77,7 +77,7 @@ receiver=$!
 "$bin/zerocp" send default --runtime-dir "$work/run" <"$work/fifo" &
 sender=$!
 exec 9>"$work/fifo"
-until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep -q '"publisher_*[cC]ount": *1'; do
+until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep '"publisher_*[cC]ount": *1' >/dev/null; do
   kill -0 "$sender" || fail "the sender ended"
   sleep 0.01
 done
