@@ -104,6 +104,32 @@ grow fits 65 >"$work/log.grow" || fail "there is room again, and a pool does not
 stop
 echo "memory_short_test: a tmpfs of 64 MiB: refused with the numbers; a stream through it when it is full"
 
+# A pool that grows by itself takes what there is. When that is not enough, who waits for a chunk goes on waiting.
+extra=(--segment-dir "$work/shm" --pool big=4MiBx2,max=64,auto-grow --channel wide=big,queue=64)
+start env
+"$bin/zerocp" recv wide -o "$work/out" --runtime-dir "$work/run" &
+receiver=$!
+until "$bin/zerocp" stats --runtime-dir "$work/run" | grep 'channels/wide/subscribers/' >/dev/null; do
+  kill -0 "$receiver" || fail "the receiver ended"
+  sleep 0.01
+done
+kill -STOP "$receiver"
+for _ in 1 2 3; do cat "$work/in"; done >"$work/in3"
+"$bin/zerocp" send wide "$work/in3" --runtime-dir "$work/run" &
+sender=$!
+until grep -q 'pool big has no free chunk and cannot grow by itself: .*needs [0-9]* bytes' "$work/log"; do
+  kill -0 "$sender" || fail "the sender ended"
+  sleep 0.01
+done
+grep -q 'pool big grown by itself: 3 chunks, 2 before' "$work/log" || fail "it did not grow"
+kill -CONT "$receiver"
+wait "$sender" || fail "the sender ended with status $?"
+wait "$receiver" || fail "the receiver ended with status $?"
+cmp "$work/in3" "$work/out"
+"$bin/zerocp" audit --runtime-dir "$work/run"
+stop
+echo "memory_short_test: a pool that grows until memory is short, and a stream through it"
+
 # Too small even for the tables.
 mount -o remount,size=512k "$work/shm"
 "$bin/zerocpd" --runtime-dir "$work/run" --segment-dir "$work/shm" >"$work/log" 2>&1 && fail "started in 512 KiB"
