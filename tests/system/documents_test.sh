@@ -20,7 +20,8 @@ blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
 
 run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
-  echo "trap 'kill \$(jobs -p) 2>/dev/null || true' EXIT" >"$work/commands"
+  # Job control, so that what is left behind can be ended with its children.
+  echo "set -m; trap 'kill -- \$(jobs -p | sed s/^/-/) 2>/dev/null || true' EXIT" >"$work/commands"
   blocks sh "$1" | sed "s|\\\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|" >>"$work/commands"
   [[ $(wc -l <"$work/commands") -gt 1 ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"
