@@ -1,7 +1,7 @@
 // A stream between two processes over ten ends of their daemon, by kill -9 and by SIGTERM in turn:
-// nothing is lost, nothing comes twice, and messages flow while no daemon is alive (how fast:
-// zerocp_bench). The other
-// process is this program again: `--produce RUNTIME_DIR` publishes numbers until it gets SIGTERM.
+// nothing is lost, nothing comes twice, and messages flow while no daemon is alive (zerocp_bench
+// says how fast). The other process is this program again: `--produce RUNTIME_DIR` publishes
+// numbers until it gets SIGTERM.
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <unistd.h>
