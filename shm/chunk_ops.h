@@ -31,6 +31,16 @@ namespace zerocp::shm {
 
 inline constexpr uint16_t kNoSlot = 0xffff;
 
+// Fetches the line of `address`, which is about to be written. On the oldest x86-64 the compiler's
+// own prefetch can only mean to read; where there is no prefetchw, it does nothing.
+inline void PrefetchToWrite(const void* address) {
+#if defined(__x86_64__)
+  asm volatile("prefetchw %0" : : "m"(*static_cast<const char*>(address)));
+#else
+  __builtin_prefetch(address, 1);
+#endif
+}
+
 inline void SetLabel(ChunkManager& record, uint32_t label) {
   // Owner-only advice; but the daemon takes what is labelled cached in a pool that is deleted, and
   // then sees what was done with it.  PAIR chunk.label

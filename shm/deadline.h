@@ -1,39 +1,41 @@
 // A point in time until which a call may wait, on the monotonic clock.
 #pragma once
 
+#include <algorithm>
 #include <chrono>
-#include <optional>
 
 namespace zerocp::shm {
 
+// One word, so that it is passed in a register: written to memory by parts and read whole, it would
+// make each publish wait for the stores before it.
 class Deadline {
  public:
-  static Deadline Never() { return Deadline(std::nullopt); }
+  static Deadline Never() { return Deadline(Clock::time_point::max()); }
   // At once: the call does not wait.
-  static Deadline Now() { return Deadline(std::chrono::steady_clock::time_point::min()); }
+  static Deadline Now() { return Deadline(Clock::time_point::min()); }
   // A negative or zero time does not wait; one beyond the clock's range never ends.
   static Deadline After(std::chrono::nanoseconds time) {
     if (time <= std::chrono::nanoseconds::zero()) return Now();
-    auto now = std::chrono::steady_clock::now();
-    if (time > std::chrono::steady_clock::time_point::max() - now) return Never();
-    return Deadline(now + time);
+    const auto now = Clock::now();
+    return time > Clock::time_point::max() - now ? Never() : Deadline(now + time);
   }
 
-  bool waits() const { return !at_ || *at_ != std::chrono::steady_clock::time_point::min(); }
-  bool Passed() const { return at_ && (!waits() || std::chrono::steady_clock::now() >= *at_); }
+  bool waits() const { return at_ != Clock::time_point::min(); }
+  bool Passed() const { return !waits() || (ends() && Clock::now() >= at_); }
   // Time left, at most `most`; never negative.
   std::chrono::nanoseconds Left(std::chrono::nanoseconds most) const {
-    if (!at_) return most;
     if (!waits()) return std::chrono::nanoseconds::zero();
-    auto left = std::chrono::nanoseconds(*at_ - std::chrono::steady_clock::now());
-    return left < std::chrono::nanoseconds::zero() ? std::chrono::nanoseconds::zero()
-           : left < most                           ? left
-                                                   : most;
+    if (!ends()) return most;
+    const std::chrono::nanoseconds left = at_ - Clock::now();
+    return std::clamp(left, std::chrono::nanoseconds::zero(), most);
   }
 
  private:
-  explicit Deadline(std::optional<std::chrono::steady_clock::time_point> at) : at_(at) {}
-  std::optional<std::chrono::steady_clock::time_point> at_;
+  using Clock = std::chrono::steady_clock;
+  explicit Deadline(Clock::time_point at) : at_(at) {}
+  bool ends() const { return at_ != Clock::time_point::max(); }
+
+  Clock::time_point at_;
 };
 
 }  // namespace zerocp::shm

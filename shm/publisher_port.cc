@@ -59,15 +59,13 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
   ChunkManager& record = chunk.pool->record(chunk.chunk);
   chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
 
-  SetLabel(record,
-           Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(std::countr_zero(active_)),
-                             static_cast<uint16_t>(info_.channel + 1)}));
+  SetLabel(record, SentTo(static_cast<uint32_t>(std::countr_zero(active_))));
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
   uint64_t leaves_history = 0;  // the cell of the message that this one pushes out
   if (history_bit_ != 0 && tail_ >= info_.history_count) [[unlikely]] {
     leaves_history = lane_.cell(tail_ - info_.history_count).load(std::memory_order_relaxed);
   }
-  if (std::has_single_bit(active_) && history_bit_ == 0) {
+  if (active_count_ == 1 && history_bit_ == 0) {
     // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
     // taken.
     cell.kind = CellKind::kMoved;
@@ -95,7 +93,9 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     session_->ToCache(*chunk.pool, chunk.chunk);
   }
   session_->CountReleased();
-  *published = {std::popcount(active_), dropped};
+  // By one store, for who passes it on loads it whole.
+  *published = std::bit_cast<Published>(static_cast<uint64_t>(active_count_) |
+                                        static_cast<uint64_t>(dropped) << 32);
   return Code::kOk;
 }
 
@@ -104,7 +104,7 @@ Code PublisherPort::WaitForSubscribers(int count, Deadline deadline, int* presen
   for (;;) {
     const uint32_t bell = lane.publisher_bell.load(std::memory_order_acquire);
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) Refresh();
-    *present = std::popcount(active_);
+    *present = active_count_;
     if (!IsOpen()) return Code::kDetached;
     if (*present >= count) return Code::kOk;
     if (deadline.Passed()) return Code::kTimeout;
@@ -168,7 +168,7 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
   }
   epoch_[k] = epoch;
   if (!Mutant(41)) room_of_[k] = tail_ + capacity_[k];
-  active_ |= bit;
+  SetActive(active_ | bit);
 }
 
 // The subscriber lives, and may be in the middle of the take of the message at its cursor, at any
@@ -199,7 +199,7 @@ void PublisherPort::Detach(uint32_t k) {
                             std::memory_order_relaxed);
     if (ClaimStopped(stopped, epoch_[k], at)) {
       GiveUp(stopped, k);
-      active_ &= ~(uint64_t{1} << k);
+      SetActive(active_ & ~(uint64_t{1} << k));
       return;
     }
   }
@@ -223,7 +223,7 @@ void PublisherPort::Detach(uint32_t k) {
       word = cursor.load(std::memory_order_acquire);
     }
   }
-  active_ &= ~(uint64_t{1} << k);
+  SetActive(active_ & ~(uint64_t{1} << k));
 }
 
 // A message of this port's, over which this port moved the cursor of subscriber `k`. One that is
@@ -255,14 +255,6 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
   }
 }
 
-// Its record, which other cores have written last: they come together instead of one by one.
-void PublisherPort::Prefetch(uint64_t cell_bits) {
-  const Cell cell = DecodeCell(cell_bits);
-  const PoolView* pool = session_->manager().pool(cell.pool);
-  if (pool != nullptr && cell.chunk < pool->live_chunk_count())
-    __builtin_prefetch(&pool->record(cell.chunk), 1);
-}
-
 // Cells that are free at each of `subscribers`, as far as they are served. Another core writes the
 // cursors, so it looks only at those of whom it does not know `wanted` free cells already. One
 // whose cursor is impossible is not served any more; what it left stays in this session's name.
@@ -275,7 +267,7 @@ uint64_t PublisherPort::FreeCells(uint64_t subscribers, uint64_t wanted) {
           lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
       const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
       if (queued > capacity_[k] || CursorEpoch(word) != epoch_[k]) {
-        active_ &= ~(uint64_t{1} << k);
+        SetActive(active_ & ~(uint64_t{1} << k));
         continue;
       }
       room_of_[k] = tail_ + capacity_[k] - queued;
@@ -318,8 +310,16 @@ int PublisherPort::DropOldest(uint32_t k) {
       continue;
     }
     room_of_[k] = tail_ + count;
-    for (uint32_t i = 0; i < count; ++i)
-      Prefetch(lane_.cell(position + i).load(std::memory_order_relaxed));
+    // Other cores have used these lines last. Stores fetch the records together, where each
+    // compare-exchange would wait for its own; they change nothing, and nobody else writes a label
+    // as long as the slot is this port's. The headers are written by the next publishes.
+    for (uint32_t i = 0; i < count; ++i) {
+      const Cell cell = DecodeCell(lane_.cell(position + i).load(std::memory_order_relaxed));
+      const PoolView* pool = session_->manager().pool(cell.pool);
+      if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) continue;
+      SetLabel(pool->record(cell.chunk), SentTo(k));
+      PrefetchToWrite(&pool->headers[cell.chunk]);
+    }
     for (uint32_t i = 0; i < count; ++i) {
       TakeBack(lane_.cell(position + i).load(std::memory_order_relaxed), k);
     }

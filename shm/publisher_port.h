@@ -22,6 +22,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <memory>
 
@@ -64,11 +65,19 @@ class PublisherPort {
   PublisherPort(std::shared_ptr<Session> session, const JoinInfo& info);
   void Refresh();
   void Serve(uint32_t index, uint32_t epoch);
+  void SetActive(uint64_t active) {
+    active_ = active;
+    active_count_ = std::popcount(active);
+  }
+  // The label of a chunk in the lane; the subscriber counts if it is the only one.
+  uint32_t SentTo(uint32_t index) const {
+    return Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(index),
+                             static_cast<uint16_t>(info_.channel + 1)});
+  }
   bool IsOpen() const;
   void Detach(uint32_t index);
   void GiveUp(Cursor& cursor, uint32_t index);
   void TakeBack(uint64_t cell, uint32_t index);
-  void Prefetch(uint64_t cell);
   Code MakeRoom(Deadline deadline, int* dropped);
   Code WaitForRoom(Deadline deadline);
   int DropOldest(uint32_t index);
@@ -86,6 +95,7 @@ class PublisherPort {
   uint64_t room_ = 0;                  // tail_ may reach this without another look at the cursors
   uint32_t stamp_ = 0;                 // subscriber_stamp of the last Refresh
   uint64_t active_ = 0;                // bit k: subscriber k is served
+  int active_count_ = 0;               // bits in it
   uint64_t lossy_ = 0;                 // bit k: by dropping
   uint64_t history_bit_ = 0;           // of the slot that keeps a message for late joiners; 0: none
   uint32_t shortest_queue_ = 0;        // of those that are waited for

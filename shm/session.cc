@@ -214,8 +214,9 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
     // After the claim: a hint of a chunk that was added just now is not thrown away.
     const uint32_t live = pool.live_chunk_count();
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
-      __builtin_prefetch(&pool.record(group * 64 + static_cast<uint32_t>(std::countr_zero(bits))),
-                         1);
+      const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));
+      PrefetchToWrite(&pool.record(candidate));
+      PrefetchToWrite(&pool.headers[candidate]);  // a publish writes it
     }
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
       const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));

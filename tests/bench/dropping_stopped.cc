@@ -1,106 +1,148 @@
 #include "tests/bench/dropping_stopped.h"
 
 #include <signal.h>
-#include <time.h>
 #include <zerocp/zerocp.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <memory>
 #include <thread>
-#include <utility>
 
 #include "tests/bench/floor.h"
+#include "tests/bench/must.h"
 #include "tests/system/child_process.h"
+#include "tests/system/shared_counts.h"
 
 namespace zerocp::bench {
 namespace {
 
 constexpr size_t kBytes = 1024;
-constexpr int kSubscribers = 12;
-constexpr int kBurst = 32;  // a quarter of the queue
-constexpr std::chrono::microseconds kPause{2000};
+constexpr size_t kSubscribers = 12;
+constexpr size_t kStopped = 5;
+constexpr uint64_t kQueue = 128;
+constexpr uint64_t kBurst = 32;
+constexpr uint64_t kBurstsOfRound = 25;
+constexpr std::chrono::microseconds kNap{100};
 
-template <class T>
-T Must(Result<T> result, const char* what) {
-  if (!result) {
-    std::fprintf(stderr, "zerocp_bench: %s: %s\n", what, result.message().c_str());
-    std::exit(1);
-  }
-  return std::move(*result);
-}
-
-bool IsStopped(pid_t pid) {
-  const std::string stat = testing::ReadFile("/proc/" + std::to_string(pid) + "/stat");
-  const size_t name_end = stat.rfind(')');
-  return name_end + 2 < stat.size() && stat[name_end + 2] == 'T';
-}
-
-// Nanoseconds of one loan and publish, mean over the bursts.
-double Bursts(Publisher& publisher, int bursts) {
-  std::chrono::nanoseconds time{0};
-  for (int burst = 0; burst < bursts; ++burst) {
-    const auto start = std::chrono::steady_clock::now();
-    for (int i = 0; i < kBurst; ++i) {
-      Loan loan = Must(publisher.NewLoan(kBytes), "loan");
-      (void)Must(publisher.Publish(loan, std::chrono::nanoseconds{0}), "publish");
+// A publisher and twelve processes that take, each of which says how far it is.
+class Fan {
+ public:
+  Fan(const std::string& runtime_dir, const std::string& channel)
+      : client_(Must(Client::Connect({"bench", runtime_dir}), "connect")),
+        publisher_(Must(client_.JoinAsPublisher(channel), "join")) {
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+    for (size_t i = 0; i < kSubscribers; ++i) {
+      drains_.push_back(std::make_unique<testing::ChildProcess>(
+          testing::ChildOptions{.command = {self, "--drain", runtime_dir, channel,
+                                            std::to_string(taken_.fd()), std::to_string(i)}}));
     }
-    time += std::chrono::steady_clock::now() - start;
-    std::this_thread::sleep_for(kPause);
+    (void)Must(publisher_.WaitForSubscribers(kSubscribers, std::chrono::seconds(30)),
+               "waiting for the subscribers");
   }
-  return static_cast<double>(time.count()) / (static_cast<double>(bursts) * kBurst);
-}
 
-}  // namespace
-
-int RunDrain(const std::string& runtime_dir, const std::string& channel) {
-  PinTo(1);
-  Client client = Must(Client::Connect({"drain", runtime_dir}), "connect");
-  Subscriber subscriber = Must(client.JoinAsSubscriber(channel), "join");
-  for (;;) {
-    auto sample = subscriber.TryTake();
-    if (sample) continue;
-    if (sample.code() != Code::kTimeout) return sample.code() == Code::kEndOfStream ? 0 : 1;
-    std::this_thread::sleep_for(kPause / 4);
+  // Nanoseconds of one loan and publish, of the median burst. Before each burst, whoever runs has
+  // taken all there is; so all messages find room, but at the stopped one, which drops one for
+  // each.
+  double Round(bool one_stopped) {
+    const testing::ChildProcess& one = *drains_[kStopped];
+    if (one_stopped) {
+      CatchUp(false);
+      one.Signal(SIGSTOP);
+      while (!IsStopped(one.pid())) std::this_thread::yield();
+      for (uint64_t i = 0; i < kQueue / kBurst; ++i) (void)Burst(true);  // its queue is full now
+    }
+    const uint64_t dropped_before = dropped_;
+    std::vector<double> bursts;
+    while (bursts.size() < kBurstsOfRound) bursts.push_back(Burst(one_stopped));
+    const uint64_t dropped = dropped_ - dropped_before;
+    if (dropped != (one_stopped ? kBurstsOfRound * kBurst : 0)) {
+      std::fprintf(stderr, "zerocp_bench: %llu messages were dropped in a round with %s\n",
+                   static_cast<unsigned long long>(dropped),
+                   one_stopped ? "one subscriber stopped" : "no subscriber stopped");
+      std::exit(1);
+    }
+    if (one_stopped) one.Signal(SIGCONT);
+    return Quantile(bursts, 0.5);
   }
-}
 
-std::vector<Series> DroppingStopped(const std::string& runtime_dir, const std::string& channel,
-                                    int runs, int bursts) {
-  PinTo(0);
-  Client client = Must(Client::Connect({"bench", runtime_dir}), "connect");
-  Publisher publisher = Must(client.JoinAsPublisher(channel), "join");
-  testing::ChildOptions options;
-  const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  options.command = {self, "--drain", runtime_dir, channel};
-  std::vector<std::unique_ptr<testing::ChildProcess>> drains;
-  for (int i = 0; i < kSubscribers; ++i)
-    drains.push_back(std::make_unique<testing::ChildProcess>(options));
-  (void)Must(publisher.WaitForSubscribers(kSubscribers, std::chrono::seconds(30)),
-             "waiting for the subscribers");
-
-  Series stopped{"dropping_stopped", "one stopped", kSubscribers + 1, kBytes, {}};
-  Series healthy{"dropping_stopped", "none stopped", kSubscribers + 1, kBytes, {}};
-  const testing::ChildProcess& one = *drains.front();
-  (void)Bursts(publisher, bursts);  // warms up
-  for (int run = 0; run < runs; ++run) {
-    healthy.samples.push_back(Bursts(publisher, bursts));
-    one.Signal(SIGSTOP);
-    while (!IsStopped(one.pid())) std::this_thread::yield();
-    (void)Bursts(publisher, 16);  // its queue is full from here on
-    stopped.samples.push_back(Bursts(publisher, bursts));
-    one.Signal(SIGCONT);
-    (void)Bursts(publisher, 16);  // it has caught up
-  }
-  publisher.Close();
-  for (const auto& drain : drains) {
-    if (drain->Wait() != 0) {
+  void End() {
+    publisher_.Close();
+    for (const auto& drain : drains_) {
+      if (drain->Wait() == 0) continue;
       std::fprintf(stderr, "zerocp_bench: a subscriber failed\n");
       std::exit(1);
     }
   }
+
+ private:
+  static bool IsStopped(pid_t pid) {
+    return testing::ReadFile("/proc/" + std::to_string(pid) + "/stat").find(") T ") !=
+           std::string::npos;
+  }
+  void CatchUp(bool one_stopped) const {
+    for (size_t i = 0; i < kSubscribers; ++i) {
+      if (one_stopped && i == kStopped) continue;
+      while (taken_[i].load(std::memory_order_relaxed) != published_)
+        std::this_thread::sleep_for(kNap);
+    }
+  }
+  double Burst(bool one_stopped) {
+    CatchUp(one_stopped);
+    const auto start = std::chrono::steady_clock::now();
+    for (uint64_t i = 0; i < kBurst; ++i) {
+      // Checked in place: a copy of what was just written would wait for the stores before it.
+      auto loan = publisher_.NewLoan(kBytes);
+      const auto published = publisher_.Publish(*loan, std::chrono::nanoseconds{0});
+      if (!loan || !published) Die("loan and publish", loan.message() + ", " + published.message());
+      dropped_ += static_cast<uint64_t>(published->dropped);
+    }
+    const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
+    published_ += kBurst;
+    return time.count() / kBurst;
+  }
+
+  const testing::SharedCounts taken_;  // by subscriber: the last message that it has taken
+  Client client_;
+  Publisher publisher_;
+  std::vector<std::unique_ptr<testing::ChildProcess>> drains_;
+  uint64_t published_ = 0;
+  uint64_t dropped_ = 0;
+};
+
+}  // namespace
+
+int RunDrain(const std::string& runtime_dir, const std::string& channel, int counts_fd,
+             size_t index) {
+  PinTo(1);
+  const testing::SharedCounts counts(counts_fd);
+  Client client = Must(Client::Connect({"drain", runtime_dir}), "connect");
+  Subscriber subscriber = Must(client.JoinAsSubscriber(channel), "join");
+  for (uint64_t last = 0;;) {
+    auto sample = subscriber.TryTake();
+    if (sample) {
+      last = sample->sequence();
+      continue;
+    }
+    if (sample.code() != Code::kTimeout) return sample.code() == Code::kEndOfStream ? 0 : 1;
+    counts[index].store(last, std::memory_order_relaxed);
+    std::this_thread::sleep_for(kNap);
+  }
+}
+
+Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds) {
+  PinTo(0);
+  Fan fan(runtime_dir, channel);
+  Series stopped{"dropping_stopped", "one stopped", kSubscribers + 1, kBytes, {}};
+  Series healthy{"dropping_stopped", "none stopped", kSubscribers + 1, kBytes, {}};
+  for (int i = 0; i < 2; ++i) (void)fan.Round(false);  // until each chunk has been used
+  for (int round = 0; round < rounds; ++round) {
+    stopped.samples.push_back(fan.Round(true));
+    healthy.samples.push_back(fan.Round(false));
+  }
+  fan.End();
   return {stopped, healthy};
 }
 

@@ -10,21 +10,13 @@
 #include <filesystem>
 
 #include "tests/bench/floor.h"
+#include "tests/bench/must.h"
 #include "tests/system/child_process.h"
 
 namespace zerocp::bench {
 namespace {
 
 constexpr size_t kBytes = 1024;
-
-template <class T>
-T Must(Result<T> result, const char* what) {
-  if (!result) {
-    std::fprintf(stderr, "zerocp_bench: %s: %s\n", what, result.message().c_str());
-    std::exit(1);
-  }
-  return std::move(*result);
-}
 
 // A member of both channels: what one process sends on, the other takes from.
 struct Member {
@@ -81,7 +73,7 @@ int RunPeer(const std::string& runtime_dir, int shared_fd) {
   }
 }
 
-std::vector<Series> PingPong(const std::string& runtime_dir, int rounds, int round_trips) {
+Pair PingPong(const std::string& runtime_dir, int rounds, int round_trips) {
   PinTo(0);
   const int fd = CreateShared();
   Shared& shared = *MapShared(fd);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "tests/bench/report.h"
 
@@ -13,6 +12,6 @@ namespace zerocp::bench {
 int RunPeer(const std::string& runtime_dir, int shared_fd);
 
 // Measures both subjects in turn, `rounds` times `round_trips` each.
-std::vector<Series> PingPong(const std::string& runtime_dir, int rounds, int round_trips);
+Pair PingPong(const std::string& runtime_dir, int rounds, int round_trips);
 
 }  // namespace zerocp::bench

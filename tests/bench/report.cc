@@ -31,26 +31,42 @@ std::string Escaped(const std::string& text) {
 
 }  // namespace
 
-double Series::Quantile(double fraction) const {
-  std::vector<double> sorted = samples;
-  const auto index = static_cast<size_t>(fraction * static_cast<double>(sorted.size() - 1));
-  std::nth_element(sorted.begin(), sorted.begin() + static_cast<std::ptrdiff_t>(index),
-                   sorted.end());
-  return sorted[index];
+double Quantile(std::vector<double> samples, double fraction) {
+  const auto index = static_cast<size_t>(fraction * static_cast<double>(samples.size() - 1));
+  std::nth_element(samples.begin(), samples.begin() + static_cast<std::ptrdiff_t>(index),
+                   samples.end());
+  return samples[index];
+}
+
+Ratio Compare(const Pair& pair, double goal, double limit) {
+  const auto& [subject, against] = pair;
+  std::vector<double> ratios;
+  for (size_t i = 0; i < subject.samples.size(); ++i)
+    ratios.push_back(subject.samples[i] / against.samples[i]);
+  return {subject.work,
+          against.subject,
+          Quantile(ratios, 0.5),
+          Quantile(ratios, 0.25),
+          Quantile(ratios, 0.75),
+          goal,
+          limit};
 }
 
 void PrintTable(const std::vector<Series>& results, const std::vector<Ratio>& ratios) {
-  std::printf("%-14s %-10s %9s %8s %12s %12s %12s\n", "work", "subject", "processes", "bytes",
+  std::printf("%-16s %-12s %9s %8s %12s %12s %12s\n", "work", "subject", "processes", "bytes",
               "median ns", "p99 ns", "p99.9 ns");
   for (const Series& series : results) {
-    std::printf("%-14s %-10s %9d %8lld %12.1f %12.1f %12.1f\n", series.work.c_str(),
+    std::printf("%-16s %-12s %9d %8lld %12.1f %12.1f %12.1f\n", series.work.c_str(),
                 series.subject.c_str(), series.processes, static_cast<long long>(series.bytes),
-                series.Quantile(0.5), series.Quantile(0.99), series.Quantile(0.999));
+                Quantile(series.samples, 0.5), Quantile(series.samples, 0.99),
+                Quantile(series.samples, 0.999));
   }
-  std::printf("\n%-14s %-10s %8s %8s %6s\n", "work", "against", "ratio", "goal <=", "holds");
+  std::printf("\n%-16s %-12s %8s %15s %8s %6s\n", "work", "against", "ratio", "quartiles",
+              "goal <=", "holds");
   for (const Ratio& ratio : ratios) {
-    std::printf("%-14s %-10s %8.2f %8.2f %6s\n", ratio.work.c_str(), ratio.against.c_str(),
-                ratio.ratio, ratio.goal, ratio.holds() ? "yes" : "no");
+    std::printf("%-16s %-12s %8.2f %7.2f %7.2f %8.2f %6s\n", ratio.work.c_str(),
+                ratio.against.c_str(), ratio.ratio, ratio.lower, ratio.upper, ratio.goal,
+                ratio.holds() ? "yes" : "no");
   }
 }
 
@@ -66,15 +82,17 @@ bool WriteJson(const std::string& path, const std::vector<Series>& results,
   for (const Series& series : results) {
     out << separator << "{\"work\":\"" << series.work << "\",\"subject\":\"" << series.subject
         << "\",\"processes\":" << series.processes << ",\"bytes\":" << series.bytes
-        << ",\"median_ns\":" << series.Quantile(0.5) << ",\"p99_ns\":" << series.Quantile(0.99)
-        << ",\"p999_ns\":" << series.Quantile(0.999) << "}";
+        << ",\"median_ns\":" << Quantile(series.samples, 0.5)
+        << ",\"p99_ns\":" << Quantile(series.samples, 0.99)
+        << ",\"p999_ns\":" << Quantile(series.samples, 0.999) << "}";
     separator = ",";
   }
   out << "],\"ratios\":[";
   separator = "";
   for (const Ratio& ratio : ratios) {
     out << separator << "{\"work\":\"" << ratio.work << "\",\"against\":\"" << ratio.against
-        << "\",\"ratio\":" << ratio.ratio << ",\"goal\":" << ratio.goal
+        << "\",\"ratio\":" << ratio.ratio << ",\"lower_quartile\":" << ratio.lower
+        << ",\"upper_quartile\":" << ratio.upper << ",\"goal\":" << ratio.goal
         << ",\"holds\":" << (ratio.holds() ? "true" : "false") << "}";
     separator = ",";
   }

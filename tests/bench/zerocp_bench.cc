@@ -1,16 +1,18 @@
 // zerocp_bench: what zerocp costs, beside what it is measured against, in one run.
 //
-// The subjects take turns (A B A B), so that the ratios survive a noisy machine; quote those, and
-// medians.
+// The subjects take turns (A B A B), so that the ratios survive a noisy machine; quote those.
 #include <time.h>
 #include <zerocp/zerocp.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
+#include "tests/bench/daemon_dead.h"
 #include "tests/bench/dropping_stopped.h"
 #include "tests/bench/floor.h"
 #include "tests/bench/ping_pong.h"
@@ -29,9 +31,13 @@ constexpr char kHelp[] =
     "                beside two cache lines written in turn (the floor)\n"
     "  dropping_stopped  loan and publish to 12 subscribers of a channel that drops, one of them\n"
     "                stopped, beside none\n"
+    "  daemon_dead   a stream of 1 KiB messages to another process while the daemon is dead,\n"
+    "                beside the same stream with it\n"
     "\n"
-    "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit:\n"
-    "                2 times malloc and free, 4 times the floor, 2 times none stopped\n"
+    "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit: 2 times\n"
+    "                malloc and free, 4 times the floor, 1.25 times none stopped, 1.11 times\n"
+    "                the daemon alive. A work beyond it goes on for up to three times as long,\n"
+    "                and all of its rounds count\n"
     "  --work NAME   only this work\n"
     "  --json FILE   the results for programs, too\n"
     "\n"
@@ -61,7 +67,7 @@ double NsPerOperation(int count, Operation operation) {
   return (NowNs() - start) / count;
 }
 
-std::vector<Series> LoanRelease(const std::string& runtime_dir, int rounds) {
+Pair LoanRelease(const std::string& runtime_dir, int rounds) {
   constexpr size_t kBytes = 1024;
   constexpr int kBatch = 10000;
   auto client = Client::Connect({"bench", runtime_dir});
@@ -91,10 +97,24 @@ std::vector<Series> LoanRelease(const std::string& runtime_dir, int rounds) {
   return {zerocp, glibc};
 }
 
-Ratio Compare(const std::vector<Series>& pair, double goal, double limit) {
-  return {pair[0].work, pair[1].subject, pair[0].Quantile(0.5) / pair[1].Quantile(0.5), goal,
-          limit};
-}
+struct Work {
+  const char* name;
+  double goal;   // of the ratio, at most
+  double limit;  // what --quick demands: noise of a busy machine is let pass
+  Pair (*run)(testing::DaemonProcess& daemon, int rounds);
+};
+constexpr Work kWorks[] = {
+    {"loan_release", 0.5, 2.0,
+     [](auto& daemon, int rounds) { return LoanRelease(daemon.runtime_dir(), rounds); }},
+    {"ping_pong", 2.0, 4.0,
+     [](auto& daemon, int rounds) { return PingPong(daemon.runtime_dir(), rounds, 2000); }},
+    {"dropping_stopped", 1.1, 1.25,
+     [](auto& daemon, int rounds) {
+       return DroppingStopped(daemon.runtime_dir(), "drop", rounds);
+     }},
+    {"daemon_dead", 1 / 0.9, 1 / 0.9,  // 90 % of the messages per second
+     [](auto& daemon, int rounds) { return DaemonDead(daemon, "ping", rounds / 2); }},
+};
 
 int Run(const Options& options) {
   // The children find the programs where this one is.
@@ -106,23 +126,29 @@ int Run(const Options& options) {
       setenv("ZEROCP_BIN_DIR", program.substr(0, program.rfind('/')).c_str(), 1);
     }
   }
-  const testing::DaemonProcess daemon({"--pool", "bench=1KiBx8192", "--channel", "ping=bench",
-                                       "--channel", "pong=bench", "--channel",
-                                       "drop=bench,queue=128,when-full=drop"});
+  // `fan` is so small that its chunks come back to a publisher while other cores still have their
+  // lines, whether subscribers or the publisher itself gave them back.
+  testing::DaemonProcess daemon({"--pool", "bench=1KiBx8192", "--channel", "ping=bench",
+                                 "--channel", "pong=bench", "--pool", "fan=1KiBx1024", "--channel",
+                                 "drop=fan,queue=128,when-full=drop"});
   std::vector<Series> results;
   std::vector<Ratio> ratios;
-  const auto measure = [&](const char* work, double goal, double limit, auto run) {
-    if (!options.work.empty() && options.work != work) return;
-    std::fprintf(stderr, "zerocp_bench: %s ...\n", work);
-    const std::vector<Series> pair = run();
-    ratios.push_back(Compare(pair, goal, limit));
-    results.insert(results.end(), pair.begin(), pair.end());
-  };
-  const int rounds = options.quick ? 20 : 200;
-  measure("loan_release", 0.5, 2.0, [&] { return LoanRelease(daemon.runtime_dir(), rounds); });
-  measure("ping_pong", 2.0, 4.0, [&] { return PingPong(daemon.runtime_dir(), rounds, 2000); });
-  measure("dropping_stopped", 1.1, 2.0,
-          [&] { return DroppingStopped(daemon.runtime_dir(), "drop", 5, rounds * 5); });
+  for (const Work& work : kWorks) {
+    if (!options.work.empty() && options.work != work.name) continue;
+    std::fprintf(stderr, "zerocp_bench: %s ...\n", work.name);
+    Pair pair = work.run(daemon, options.quick ? 20 : 200);
+    Ratio ratio = Compare(pair, work.goal, work.limit);
+    // Noise goes by, a loss stays.
+    for (int more = 2; options.quick && more > 0 && ratio.ratio > ratio.limit; --more) {
+      std::fprintf(stderr, "zerocp_bench: %s: %.2f; it goes on ...\n", work.name, ratio.ratio);
+      const Pair rest = work.run(daemon, 20);
+      pair.subject.Append(rest.subject);
+      pair.against.Append(rest.against);
+      ratio = Compare(pair, work.goal, work.limit);
+    }
+    ratios.push_back(ratio);
+    results.insert(results.end(), {pair.subject, pair.against});
+  }
   PrintTable(results, ratios);
   if (!options.json.empty() && !WriteJson(options.json, results, ratios)) return 1;
   for (const Ratio& ratio : ratios) {
@@ -142,7 +168,10 @@ int Usage(const char* problem) {
 
 int Main(int argc, char** argv) {
   if (argc == 4 && std::strcmp(argv[1], "--peer") == 0) return RunPeer(argv[2], std::atoi(argv[3]));
-  if (argc == 4 && std::strcmp(argv[1], "--drain") == 0) return RunDrain(argv[2], argv[3]);
+  if (argc == 6 && std::strcmp(argv[1], "--drain") == 0)
+    return RunDrain(argv[2], argv[3], std::atoi(argv[4]), static_cast<size_t>(std::atoi(argv[5])));
+  if (argc == 5 && std::strcmp(argv[1], "--sink") == 0)
+    return RunSink(argv[2], argv[3], std::atoi(argv[4]));
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
@@ -158,10 +187,9 @@ int Main(int argc, char** argv) {
       return Usage(("unknown argument " + argument).c_str());
     }
   }
-  if (!options.work.empty() && options.work != "loan_release" && options.work != "ping_pong" &&
-      options.work != "dropping_stopped") {
-    return Usage("--work is loan_release, ping_pong or dropping_stopped");
-  }
+  const auto is_named = [&](const Work& work) { return options.work == work.name; };
+  if (!options.work.empty() && std::none_of(std::begin(kWorks), std::end(kWorks), is_named))
+    return Usage(("no work " + options.work).c_str());
   return Run(options);
 }
 
