@@ -70,6 +70,7 @@ std::byte* MemPoolManager::ManagementAt(uint64_t offset, uint64_t bytes) const {
 
 Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptions& options,
                                                                UniqueFd* owner_lock) {
+  if (Status status = MemPoolAllocator::CheckPages(); !status.ok()) return status;
   std::unique_ptr<MemPoolManager> manager(new MemPoolManager);
   manager->options_ = options;
   manager->options_.management_reserved_bytes =
