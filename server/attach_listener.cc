@@ -11,7 +11,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <string_view>
 
 #include "server/attach_packet.h"
 #include "server/sigbus_guard.h"
@@ -38,17 +37,6 @@ constexpr int kSourceShift = 56;
 ino_t InodeOf(int fd) {
   struct stat info {};
   return fstat(fd, &info) == 0 ? info.st_ino : 0;
-}
-
-// Codes that only the daemon knows become one that clients know; the text says the rest.
-Code PublicCode(Code code) {
-  return static_cast<int32_t>(code) < static_cast<int32_t>(Code::kAlreadyExists)
-             ? code
-             : Code::kUnavailable;
-}
-
-void SetMessage(AttachReply& reply, const std::string& text) {
-  text.copy(reply.message, sizeof(reply.message) - 1);
 }
 
 }  // namespace
@@ -259,11 +247,7 @@ bool AttachListener::HandleInput(Connection& connection, int most) {
 void AttachListener::HandlePacket(Connection& connection, const std::string& wrong,
                                   const AttachRequest& request) {
   AttachReply& reply = connection.outbox.emplace();
-  std::memset(static_cast<void*>(&reply), 0, sizeof(reply));
-  reply.magic = shm::kAttachMagic;
-  reply.version = shm::kAttachVersion;
-  reply.op = request.op;
-  reply.layout_version = shm::kLayoutVersion;
+  StartReply(request, reply);
   connection.outbox_has_segments = false;
   if (!wrong.empty()) {
     spdlog::warn("attach: malformed packet from pid={} uid={}: {}", connection.peer.process.pid,
@@ -280,11 +264,11 @@ void AttachListener::HandlePacket(Connection& connection, const std::string& wro
       return;
     case AttachOp::kJoinPublisher:
     case AttachOp::kJoinSubscriber:
-      Join(connection, request, reply);
+      JoinChannel(core_, MemberOf(connection), request, reply);
       return;
     case AttachOp::kLeavePublisher:
     case AttachOp::kLeaveSubscriber:
-      Leave(connection, request, reply);
+      LeaveChannel(core_, MemberOf(connection), request, reply);
       return;
     case AttachOp::kDetach:
       sessions_.Detach(connection.session);
@@ -305,15 +289,8 @@ void AttachListener::Refuse(Connection& connection, AttachReply& reply, Code cod
 
 bool AttachListener::RefuseLayout(Connection& connection, const AttachRequest& request,
                                   AttachReply& reply) {
-  if (Mutant(9) ||
-      (request.layout_version == shm::kLayoutVersion && request.limits_hash == shm::LimitsHash())) {
-    return false;
-  }
-  const std::string text = fmt::format(
-      "the daemon has shared-memory layout version {} (limits {:08x}), the client has {} (limits "
-      "{:08x}): use "
-      "daemon and client library of the same release",
-      shm::kLayoutVersion, shm::LimitsHash(), request.layout_version, request.limits_hash);
+  const std::string text = LayoutDifference(request);
+  if (text.empty() || Mutant(9)) return false;
   spdlog::warn("attach: pid={} uid={} refused: {}", connection.peer.process.pid,
                connection.peer.uid, text);
   Refuse(connection, reply, Code::kVersionMismatch, text);
@@ -386,57 +363,6 @@ void AttachListener::Reconnect(Connection& connection, const AttachRequest& requ
   WriteSession(*session, reply);
   spdlog::info("reconnected: {} id={} pid={} uid={}, death seen by {}", session->name, session->id,
                peer.process.pid, peer.uid, watched_[session->id].watch.method());
-}
-
-void AttachListener::Join(Connection& connection, const AttachRequest& request,
-                          AttachReply& reply) {
-  const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kJoinPublisher;
-  const std::string_view type(request.message_type,
-                              strnlen(request.message_type, sizeof(request.message_type)));
-  if (sessions_.IsRevoked(connection.session)) {
-    reply.code = static_cast<int32_t>(Code::kDetached);
-    return SetMessage(reply, "an operator ended this session: detach");
-  }
-  if (publisher && connection.read_only) {
-    reply.code = static_cast<int32_t>(Code::kDenied);
-    return SetMessage(reply, "a read-only session cannot publish");
-  }
-  MutexLock lock(core_.mutex);
-  const shm::Result<shm::JoinInfo> joined =
-      publisher ? core_.registry.JoinAsPublisher(request.name, type, connection.session)
-                : core_.registry.JoinAsSubscriber(request.name, type, connection.session,
-                                                  {request.queue_capacity, request.lossy != 0});
-  if (!joined.ok()) {
-    reply.code = static_cast<int32_t>(PublicCode(joined.code()));
-    SetMessage(reply, joined.status().message());
-    return;
-  }
-  shm::WriteJoinInfo(*joined, &reply);
-  spdlog::info("joined: session id={} pid={} is {} of channel {}", connection.session,
-               connection.peer.process.pid, publisher ? "a publisher" : "a subscriber",
-               request.name);
-}
-
-void AttachListener::Leave(Connection& connection, const AttachRequest& request,
-                           AttachReply& reply) {
-  const bool publisher = static_cast<AttachOp>(request.op) == AttachOp::kLeavePublisher;
-  MutexLock lock(core_.mutex);
-  const Status status =
-      publisher
-          ? core_.registry.LeavePublisher(request.channel, request.index, connection.session)
-          : core_.registry.LeaveSubscriber(request.channel, request.index, connection.session);
-  if (!status.ok()) {
-    reply.code = static_cast<int32_t>(status.code());
-    SetMessage(reply, status.message());
-    return;
-  }
-  uint64_t drained = 0;
-  if (!publisher)
-    drained = core_.recovery.DrainSubscriber(request.channel, request.index).drained_count;
-  spdlog::info("left: session id={} pid={} was {} of channel {}, {} messages let go",
-               connection.session, connection.peer.process.pid,
-               publisher ? "a publisher" : "a subscriber",
-               core_.registry.channel(request.channel)->spec.name, drained);
 }
 
 bool AttachListener::Send(Connection& connection) {

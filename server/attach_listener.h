@@ -23,6 +23,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/channel_members.h"
 #include "server/core.h"
 #include "server/death_watch.h"
 #include "server/session_manager.h"
@@ -100,8 +101,10 @@ class AttachListener {
                     shm::AttachReply& reply);
   // What kAttach and kReconnect answer alike.
   void WriteSession(const AttachedSession& session, shm::AttachReply& reply);
-  void Join(Connection& connection, const shm::AttachRequest& request, shm::AttachReply& reply);
-  void Leave(Connection& connection, const shm::AttachRequest& request, shm::AttachReply& reply);
+  Member MemberOf(const Connection& connection) {
+    return {connection.session, connection.peer.process.pid, connection.read_only,
+            sessions_.IsRevoked(connection.session)};
+  }
   // False if the connection has ended.
   bool Send(Connection& connection);
   void Close(uint64_t serial);

@@ -1,5 +1,6 @@
 #include "server/attach_packet.h"
 
+#include <spdlog/fmt/fmt.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -16,6 +17,7 @@ namespace zerocp {
 namespace {
 
 using shm::AttachOp;
+using shm::AttachReply;
 using shm::AttachRequest;
 
 template <class T, size_t N>
@@ -132,6 +134,27 @@ std::string CheckRequest(const void* packet, size_t size, bool attached, AttachR
     return "names in operation " + std::to_string(r.op);
   if (op == AttachOp::kDetach && (r.channel != 0 || r.index != 0)) return "indices in a detach";
   return "";
+}
+
+std::string LayoutDifference(const AttachRequest& request) {
+  if (request.layout_version == shm::kLayoutVersion && request.limits_hash == shm::LimitsHash())
+    return "";
+  return fmt::format(
+      "the daemon has shared-memory layout version {} (limits {:08x}), the client has {} (limits "
+      "{:08x}): use daemon and client library of the same release",
+      shm::kLayoutVersion, shm::LimitsHash(), request.layout_version, request.limits_hash);
+}
+
+void StartReply(const AttachRequest& request, AttachReply& reply) {
+  std::memset(static_cast<void*>(&reply), 0, sizeof(reply));
+  reply.magic = shm::kAttachMagic;
+  reply.version = shm::kAttachVersion;
+  reply.op = request.op;
+  reply.layout_version = shm::kLayoutVersion;
+}
+
+void SetMessage(AttachReply& reply, const std::string& text) {
+  text.copy(reply.message, sizeof(reply.message) - 1);
 }
 
 bool SendReply(int fd, const shm::AttachReply& reply, const std::vector<int>& descriptors) {

@@ -31,6 +31,14 @@ void Receive(int fd, Packet& packet);
 std::string CheckRequest(const void* packet, size_t size, bool attached,
                          shm::AttachRequest* request);
 
+// What the client's memory layout has other than the daemon's, and what to do; empty if nothing.
+std::string LayoutDifference(const shm::AttachRequest& request);
+
+// All zero but for what every reply to `request` says.
+void StartReply(const shm::AttachRequest& request, shm::AttachReply& reply);
+// As much of `text` as fits. REQUIRES: the reply has none yet.
+void SetMessage(shm::AttachReply& reply, const std::string& text);
+
 // Sends a reply, with descriptors if there are any (at most 2). False, with errno, if it cannot go
 // now.
 bool SendReply(int fd, const shm::AttachReply& reply, const std::vector<int>& descriptors);

@@ -1,15 +1,12 @@
 #include "server/session_manager.h"
 
 #include <openssl/crypto.h>
-#include <openssl/sha.h>
 #include <spdlog/spdlog.h>
-#include <sys/random.h>
 
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <stdexcept>
 
 #include "server/error.h"
 #include "shm/audit.h"
@@ -24,22 +21,6 @@ using shm::SessionState;
 using shm::Status;
 using std::chrono::steady_clock;
 using std::chrono::system_clock;
-
-constexpr size_t kMaxPending = 1024;
-constexpr std::chrono::seconds kRemembered{60};  // how long the log can still name a dead token
-
-// REQUIRES: size <= 256, where the kernel always answers in full.
-void FillRandom(void* bytes, size_t size) {
-  if (getrandom(bytes, size, 0) != static_cast<ssize_t>(size))
-    throw std::runtime_error("getrandom failed");
-}
-
-std::array<uint8_t, 32> HashOf(const Token& token) {
-  std::array<uint8_t, 32> hash;
-  static_assert(SHA256_DIGEST_LENGTH == 32);
-  SHA256(token.data(), token.size(), hash.data());
-  return hash;
-}
 
 int64_t ToNs(system_clock::time_point time) {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(time.time_since_epoch()).count();
@@ -76,7 +57,7 @@ bool IsValidLabel(std::string_view label) {
 }
 
 SessionManager::SessionManager(Core& core, shm::UniqueFd file, Options options)
-    : core_(core), options_(std::move(options)), table_(std::move(file)) {}
+    : core_(core), options_(std::move(options)), table_(std::move(file)), tokens_(options_.now) {}
 
 void SessionManager::ReadMirror(SessionTable::Records* records) {
   for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
@@ -183,16 +164,6 @@ std::string SessionManager::WhoText(const Record& record) {
                      record.uid);
 }
 
-void SessionManager::ForgetOldPending() {
-  const auto now = options_.now();
-  pending_.remove_if([&](const Pending& p) { return now >= p.expire_time + kRemembered; });
-  // Used and expired ones are only kept to tell the log why a token was refused.
-  for (auto old = pending_.begin(); old != pending_.end() && pending_.size() > 2 * kMaxPending;) {
-    const bool spent = old->used || now >= old->expire_time;
-    old = spent ? pending_.erase(old) : std::next(old);
-  }
-}
-
 absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,
                                                       int32_t layout_version,
                                                       std::optional<uid_t> peer_uid,
@@ -210,52 +181,23 @@ absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_
                      {{"server", server}, {"client", client}});
   }
   MutexLock lock(mutex_);
-  ForgetOldPending();
-  const auto now = options_.now();
-  const auto waiting = std::count_if(pending_.begin(), pending_.end(), [&](const Pending& p) {
-    return !p.used && now < p.expire_time;
-  });
-  if (static_cast<size_t>(waiting) >= kMaxPending) {
+  if (const size_t waiting = tokens_.WaitingCount(); waiting >= SessionTokens::kMost) {
     return MakeError(Reason::kSessionLimit, std::to_string(waiting) +
                                                 " tokens wait to be redeemed; each lives for " +
                                                 std::to_string(kTokenTtl.count()) + " s");
   }
   if (sessions_.size() >= capacity()) return MakeError(Reason::kSessionLimit, FullText());
   CreatedSession created;
-  FillRandom(created.token.data(), created.token.size());
   created.session.name = NewName();
   created.session.client_name = client_name;
   created.session.read_only = read_only;
   created.session.create_time = system_clock::now();
   created.token_expire_time = created.session.create_time + kTokenTtl;
-  pending_.push_back({HashOf(created.token), created.session.name, client_name, peer_uid, read_only,
-                      created.session.create_time, now + kTokenTtl});
+  created.token = tokens_.Add(
+      {created.session.name, client_name, peer_uid, read_only, created.session.create_time});
   spdlog::info("session {} \"{}\" created, waits for its process", created.session.name,
                client_name);
   return created;
-}
-
-// Every token is compared, whichever it is, so that time tells nothing.
-Status SessionManager::Redeem(const Token& token, const Peer& peer, Pending* redeemed) {
-  const auto hash = HashOf(token);
-  Pending* found = nullptr;
-  for (Pending& pending : pending_) {
-    if (CRYPTO_memcmp(pending.token_hash.data(), hash.data(), hash.size()) == 0) found = &pending;
-  }
-  if (found == nullptr) return Status(Code::kDenied, "unknown token");
-  if (found->used && !Mutant(8)) {
-    return Status(Code::kDenied, "the token of " + found->name + " was used already");
-  }
-  if (options_.now() >= found->expire_time) {
-    return Status(Code::kDenied, "the token of " + found->name + " has expired");
-  }
-  if (found->peer_uid && *found->peer_uid != peer.uid) {
-    return Status(Code::kDenied, "the token of " + found->name + " is for uid " +
-                                     std::to_string(*found->peer_uid));
-  }
-  *redeemed = *found;
-  found->used = true;
-  return Status();
 }
 
 Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_view client_name,
@@ -267,11 +209,14 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   }
   const uint16_t id = FreeId();
   if (id == 0) return Status(Code::kLimit, FullText());  // a token stays good
-  Pending pending;
-  pending.name = NewName();
-  pending.create_time = system_clock::now();
+  PendingSession pending;
   if (token != nullptr) {
-    if (Status status = Redeem(*token, peer, &pending); !status.ok()) return status;
+    Result<PendingSession> redeemed = tokens_.Redeem(*token, peer.uid);
+    if (!redeemed.ok()) return redeemed.status();
+    pending = std::move(*redeemed);
+  } else {
+    pending.name = NewName();
+    pending.create_time = system_clock::now();
   }
   Record record{};
   record.state = static_cast<uint32_t>(SessionState::kAttached);
@@ -403,16 +348,6 @@ void SessionManager::Died(const shm::SessionSet& dead) {
   Terminations::Send(std::move(answers));
 }
 
-// True if a token of that name waited: it is good for nothing any more.
-bool SessionManager::RevokePending(const std::string& name) {
-  for (Pending& pending : pending_) {
-    if (pending.name != name || pending.used || options_.now() >= pending.expire_time) continue;
-    pending.used = true;
-    return true;
-  }
-  return false;
-}
-
 void SessionManager::Terminate(const std::string& name, bool kill,
                                std::chrono::milliseconds patience, Terminated done) {
   const std::vector<uint64_t> held = HeldCounts();
@@ -425,7 +360,7 @@ void SessionManager::Terminate(const std::string& name, bool kill,
     if (found == sessions_.end()) {
       answers.emplace_back(
           std::move(done),
-          RevokePending(name)
+          tokens_.Revoke(name)
               ? absl::StatusOr<uint64_t>(0)
               : MakeError(Reason::kSessionNotFound, "there is no " + name, {{"resource", name}}));
     } else {
@@ -524,8 +459,7 @@ std::vector<SessionInfo> SessionManager::List() {
       info.attach_time = FromNs(record.attach_time_ns);
       list.push_back(info);
     }
-    for (const Pending& pending : pending_) {
-      if (pending.used || options_.now() >= pending.expire_time) continue;
+    for (const PendingSession& pending : tokens_.Waiting()) {
       SessionInfo info;
       info.name = pending.name;
       info.client_name = pending.client_name;

@@ -1,9 +1,8 @@
 // Sessions: tokens, attach, detach, death.
 //
 // The authoritative table is private, in memory and in a file (session_table.h), written before a
-// reply gives the id away; the entries in the management segment are a mirror. A token is 32 random
-// bytes, single use, kTokenTtl; only its SHA-256 is kept, and compared in constant time. A session
-// id is given out again only after its recovery.
+// reply gives the id away; the entries in the management segment are a mirror. Tokens: see
+// session_tokens.h. A session id is given out again only after its recovery.
 //
 // Threads. All functions from any thread.
 #pragma once
@@ -14,7 +13,6 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <list>
 #include <map>
 #include <optional>
 #include <string>
@@ -25,14 +23,12 @@
 #include "server/core.h"
 #include "server/death_watch.h"
 #include "server/session_table.h"
+#include "server/session_tokens.h"
 #include "server/terminations.h"
 #include "shm/attach_protocol.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
-
-inline constexpr std::chrono::seconds kTokenTtl{10};
-using Token = std::array<uint8_t, 32>;
 
 enum class SessionPhase { kPending, kAttached, kDead, kOrphaned, kRevoked };
 
@@ -156,18 +152,6 @@ class SessionManager final : public SessionDirectory {
 
  private:
   using Record = SessionRecord;
-  struct Pending {
-    std::array<uint8_t, 32> token_hash;
-    std::string name;
-    std::string client_name;
-    std::optional<uid_t> peer_uid;
-    bool read_only = false;
-    std::chrono::system_clock::time_point create_time;
-    std::chrono::steady_clock::time_point expire_time;
-    bool used = false;
-  };
-
-  bool RevokePending(const std::string& name) ZEROCP_REQUIRES(mutex_);
   void ReadMirror(SessionTable::Records* records) ZEROCP_REQUIRES(mutex_);
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
@@ -179,9 +163,6 @@ class SessionManager final : public SessionDirectory {
   static std::string WhoText(const Record& record);
   size_t capacity() const;
   std::string FullText() const;
-  void ForgetOldPending() ZEROCP_REQUIRES(mutex_);
-  shm::Status Redeem(const Token& token, const Peer& peer, Pending* redeemed)
-      ZEROCP_REQUIRES(mutex_);
   void Recover(const shm::SessionSet& gone, bool orderly) ZEROCP_REQUIRES(mutex_);
 
   Core& core_;
@@ -189,8 +170,7 @@ class SessionManager final : public SessionDirectory {
   Mutex mutex_;  // before Core::mutex
   SessionTable table_ ZEROCP_GUARDED_BY(mutex_);
   SessionTable::Records sessions_ ZEROCP_GUARDED_BY(mutex_);
-  // Unused tokens, and for a minute used and expired ones, so that the log can tell them apart.
-  std::list<Pending> pending_ ZEROCP_GUARDED_BY(mutex_);
+  SessionTokens tokens_ ZEROCP_GUARDED_BY(mutex_);
   Terminations terminations_ ZEROCP_GUARDED_BY(mutex_);
   uint64_t recovered_count_ ZEROCP_GUARDED_BY(mutex_) = 0;
   uint16_t next_id_ ZEROCP_GUARDED_BY(mutex_) = shm::kFirstSession;

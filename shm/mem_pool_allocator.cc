@@ -1,5 +1,7 @@
 #include "shm/mem_pool_allocator.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <bit>
 #include <cstring>
@@ -237,10 +239,20 @@ Result<PoolGeometry> MemPoolAllocator::Validate(const MemPool& entry,
   return geometry;
 }
 
-SegmentSizes MemPoolAllocator::CommittedSizes(const PoolGeometry& geometry, uint32_t chunk_count) {
+SegmentSizes MemPoolAllocator::CommittedSizes(const PoolGeometry& geometry, uint32_t chunk_count,
+                                              uint64_t page_bytes) {
   const PoolBytes bytes = BytesFor(geometry, chunk_count);
-  return {ExtentMap::RoundUp(bytes.hints) + ExtentMap::RoundUp(bytes.records),
-          ExtentMap::RoundUp(bytes.headers) + ExtentMap::RoundUp(bytes.payload)};
+  return {RoundUpTo(bytes.hints, page_bytes) + RoundUpTo(bytes.records, page_bytes),
+          RoundUpTo(bytes.headers, page_bytes) + RoundUpTo(bytes.payload, page_bytes)};
+}
+
+uint64_t MemPoolAllocator::PageBytes() { return static_cast<uint64_t>(sysconf(_SC_PAGESIZE)); }
+
+Status MemPoolAllocator::CheckPages(uint64_t page_bytes) {
+  if (kExtentAlign % page_bytes == 0) return Status();
+  return Status(Code::kInternal, "this machine has pages of " + std::to_string(page_bytes) +
+                                     " bytes, the segments are made for pages of at most " +
+                                     std::to_string(kExtentAlign));
 }
 
 SegmentSizes MemPoolAllocator::SizesFor(const MemPoolConfig& config, uint32_t session_capacity) {

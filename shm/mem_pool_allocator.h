@@ -92,10 +92,15 @@ class MemPoolAllocator {
   static Result<PoolGeometry> Validate(const MemPool& entry, uint64_t management_reserved_bytes,
                                        uint64_t chunk_reserved_bytes);
 
-  // Real memory of a pool with `chunk_count` chunks, in each segment.
-  static SegmentSizes CommittedSizes(const PoolGeometry& geometry, uint32_t chunk_count);
+  // Real memory of a pool with `chunk_count` chunks, in each segment, in pages of this machine.
+  static SegmentSizes CommittedSizes(const PoolGeometry& geometry, uint32_t chunk_count,
+                                     uint64_t page_bytes = PageBytes());
   // Real memory of a whole instance with these pools, super block and tables included.
   static SegmentSizes SizesFor(const MemPoolConfig& config, uint32_t session_capacity);
+  // kInternal unless extents begin and end with pages of this size: nothing else of the layout
+  // depends on the size of a page.
+  static Status CheckPages(uint64_t page_bytes = PageBytes());
+  static uint64_t PageBytes();
   // First byte after the fixed tables.
   static uint64_t ExtentsOffset(uint32_t session_capacity);
 

@@ -190,6 +190,7 @@ class MemPoolManager {
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
                    uint64_t open_use);
+  static Result<std::array<uint8_t, 16>> NewUuid();
   // Bytes of one segment.
   struct Range {
     Segment* segment;

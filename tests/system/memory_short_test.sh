@@ -81,12 +81,13 @@ until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep '"publisher_*
   kill -0 "$sender" || fail "the sender ended"
   sleep 0.01
 done
+head -c 1048576 /dev/zero >"$work/shm/another"
 number=0
 for size in 1048576 65536 4096; do
   for count in 32 8 4 2 1; do create "more$((number++))" "$size" "$count" >/dev/null || true; done
 done
 expect_refused SHM_FILESYSTEM_FULL create one-more 65536 64
-dd if=/dev/zero of="$work/shm/other" bs=4096 2>/dev/null && fail "the file system is not full"
+dd if=/dev/zero of="$work/shm/another" bs=4096 seek=256 2>/dev/null && fail "the file system is not full"
 expect_refused SHM_FILESYSTEM_FULL grow fits 65
 expect_refused SHM_FILESYSTEM_FULL call CreateChannel \
   '{"channel_id":"late","channel":{"pool":"pools/fits","when_full":"WHEN_FULL_WAIT"}}'
@@ -99,7 +100,7 @@ wait "$sender" || fail "the sender ended with status $?"
 wait "$receiver" || fail "the receiver ended with status $?"
 cmp "$work/in" "$work/out"
 "$bin/zerocp" audit --runtime-dir "$work/run"
-rm "$work/shm/other"
+rm "$work/shm/another"
 grow fits 65 >"$work/log.grow" || fail "there is room again, and a pool does not grow: $(<"$work/log.grow")"
 stop
 echo "memory_short_test: a tmpfs of 64 MiB: refused with the numbers; a stream through it when it is full"

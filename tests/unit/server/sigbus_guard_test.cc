@@ -12,12 +12,12 @@
 namespace zerocp {
 namespace {
 
-constexpr size_t kPage = 4096;
+const auto kPage = static_cast<size_t>(sysconf(_SC_PAGESIZE));
 
 // A shared mapping of three pages over a file of one.
 std::span<std::byte> ShortFile() {
   const int fd = memfd_create("short", MFD_CLOEXEC);
-  EXPECT_EQ(ftruncate(fd, kPage), 0);
+  EXPECT_EQ(ftruncate(fd, static_cast<off_t>(kPage)), 0);
   void* mapped = mmap(nullptr, 3 * kPage, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
   EXPECT_NE(mapped, MAP_FAILED);
   close(fd);

@@ -84,7 +84,18 @@ TEST(ExtentMapTest, ReusesFreedRangesAndRefusesOverlap) {
   EXPECT_EQ(extents.free_bytes(), kExtentAlign);
 }
 
-class GeometryTest : public InstanceFixture {};
+class GeometryTest : public InstanceFixture {
+ protected:
+  // Memory that the file system gave; it counts in blocks of 512 bytes.
+  static uint64_t InUse(const Segment& segment) {
+    struct stat info {};
+    EXPECT_EQ(fstat(segment.fd(), &info), 0);
+    return static_cast<uint64_t>(info.st_blocks) * 512;
+  }
+  uint64_t InUse() const {
+    return InUse(manager_->management_segment()) + InUse(manager_->chunk_segment());
+  }
+};
 
 TEST_F(GeometryTest, SegmentsAreAsLargeAsTheAllocatorSays) {
   MemPoolConfig config;
@@ -93,18 +104,43 @@ TEST_F(GeometryTest, SegmentsAreAsLargeAsTheAllocatorSays) {
   const SegmentSizes sizes = MemPoolAllocator::SizesFor(config, manager_->session_capacity());
   EXPECT_EQ(sizes.total_bytes(), sizes.management_bytes + sizes.chunk_bytes);
   for (const PoolSpec& spec : config) ASSERT_TRUE(manager_->CreatePool(spec).ok());
-  // What the file system gave, by range: blocks of 512 bytes.
-  const auto in_use = [](const Segment& segment) {
-    struct stat info {};
-    EXPECT_EQ(fstat(segment.fd(), &info), 0);
-    return static_cast<uint64_t>(info.st_blocks) * 512;
-  };
-  // The allocator counts whole extents; the file system whole pages. At most one extent each
-  // differs.
-  EXPECT_LE(in_use(manager_->management_segment()), sizes.management_bytes);
-  EXPECT_GT(in_use(manager_->management_segment()) + 5 * kExtentAlign, sizes.management_bytes);
-  EXPECT_LE(in_use(manager_->chunk_segment()), sizes.chunk_bytes);
-  EXPECT_GT(in_use(manager_->chunk_segment()) + 4 * kExtentAlign, sizes.chunk_bytes);
+  EXPECT_EQ(InUse(manager_->management_segment()), sizes.management_bytes);
+  EXPECT_EQ(InUse(manager_->chunk_segment()), sizes.chunk_bytes);
+}
+
+// What a growth is said to need is what it takes, also where it begins in the middle of a page.
+TEST_F(GeometryTest, AGrowingPoolTakesThePagesThatWereAnnounced) {
+  const PoolView& pool = AddPool("a", 100, 1000);
+  uint64_t in_use = InUse();
+  for (uint32_t count : {1001u, 1002u, 1064u, 2000u, 4000u}) {
+    const uint64_t announced =
+        MemPoolAllocator::CommittedSizes(pool, count).total_bytes() -
+        MemPoolAllocator::CommittedSizes(pool, pool.live_chunk_count()).total_bytes();
+    ASSERT_TRUE(manager_->GrowPool(0, count).ok());
+    EXPECT_EQ(InUse() - in_use, announced) << count;
+    in_use = InUse();
+  }
+}
+
+// The same places, and a whole number of pages in each extent, whatever a page is.
+TEST_F(GeometryTest, PagesOfUpTo64KiBFitTheLayout) {
+  const PoolView& pool = AddPool("a", 100, 1000);
+  for (uint64_t page : {4u << 10, 16u << 10, 64u << 10}) {
+    EXPECT_TRUE(MemPoolAllocator::CheckPages(page).ok()) << page;
+    for (uint64_t offset :
+         {pool.records_offset, pool.hints_offset, pool.headers_offset, pool.payload_offset,
+          MemPoolAllocator::ExtentsOffset(manager_->session_capacity()),
+          manager_->options().management_reserved_bytes, manager_->options().chunk_reserved_bytes})
+      EXPECT_EQ(offset % page, 0u) << page;
+    const SegmentSizes sizes = MemPoolAllocator::CommittedSizes(pool, 1000, page);
+    EXPECT_EQ(sizes.management_bytes % page, 0u) << page;
+    EXPECT_EQ(sizes.chunk_bytes % page, 0u) << page;
+    EXPECT_GE(sizes.chunk_bytes, 1000 * (128 + 128u)) << page;
+    EXPECT_LT(sizes.chunk_bytes, 1000 * (128 + 128u) + 2 * page) << page;
+  }
+  const Status refused = MemPoolAllocator::CheckPages(128u << 10);
+  EXPECT_EQ(refused.code(), Code::kInternal);
+  EXPECT_NE(refused.message().find("131072"), std::string::npos) << refused.message();
 }
 
 TEST_F(GeometryTest, EachPoolIsReachableAndAligned) {
