@@ -144,6 +144,7 @@ class PoolManager {
   Entry Learn(uint32_t index) const;
   PoolInfo Describe(const std::string& name, const Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
   static absl::Status NotFound(std::string_view name);
+  static absl::Status BeingDeleted(const PoolInfo& pool);
   absl::Status CheckUnused(const PoolInfo& pool, uint32_t index, bool drain)
       ZEROCP_REQUIRES(core_.mutex);
   // True: the pool is gone.

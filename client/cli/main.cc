@@ -1,9 +1,12 @@
 // The command `zerocp`: reads the command line and calls one subcommand.
 #include <CLI/CLI.hpp>
+#include <charconv>
 #include <functional>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
+#include <system_error>
 
 #include "client/cli/daemon_command.h"
 #include "client/cli/events.h"
@@ -48,15 +51,28 @@ constexpr char kRecvFooter[] =
     "  zerocp recv frames --sha256 --verify-in-place   # digest of the bytes where they lie\n"
     "  zerocp recv frames --count 1 --timeout 5 > first.bin";
 
+// CLI11's own checks name the largest number there is, in 300 digits.
+CLI::Validator AtLeast(double least, const std::string& rule) {
+  const auto check = [least, rule](const std::string& text) {
+    double number = 0;
+    const bool is_number =
+        std::from_chars(text.data(), text.data() + text.size(), number).ec == std::errc();
+    return is_number && number >= least ? std::string() : text + " does not do: it must be " + rule;
+  };
+  return CLI::Validator(check, "");
+}
+CLI::Validator NotNegative() { return AtLeast(0, "0 or more"); }
+CLI::Validator Positive() {
+  return AtLeast(std::numeric_limits<double>::denorm_min(), "more than 0");
+}
+
 void AddRuntimeDir(CLI::App* command, std::string* runtime_dir) {
   command->add_option("--runtime-dir", *runtime_dir, "The daemon's runtime directory")
       ->type_name("DIR");
 }
 
 void AddTimeout(CLI::App* command, std::optional<double>* seconds, const char* what) {
-  command->add_option("--timeout", *seconds, what)
-      ->check(CLI::NonNegativeNumber)
-      ->type_name("SECONDS");
+  command->add_option("--timeout", *seconds, what)->check(NotNegative())->type_name("SECONDS");
 }
 
 void AddSend(CLI::App& app, SendOptions* options, std::function<int()>* chosen) {
@@ -88,7 +104,7 @@ void AddRecv(CLI::App& app, RecvOptions* options, std::function<int()>* chosen) 
   command->add_flag("--verify-in-place", options->verify_in_place,
                     "Check against /proc/self/maps that all bytes lie in the chunk segment");
   command->add_option("--count", options->count, "End after so many messages")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("N");
   AddTimeout(command, &options->timeout_s, "Longest wait for a message (default: for ever)");
   AddRuntimeDir(command, &options->runtime_dir);
@@ -157,7 +173,7 @@ CLI::App* AddDaemonSubcommand(CLI::App& app, const std::string& name, const char
   command
       ->add_option("--timeout", options->timeout_s,
                    "Longest wait for the daemon's answer (default: 5)")
-      ->check(CLI::PositiveNumber)
+      ->check(Positive())
       ->type_name("SECONDS");
   AddRuntimeDir(command, &options->runtime_dir);
   return command;
@@ -196,12 +212,12 @@ void AddEvents(CLI::App& app, DaemonOptions* daemon, EventsOptions* options,
   command->footer(kEventsFooter);
   command->add_flag("--follow", options->follow, "Go on with what happens, until a signal");
   command->add_option("--after", options->after, "Only events after the one with this number")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->type_name("NUMBER");
   command
       ->add_option("--since", options->since_s,
                    "Only what happened in this time until now: 90, 90s, 10m, 2h, 1d")
-      ->check(CLI::NonNegativeNumber)
+      ->check(NotNegative())
       ->transform(CLI::AsNumberWithUnit(
           std::map<std::string, double>{{"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}}))
       ->type_name("TIME");

@@ -1,0 +1,141 @@
+// How PoolManager grows pools: when it is told to, and by itself.
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "server/error.h"
+#include "server/pool_manager.h"
+#include "shm/free_list.h"
+#include "shm/memory_budget.h"
+#include "shm/mutant.h"
+
+namespace zerocp {
+namespace {
+
+constexpr std::chrono::seconds kWarnEvery{10};
+
+}  // namespace
+
+absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only) {
+  MutexLock create_lock(create_mutex_);
+  absl::StatusOr<PoolInfo> pool = Get(change.name);
+  if (!pool.ok()) return pool;
+  const std::string resource = PoolResource(change.name);
+  if (absl::Status status = CheckEtag(resource, pool->etag, change.etag); !status.ok())
+    return status;
+  if (pool->draining) return BeingDeleted(*pool);
+  const uint32_t before = pool->spec.chunk_count;
+  const uint32_t wanted = change.chunk_count.value_or(before);
+  if (wanted < before) {
+    return MakeError(
+        Reason::kPoolShrinkUnsupported,
+        fmt::format("{} has {} chunks, and a pool never shrinks to {}; leave it, or create another",
+                    resource, before, wanted),
+        {{"resource", resource},
+         {"chunkCount", std::to_string(before)},
+         {"requestedChunkCount", std::to_string(wanted)}});
+  }
+  if (wanted > pool->spec.max_chunk_count) {
+    return InvalidArgument({{"pool.chunk_count", fmt::format("is {}, more than the pool's "
+                                                             "max_chunk_count of {}",
+                                                             wanted, pool->spec.max_chunk_count)}});
+  }
+  if (absl::Status status = Grow(*pool, wanted, validate_only, "grown"); !status.ok())
+    return status;
+  const bool auto_grow = change.auto_grow.value_or(pool->spec.auto_grow);
+  if (validate_only) {
+    pool->spec.chunk_count = wanted;
+    pool->spec.auto_grow = auto_grow;
+    return pool;
+  }
+  if (auto_grow != pool->spec.auto_grow) SetAutoGrow(change.name, auto_grow);
+  return Get(change.name);
+}
+
+absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool validate_only,
+                               std::string_view how) {
+  const std::string& name = pool.spec.name;
+  const std::string resource = PoolResource(name);
+  const uint32_t before = pool.spec.chunk_count;
+  const uint32_t index = Find(name)->index;
+  // Goes with create_mutex_ only.
+  const shm::PoolView& view = *core_.manager->pool(index);
+  const uint64_t needed = shm::MemPoolAllocator::CommittedSizes(view, chunk_count).total_bytes() -
+                          shm::MemPoolAllocator::CommittedSizes(view, before).total_bytes();
+  const auto budget = [this] { return shm::AvailableMemory(core_.manager->options().segment_dir); };
+  if (const auto there = budget(); needed > there.available_bytes)
+    return OutOfMemory(resource, needed, there);
+  if (validate_only || chunk_count == before) return absl::OkStatus();
+  const shm::Status grown = core_.manager->GrowPool(index, chunk_count);
+  if (grown.code() == shm::Code::kNoMemory) {  // somebody else took it meanwhile
+    spdlog::warn("pool {} was not grown: {}", name, grown.message());
+    return OutOfMemory(resource, needed, budget());
+  }
+  if (!grown.ok()) return FromShm(grown, Resource::kPool, resource);
+  spdlog::info("pool {} {}: {} chunks, {} before, {} bytes of memory more", name, how, chunk_count,
+               before, needed);
+  core_.events.Add(EventKind::kPoolChanged, resource,
+                   fmt::format("{}: {} chunks, {} before", how, chunk_count, before));
+  return absl::OkStatus();
+}
+
+void PoolManager::SetAutoGrow(const std::string& name, bool value) {
+  MutexLock lock(mutex_);
+  Entry& entry = entries_.find(name)->second;
+  entry.auto_grow = value;
+  entry.next_growth = {};
+  core_.manager->SetAutoGrow(entry.index, value ? shm::AutoGrow::kOn : shm::AutoGrow::kOff);
+  const std::string text =
+      value ? "grows by itself from now on" : "does not grow by itself any more";
+  spdlog::info("pool {} {}", name, text);
+  core_.events.Add(EventKind::kPoolChanged, PoolResource(name), text);
+}
+
+// Of the shared words only the pressure is believed, and that only as far as the pool may grow.
+bool PoolManager::NeedsGrowth(Entry& entry) const {
+  const shm::PoolView& view = *core_.manager->pool(entry.index);
+  const bool grows = Mutant(49) ? view.shared->auto_grow.load() != 0 : entry.auto_grow;
+  if (!grows || !view.IsOpen() || std::chrono::steady_clock::now() < entry.next_growth)
+    return false;
+  core_.manager->SetAutoGrow(entry.index, shm::AutoGrow::kOn);  // a pause is over
+  return view.live_chunk_count() < view.max_chunk_count && view.shared->pressure.load() != 0 &&
+         shm::FreeList::FindGroup(view.hints, 0) == shm::FreeList::kNone;
+}
+
+void PoolManager::GrowExhausted() {
+  std::vector<std::string> names;
+  {
+    MutexLock core_lock(core_.mutex);
+    MutexLock lock(mutex_);
+    for (auto& [name, entry] : entries_) {
+      if (NeedsGrowth(entry)) names.push_back(name);
+    }
+  }
+  for (const std::string& name : names) GrowByItself(name);
+}
+
+void PoolManager::GrowByItself(const std::string& name) {
+  MutexLock create_lock(create_mutex_);
+  const absl::StatusOr<PoolInfo> pool = Get(name);
+  if (!pool.ok() || pool->draining) return;
+  const uint32_t before = pool->spec.chunk_count;
+  absl::Status status;
+  for (uint32_t more = std::min(std::max(before / 4, 1u), pool->spec.max_chunk_count - before);
+       more > 0; more /= 2) {
+    status = Grow(*pool, before + more, false, "grown by itself");
+    if (status.ok()) return;
+  }
+  if (status.ok()) return;  // somebody was faster: there is no room any more
+  MutexLock lock(mutex_);
+  Entry& entry = entries_.find(name)->second;
+  const auto now = std::chrono::steady_clock::now();
+  entry.next_growth = now + kGrowPause;
+  core_.manager->SetAutoGrow(entry.index, shm::AutoGrow::kPaused);
+  core_.manager->WakeLoans(entry.index);
+  if (now < entry.next_warning) return;
+  entry.next_warning = now + kWarnEvery;
+  spdlog::warn("pool {} has no free chunk and cannot grow by itself: {}", name,
+               std::string(status.message()));
+}
+
+}  // namespace zerocp
