@@ -10,22 +10,13 @@
 namespace zerocp::shm {
 namespace {
 
+constexpr uint64_t kMostKeptBytes = uint64_t{64} << 20;
+
 // A number from a one-line file; `none` if it says "max" or cannot be read.
 uint64_t ReadNumber(const std::string& path, uint64_t none) {
   std::ifstream file(path);
   uint64_t value = 0;
   return file >> value ? value : none;
-}
-
-uint64_t MemAvailable(const std::string& root) {
-  std::ifstream file(root + "/proc/meminfo");
-  std::string key;
-  uint64_t kib = 0;
-  while (file >> key >> kib) {
-    if (key == "MemAvailable:") return kib << 10;
-    file.ignore(64, '\n');
-  }
-  return UINT64_MAX;
 }
 
 // Page cache of a memory cgroup that the kernel drops when the group needs the memory.
@@ -42,6 +33,26 @@ uint64_t InactiveFileBytes(const std::string& path, bool unified) {
 
 void Limit(MemoryBudget& budget, uint64_t available, const std::string& by) {
   if (available < budget.available_bytes) budget = {available, by};
+}
+
+// The same for a limit of `most` that is shared with what processes need to run at all.
+void LimitWithProcesses(MemoryBudget& budget, uint64_t most, uint64_t available,
+                        const std::string& by) {
+  const uint64_t kept = std::min(most / 8, kMostKeptBytes);
+  Limit(budget, available - std::min(available, kept),
+        by + ", " + std::to_string(kept) + " bytes are kept for processes");
+}
+
+void LimitByMachine(MemoryBudget& budget, const std::string& root) {
+  std::ifstream file(root + "/proc/meminfo");
+  std::string key;
+  uint64_t kib = 0, total_kib = 0;
+  while (file >> key >> kib) {
+    if (key == "MemTotal:") total_kib = kib;
+    if (key == "MemAvailable:")
+      return LimitWithProcesses(budget, total_kib << 10, kib << 10, "MemAvailable");
+    file.ignore(64, '\n');
+  }
 }
 
 // Every memory cgroup from this process's own up to the root, version 2 and version 1.
@@ -62,7 +73,8 @@ void LimitByCgroups(MemoryBudget& budget, const std::string& root) {
       const uint64_t now =
           ReadNumber(path + (unified ? "/memory.current" : "/memory.usage_in_bytes"), 0);
       const uint64_t used = now - std::min(now, InactiveFileBytes(path, unified));
-      if (most != UINT64_MAX) Limit(budget, most - std::min(most, used), "memory cgroup " + path);
+      if (most != UINT64_MAX)
+        LimitWithProcesses(budget, most, most - std::min(most, used), "memory cgroup " + path);
       if (group.empty() || group.find('/') == std::string::npos) break;
     }
   }
@@ -77,7 +89,7 @@ MemoryBudget AvailableMemory(const std::string& directory, const std::string& ro
     Limit(budget, uint64_t{file_system.f_bavail} * file_system.f_frsize,
           "file system of " + directory);
   }
-  Limit(budget, MemAvailable(root), "MemAvailable");
+  LimitByMachine(budget, root);
   LimitByCgroups(budget, root);
   return budget;
 }

@@ -53,6 +53,13 @@ create() { # NAME SIZE COUNT
 grow() { # NAME COUNT
   call UpdatePool "{\"pool\":{\"name\":\"pools/$1\",\"chunk_count\":$2}}"
 }
+# fill: makes pools of all that is left.
+fill() {
+  local size count
+  for size in 1048576 65536 4096; do
+    for count in 64 32 16 8 4 2 1; do create "more-$size-$count" "$size" "$count" >/dev/null || true; done
+  done
+}
 # expect_refused REASON COMMAND...
 expect_refused() {
   local reason=$1 answer
@@ -82,10 +89,7 @@ until "$bin/zerocp" stats -o json --runtime-dir "$work/run" | grep '"publisher_*
   sleep 0.01
 done
 head -c 1048576 /dev/zero >"$work/shm/another"
-number=0
-for size in 1048576 65536 4096; do
-  for count in 32 8 4 2 1; do create "more$((number++))" "$size" "$count" >/dev/null || true; done
-done
+fill
 expect_refused SHM_FILESYSTEM_FULL create one-more 65536 64
 dd if=/dev/zero of="$work/shm/another" bs=4096 seek=256 2>/dev/null && fail "the file system is not full"
 expect_refused SHM_FILESYSTEM_FULL grow fits 65
@@ -148,8 +152,13 @@ for root in /sys/fs/cgroup /sys/fs/cgroup/memory; do
     # shellcheck disable=SC2016 # expanded by the inner shell
     start sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group"
     expect_refused MEMORY_LIMIT create huge 1048576 1024
+    # The daemon still has memory to work in: it is not killed for want of it.
+    fill
+    expect_refused MEMORY_LIMIT create one-more 1048576 1
+    for _ in {1..20}; do "$bin/zerocp" stats -o json --runtime-dir "$work/run" >"$work/log.stats"; done
+    "$bin/zerocp" audit --runtime-dir "$work/run" >"$work/log.audit"
     stop
-    echo "memory_short_test: a memory cgroup of 128 MiB: refused with the numbers"
+    echo "memory_short_test: a memory cgroup of 128 MiB: refused with the numbers, and works when it is full"
     exit 0
   fi
   rmdir "$group" 2>/dev/null || true

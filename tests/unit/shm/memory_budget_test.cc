@@ -33,45 +33,47 @@ class MemoryBudgetTest : public ::testing::Test {
     Write("/sys/fs/cgroup" + path + "/memory.stat",
           "anon 5\nfile 77\ninactive_file " + std::to_string(cache) + "\nactive_file 3\n");
   }
-  void ExpectAvailable(uint64_t bytes, const std::string& limited_by) {
+  void ExpectAvailable(uint64_t bytes, uint64_t kept, const std::string& limited_by) {
     const MemoryBudget budget = AvailableMemory(root_ + "/no-file-system", root_);
     EXPECT_EQ(budget.available_bytes, bytes);
-    EXPECT_EQ(budget.limited_by, limited_by);
+    EXPECT_EQ(budget.limited_by,
+              limited_by + ", " + std::to_string(kept) + " bytes are kept for processes");
   }
 
   std::string root_;
 };
 
 TEST_F(MemoryBudgetTest, WithoutALimitItIsWhatTheMachineHas) {
-  ExpectAvailable(1024 * kMiB, "MemAvailable");
+  ExpectAvailable(960 * kMiB, 64 * kMiB, "MemAvailable");
   Write("/proc/self/cgroup", "0::/a\n");
   Group2("/a", "max", 7, 0);
-  ExpectAvailable(1024 * kMiB, "MemAvailable");
+  ExpectAvailable(960 * kMiB, 64 * kMiB, "MemAvailable");
 }
 
 TEST_F(MemoryBudgetTest, TheTightestGroupOnTheWayUpCounts) {
   Write("/proc/self/cgroup", "0::/a/b\n");
   Group2("/a/b", std::to_string(500 * kMiB), 100 * kMiB, 0);
   Group2("/a", std::to_string(300 * kMiB), 100 * kMiB, 0);
-  ExpectAvailable(200 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup/a");
+  ExpectAvailable(200 * kMiB - 300 * kMiB / 8, 300 * kMiB / 8,
+                  "memory cgroup " + root_ + "/sys/fs/cgroup/a");
 }
 
 TEST_F(MemoryBudgetTest, AContainerSeesItsGroupAsTheRoot) {
   Write("/proc/self/cgroup", "0::/\n");
   Group2("", std::to_string(64 * kMiB), 4 * kMiB, 0);
-  ExpectAvailable(60 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup");
+  ExpectAvailable(52 * kMiB, 8 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup");
 }
 
 TEST_F(MemoryBudgetTest, PageCacheThatCanBeDroppedIsAvailable) {
   Write("/proc/self/cgroup", "0::/\n");
   Group2("", std::to_string(64 * kMiB), 64 * kMiB, 50 * kMiB);
-  ExpectAvailable(50 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup");
+  ExpectAvailable(42 * kMiB, 8 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup");
 }
 
 TEST_F(MemoryBudgetTest, AGroupOverItsLimitLeavesNothing) {
   Write("/proc/self/cgroup", "0::/\n");
   Group2("", std::to_string(64 * kMiB), 65 * kMiB, 0);
-  ExpectAvailable(0, "memory cgroup " + root_ + "/sys/fs/cgroup");
+  ExpectAvailable(0, 8 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup");
 }
 
 // The group's name is the host's, and only the root of the hierarchy is mounted.
@@ -81,7 +83,7 @@ TEST_F(MemoryBudgetTest, AContainerOfTheFirstCgroupVersion) {
   Write("/sys/fs/cgroup/memory/memory.usage_in_bytes", std::to_string(60 * kMiB));
   Write("/sys/fs/cgroup/memory/memory.stat",
         "inactive_file 1\ntotal_inactive_file " + std::to_string(20 * kMiB) + "\n");
-  ExpectAvailable(24 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup/memory");
+  ExpectAvailable(16 * kMiB, 8 * kMiB, "memory cgroup " + root_ + "/sys/fs/cgroup/memory");
 }
 
 }  // namespace
