@@ -78,6 +78,8 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     }
     const uint64_t queued = QueuedCount(lane.tail, position);
     if (queued == 0) return Code::kTimeout;
+    if (session_->AtHeldLimit()) [[unlikely]]
+      return Code::kHeldLimit;
     const uint64_t bits = lane.view.cell(position).load(std::memory_order_acquire);
     // After the cell: a cell that was written over by a publisher that does not wait for us any
     // more is believed to be ours only if this was said before.
@@ -147,6 +149,7 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
       lane.history_next = kHistoryDone;
       return Code::kEndOfStream;
     }
+    if (session_->AtHeldLimit()) return Code::kHeldLimit;
     const Code code = OpenMessage(lane, lane.history_next, out);
     if (code == Code::kHoldersFull && IsCrowded()) return Code::kTimeout;
     crowded_since_ = {};
