@@ -132,29 +132,32 @@ void PoolManager::GrowExhausted() {
 }
 
 void PoolManager::GrowByItself(const std::string& name, uint32_t index) {
-  MutexLock growth_lock(growth_mutexes_[index]);
-  const std::optional<PoolInfo> pool =
-      FindToGrow(name, index);  // once more, for it may have waited
-  if (!pool) return;
-  const uint32_t before = pool->spec.chunk_count;
-  const uint64_t most = std::max<uint64_t>(kGrowBytes / pool->spec.chunk_size_bytes, 1);
+  Mutex& mutex = growth_mutexes_[index];
+  if (!mutex.try_lock()) return;  // somebody grows or deletes it; the other pools go on
+  if (const auto pool = FindToGrow(name, index)) GrowByOneStep(*pool, index);
+  mutex.unlock();
+}
+
+void PoolManager::GrowByOneStep(const PoolInfo& pool, uint32_t index) {
+  const uint32_t before = pool.spec.chunk_count;
+  const uint64_t most = std::max<uint64_t>(kGrowBytes / pool.spec.chunk_size_bytes, 1);
   const uint64_t quarter = std::max(before / 4, 1u);
-  const uint32_t room = pool->spec.max_chunk_count - before;
+  const uint32_t room = pool.spec.max_chunk_count - before;
   absl::Status status;
   for (auto more = static_cast<uint32_t>(std::min({quarter, most, uint64_t{room}})); more > 0;
        more /= 2) {
-    status = Grow(*pool, before + more, false, "grown by itself");
+    status = Grow(pool, before + more, false, "grown by itself");
     if (status.ok()) return;
   }
   MutexLock lock(mutex_);
-  Entry& entry = entries_.find(name)->second;
+  Entry& entry = entries_.find(pool.spec.name)->second;
   const auto now = std::chrono::steady_clock::now();
   entry.next_growth = now + kGrowPause;
   core_.manager->SetAutoGrow(index, shm::AutoGrow::kPaused);
   core_.manager->WakeLoans(index);
   if (now < entry.next_warning) return;
   entry.next_warning = now + kWarnEvery;
-  spdlog::warn("pool {} has no free chunk and cannot grow by itself: {}", name,
+  spdlog::warn("pool {} has no free chunk and cannot grow by itself: {}", pool.spec.name,
                std::string(status.message()));
 }
 

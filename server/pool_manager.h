@@ -155,7 +155,8 @@ class PoolManager {
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
-  // These four REQUIRE growth_mutexes_ of the pool.
+  void GrowByItself(const std::string& name, uint32_t index);
+  // From here to GrowByOneStep: REQUIRES: growth_mutexes_ of the pool.
   absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only);
   // Adds chunks; does nothing if `validate_only`, but checks. `how` is for the log.
   absl::Status Grow(const PoolInfo& pool, uint32_t chunk_count, bool validate_only,
@@ -163,8 +164,8 @@ class PoolManager {
   void SetAutoGrow(const std::string& name, bool value);
   // The pool, if it still is the one at `index` and needs growth.
   std::optional<PoolInfo> FindToGrow(const std::string& name, uint32_t index);
+  void GrowByOneStep(const PoolInfo& pool, uint32_t index);
   bool NeedsGrowth(Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
-  void GrowByItself(const std::string& name, uint32_t index);
   void TickSerially() ZEROCP_REQUIRES(create_mutex_);
 
   Core& core_;

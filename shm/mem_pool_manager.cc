@@ -194,6 +194,9 @@ Status MemPoolManager::AdoptPools(bool copy) {
     uses_[index].store(use);
     PublishView(index, entry, *geometry, use);
     if (copy) continue;
+    // What a growth that was cut short had committed.
+    for (const Range& range : RangesOf(*geometry, geometry->chunk_count, geometry->max_chunk_count))
+      range.segment->Decommit(range.offset, range.bytes);
     entry.use.store(use, std::memory_order_release);  // PAIR pool.use
     if (state == static_cast<uint32_t>(PoolState::kDraining)) StartDrain(index);
   }

@@ -13,10 +13,10 @@
 //
 // Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed.
 // What was committed for it is used again by the next extent there. One killed in GrowPool before
-// the count is stored: the pool has its old size, and the next growth uses that memory. After it:
-// the pool has grown, and the sweep of the next start sets the hints of the new chunks. One killed
-// while it deletes a pool leaves it draining, and the next daemon goes on (pool_drain.h); killed in
-// RemovePool after the state is kEmpty: the memory is given back by the next start.
+// the count is stored: the pool has its old size, and the next start gives that memory back. After
+// it: the pool has grown, and the sweep of the next start sets the hints of the new chunks. One
+// killed while it deletes a pool leaves it draining, and the next daemon goes on (pool_drain.h);
+// killed in RemovePool after the state is kEmpty: the memory is given back by the next start.
 #pragma once
 
 #include <algorithm>

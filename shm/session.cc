@@ -138,7 +138,7 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   PoolCache& cache = CacheOf(pool);
   uint32_t chunk;
   bool refilled = true;
-  const uint32_t live = pool.live_chunk_count();
+  uint32_t live = pool.live_chunk_count();
   std::optional<Deadline> growth;
   const auto take = [&] {
     refilled = !LoanCached(pool, cache, &chunk);
@@ -151,10 +151,11 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
     pool.shared->cache_cap.store(0, std::memory_order_relaxed);
     const bool grows = Grows(pool);
+    if (std::exchange(live, pool.live_chunk_count()) != live) growth.reset();  // others were faster
     if (grows && !growth) growth = Deadline::After(growth_patience_);
     const Deadline until = grows && deadline.Passed() && !Mutant(47) ? *growth : deadline;
     if (until.Passed()) {
-      if (grows && pool.live_chunk_count() == live) StopExpectingGrowth(pool);
+      if (grows) StopExpectingGrowth(pool);
       return Code::kExhausted;
     }
     pool.shared->pressure.store(1);
