@@ -6,6 +6,7 @@
 // ignored.
 #pragma once
 
+#include <chrono>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -48,6 +49,14 @@ absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& req
 absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view field,
                                    const std::string& resource);
 absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request);
+
+struct StatsWatch {
+  std::vector<std::string> pools;  // in name order; none: all
+  std::chrono::milliseconds interval{1000};
+  int32_t max_updates = 0;  // 0: no end
+};
+absl::StatusOr<StatsWatch> ToWatch(const v1::WatchStatsRequest& request);
+
 absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& request);
 
 // The filter of a ListHeldChunks request; its page is ToPage's. POOL_NOT_FOUND, CHANNEL_NOT_FOUND

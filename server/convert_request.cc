@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <chrono>
 #include <limits>
 
 #include "absl/strings/escaping.h"
@@ -13,6 +14,8 @@ namespace {
 
 constexpr size_t kDefaultPageSize = 100;
 constexpr size_t kMaxPageSize = 1000;
+constexpr std::chrono::milliseconds kMinStatsInterval = PoolWatch::kInterval;
+constexpr std::chrono::seconds kMaxStatsInterval{3600};
 
 // `value` as a To; if it does not fit, 0 and a violation of `field`.
 template <class To>
@@ -49,6 +52,16 @@ std::optional<std::string> ParseResource(std::string_view collection, std::strin
                                                 "{name}, where {name} matches "
                                                 "[a-z]([a-z0-9-]{0,61}[a-z0-9])?"});
   return std::nullopt;
+}
+
+template <class Resources>
+std::vector<std::string> ParsePools(const Resources& resources, Violations& violations) {
+  std::vector<std::string> names;
+  for (int i = 0; i < resources.size(); ++i) {
+    const auto name = ParseResource("pools", fmt::format("pools[{}]", i), resources[i], violations);
+    if (name) names.push_back(*name);
+  }
+  return names;
 }
 
 bool HasControlCharacter(std::string_view text) {
@@ -186,14 +199,34 @@ absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& req
 
 absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& request) {
   Violations violations;
-  std::vector<std::string> names;
-  for (int i = 0; i < request.pools_size(); ++i) {
-    const auto name =
-        ParseResource("pools", fmt::format("pools[{}]", i), request.pools(i), violations);
-    if (name) names.push_back(*name);
-  }
+  std::vector<std::string> names = ParsePools(request.pools(), violations);
   if (!violations.empty()) return InvalidArgument(violations);
   return names;
+}
+
+absl::StatusOr<StatsWatch> ToWatch(const v1::WatchStatsRequest& request) {
+  using std::chrono::nanoseconds, std::chrono::seconds;
+  Violations violations;
+  StatsWatch watch;
+  watch.pools = ParsePools(request.pools(), violations);
+  std::sort(watch.pools.begin(), watch.pools.end());
+  watch.pools.erase(std::unique(watch.pools.begin(), watch.pools.end()), watch.pools.end());
+  if (request.has_interval()) {
+    const google::protobuf::Duration& wanted = request.interval();
+    // What cannot be added up is out of range anyway.
+    const bool small = wanted.seconds() >= 0 && wanted.seconds() <= kMaxStatsInterval.count();
+    const auto interval =
+        seconds(small ? wanted.seconds() : 0) + nanoseconds(small ? wanted.nanos() : 0);
+    if (interval < kMinStatsInterval || interval > kMaxStatsInterval) {
+      violations.push_back(
+          {"interval", fmt::format("must be from {} ms to {} s", kMinStatsInterval.count(),
+                                   kMaxStatsInterval.count())});
+    }
+    watch.interval = std::chrono::ceil<std::chrono::milliseconds>(interval);
+  }
+  watch.max_updates = Narrow<int32_t>(request.max_updates(), "max_updates", violations);
+  if (!violations.empty()) return InvalidArgument(violations);
+  return watch;
 }
 
 absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& request) {

@@ -12,12 +12,13 @@
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
 #include "server/session_manager.h"
-#include "server/trouble_watch.h"
+#include "server/stats_reader.h"
 #include "server/worker.h"
 
 namespace zerocp {
 
 class EventStreams;
+class StatsStreams;
 
 // What the services work on. Everything outlives them.
 struct ServiceContext {
@@ -26,10 +27,11 @@ struct ServiceContext {
   ChannelManager& channels;
   SessionDirectory& sessions;
   PoolWatch& watch;
-  TroubleWatch& trouble;
+  StatsReader& stats;
   Worker& long_worker;   // changes and the audit: one after the other, for seconds at times
   Worker& short_worker;  // everything else: does not wait for those
   EventStreams& event_streams;
+  StatsStreams& stats_streams;
 };
 
 // The answer to a call that came too late.

@@ -22,6 +22,7 @@
 #include "server/admin_service.h"
 #include "server/grpc_event_stream.h"
 #include "server/grpc_listener.h"
+#include "server/grpc_stats_stream.h"
 #include "server/observer_service.h"
 #include "server/session_service.h"
 #include "server/trouble_watch.h"
@@ -152,10 +153,15 @@ struct GrpcServer::Parts {
   explicit Parts(const Options& options)
       : trouble(options.core, watch, options.sessions),
         watch(options.core),
+        stats(options.core, options.pools, options.channels, options.sessions, watch, trouble),
         event_streams(options.core.events, short_worker),
+        stats_streams(stats, short_worker),
         context{options.core, options.pools, options.channels, options.sessions, watch,
-                trouble,      long_worker,   short_worker,     event_streams} {
-    watch.Start([this] { trouble.Look(); });
+                stats,        long_worker,   short_worker,     event_streams,    stats_streams} {
+    watch.Start([this] {
+      trouble.Look();
+      stats_streams.Tick();
+    });
   }
 
   bool Serve(const std::string& name, shm::UniqueFd listening,
@@ -163,9 +169,11 @@ struct GrpcServer::Parts {
 
   TroubleWatch trouble;  // looks in the thread of `watch`
   PoolWatch watch;
+  StatsReader stats;
   Worker long_worker;
   Worker short_worker;
   EventStreams event_streams;
+  StatsStreams stats_streams;  // ticks in the thread of `watch`
   const ServiceContext context;
   AdminService admin_service{context};
   ObserverService observer_service{context};
@@ -237,7 +245,9 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   parts_->short_worker.Stop();
   parts_->long_worker.Stop();
   parts_->context.sessions.AbandonTerminations();
+  parts_->watch.Stop();
   parts_->event_streams.Stop();
+  parts_->stats_streams.Stop();
   for (Endpoint& endpoint : parts_->endpoints) endpoint.server->Shutdown(deadline);
   parts_->endpoints.clear();
 }

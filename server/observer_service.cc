@@ -5,11 +5,13 @@
 
 #include <algorithm>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "server/build_info.h"
 #include "server/convert.h"
 #include "server/grpc_event_stream.h"
+#include "server/grpc_stats_stream.h"
 
 namespace zerocp {
 namespace {
@@ -22,7 +24,7 @@ constexpr char kHeldList[] = "held";
 constexpr const char* kFeatures[] = {
     "waiting-channels", "dropping-channels", "channel-history",    "pool-growth",
     "pool-auto-grow",   "pool-drain",        "read-only-sessions", "events",
-    "subscriber-stats"};
+    "subscriber-stats", "watch-stats"};
 
 }  // namespace
 
@@ -162,37 +164,16 @@ grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext*
   return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
     const auto names = ToPoolNames(*request);
     if (!names.ok()) return names.status();
-    auto pools = context_.pools.Stats(*names);
-    if (!pools.ok()) return pools.status();
-    for (PoolStats& pool : *pools)
-      pool.least_free_count = context_.watch.LeastFree(pool.counts.pool);
-    const std::vector<SessionInfo> sessions = context_.sessions.List();
-    const MemoryUse memory = context_.pools.Memory();
-
-    v1::Stats& stats = *response->mutable_stats();
-    *stats.mutable_read_time() = ToProto(std::chrono::system_clock::now());
-    *stats.mutable_start_time() = ToProto(context_.core.start_time);
-    for (const PoolStats& pool : *pools) *stats.add_pools() = ToProto(pool);
-    *stats.add_segments() =
-        ToProto(v1::Segment::KIND_MANAGEMENT, memory.management, memory.available_bytes);
-    *stats.add_segments() = ToProto(v1::Segment::KIND_CHUNK, memory.chunk, memory.available_bytes);
-    stats.set_attached_session_count(static_cast<int32_t>(
-        std::count_if(sessions.begin(), sessions.end(),
-                      [](const SessionInfo& s) { return s.phase == SessionPhase::kAttached; })));
-    stats.set_recovered_session_count(
-        static_cast<int64_t>(context_.sessions.recovered_session_count()));
-    const PoolWatch::HeldSamples held = context_.watch.CountHeldSamples();
-    for (ChannelStats& channel : context_.channels.Stats()) {
-      for (SubscriberStats& subscriber : channel.subscribers) {
-        const auto found = held.find({channel.index, subscriber.index});
-        if (found != held.end()) subscriber.held_count = found->second;
-        subscriber.stalled_for =
-            context_.trouble.StalledFor(channel.index, subscriber.index, subscriber.epoch);
-      }
-      *stats.add_channels() = ToProto(channel, sessions);
-    }
+    auto stats = context_.stats.Read(*names);
+    if (!stats.ok()) return stats.status();
+    *response->mutable_stats() = *std::move(stats);
     return absl::OkStatus();
   });
+}
+
+grpc::ServerWriteReactor<v1::WatchStatsResponse>* ObserverService::WatchStats(
+    grpc::CallbackServerContext*, const v1::WatchStatsRequest* request) {
+  return context_.stats_streams.Open(*request);
 }
 
 }  // namespace zerocp

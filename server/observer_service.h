@@ -36,6 +36,8 @@ class ObserverService final : public v1::ObserverService::CallbackService {
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* call,
                                      const v1::GetStatsRequest* request,
                                      v1::GetStatsResponse* response) override;
+  grpc::ServerWriteReactor<v1::WatchStatsResponse>* WatchStats(
+      grpc::CallbackServerContext* call, const v1::WatchStatsRequest* request) override;
 
  private:
   const ServiceContext context_;

@@ -132,6 +132,8 @@ class PoolManager {
   // Name of the pool with this index in the pool table; empty if there is none.
   std::string NameOf(uint32_t index);
   MemoryUse Memory() const;
+  // POOL_NOT_FOUND.
+  static absl::Status NotFound(std::string_view name);
 
  private:
   struct Entry {
@@ -146,7 +148,6 @@ class PoolManager {
   std::optional<Entry> Find(std::string_view name);
   Entry Learn(uint32_t index) const;
   PoolInfo Describe(const std::string& name, const Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
-  static absl::Status NotFound(std::string_view name);
   static absl::Status BeingDeleted(const PoolInfo& pool);
   absl::Status CheckUnused(const PoolInfo& pool, uint32_t index, bool drain)
       ZEROCP_REQUIRES(core_.mutex);

@@ -6,13 +6,11 @@
 #include <deque>
 #include <memory>
 #include <string>
-#include <utility>
-#include <vector>
 
-#include "google/rpc/status.pb.h"
 #include "server/event_log.h"
-#include "server/grpc_event_stream.h"
+#include "server/grpc_watchers.h"
 #include "tests/system/grpc_fixture.h"
+#include "tests/system/grpc_stream.h"
 #include "zerocp/v1/observer_service.grpc.pb.h"
 
 namespace zerocp {
@@ -20,51 +18,20 @@ namespace {
 
 using Response = v1::WatchEventsResponse;
 
-// A connection of its own.
-std::unique_ptr<v1::ObserverService::Stub> Connect(const std::string& socket) {
-  grpc::ChannelArguments arguments;
-  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
-  return v1::ObserverService::NewStub(
-      grpc::CreateCustomChannel("unix:" + socket, grpc::InsecureChannelCredentials(), arguments));
-}
-
-class Watch {
+class Watch : public Stream<Response> {
  public:
-  explicit Watch(v1::ObserverService::Stub& stub, int64_t after = 0, bool stop_at_end = false) {
-    context_.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(2));
-    v1::WatchEventsRequest request;
-    request.set_after_sequence(after);
-    request.set_stop_at_end(stop_at_end);
-    reader_ = stub.WatchEvents(&context_, request);
-  }
-  ~Watch() {
-    context_.TryCancel();
-    if (!finished_) reader_->Finish();
-  }
-  bool Read(Response* event) { return reader_->Read(event); }
+  explicit Watch(v1::ObserverService::Stub& stub, int64_t after = 0, bool stop_at_end = false)
+      : Stream([&](grpc::ClientContext* context) {
+          v1::WatchEventsRequest request;
+          request.set_after_sequence(after);
+          request.set_stop_at_end(stop_at_end);
+          return stub.WatchEvents(context, request);
+        }) {}
   int64_t ReadSequence() {
     Response event;
     return Read(&event) ? event.sequence() : -1;
   }
-  void Cancel() { context_.TryCancel(); }
-  grpc::Status Finish() {
-    finished_ = true;
-    return reader_->Finish();
-  }
-
- private:
-  grpc::ClientContext context_;
-  std::unique_ptr<grpc::ClientReader<Response>> reader_;
-  bool finished_ = false;
 };
-
-std::string ReasonIn(const grpc::Status& status) {
-  google::rpc::Status details;
-  google::rpc::ErrorInfo info;
-  if (details.ParseFromString(status.error_details()) && details.details_size() > 0)
-    details.details(0).UnpackTo(&info);
-  return info.reason();
-}
 
 class GrpcEventsTest : public RpcTest {
  protected:

@@ -124,7 +124,7 @@ class ControlPlane {
 };
 
 // A control plane with one pool, "video", and one channel on it, "frames".
-class RpcTest : public testing::Test {
+class RpcTest : public ::testing::Test {
  protected:
   void SetUp() override {
     ASSERT_TRUE(plane.instance.pools.Create(Spec("video", 4096, 16)).ok());
