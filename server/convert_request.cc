@@ -125,8 +125,9 @@ absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
   PoolChange change;
   change.name = ParseResource("pools", "pool.name", pool.name(), violations).value_or("");
   change.etag = pool.etag();
-  bool count = pool.chunk_count() != 0;  // without a mask: what is populated
-  bool auto_grow = pool.auto_grow();
+  const bool masked = request.update_mask().paths_size() != 0;  // else what is populated
+  bool count = !masked && pool.chunk_count() != 0;
+  bool auto_grow = !masked && pool.auto_grow();
   for (const std::string& path : request.update_mask().paths()) {
     count |= path == "chunk_count" || path == "*";
     auto_grow |= path == "auto_grow" || path == "*";

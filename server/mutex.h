@@ -21,6 +21,9 @@ namespace zerocp {
 class ZEROCP_THREAD_ATTRIBUTE(capability("mutex")) Mutex {
  public:
   void lock() ZEROCP_THREAD_ATTRIBUTE(acquire_capability()) { mutex_.lock(); }
+  bool try_lock() ZEROCP_THREAD_ATTRIBUTE(try_acquire_capability(true)) {
+    return mutex_.try_lock();
+  }
   void unlock() ZEROCP_THREAD_ATTRIBUTE(release_capability()) { mutex_.unlock(); }
 
  private:

@@ -127,8 +127,9 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
                  "processes attached at once (default 4096, at most 16381)")
       ->type_name("N")
       ->check(CLI::Range(1u, shm::kMaxSessionCapacity));
-  app.add_option("--max-chunks-per-session", options.max_chunks_per_session,
-                 "loans and samples a process may have at once; 0: not limited (default)")
+  app.add_option(
+         "--max-chunks-per-session", options.max_chunks_per_session,
+         "loans and samples a session (one per Connect) may have at once; 0: not limited (default)")
       ->type_name("N")
       ->check(CLI::Range(0u, shm::kMaxPools * shm::kMaxChunksPerPool));
   app.add_option(

@@ -17,7 +17,16 @@ constexpr std::chrono::seconds kWarnEvery{10};
 }  // namespace
 
 absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only) {
-  MutexLock create_lock(create_mutex_);
+  for (;;) {
+    const auto entry = Find(change.name);
+    if (!entry) return NotFound(change.name);
+    MutexLock growth_lock(growth_mutexes_[entry->index]);
+    const auto again = Find(change.name);
+    if (again && again->uid == entry->uid) return Change(change, validate_only);
+  }
+}
+
+absl::StatusOr<PoolInfo> PoolManager::Change(const PoolChange& change, bool validate_only) {
   absl::StatusOr<PoolInfo> pool = Get(change.name);
   if (!pool.ok()) return pool;
   const std::string resource = PoolResource(change.name);
@@ -25,7 +34,9 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
     return status;
   if (pool->draining) return BeingDeleted(*pool);
   const uint32_t before = pool->spec.chunk_count;
-  const uint32_t wanted = change.chunk_count.value_or(before);
+  const bool auto_grow = change.auto_grow.value_or(pool->spec.auto_grow);
+  uint32_t wanted = change.chunk_count.value_or(before);
+  if (auto_grow) wanted = std::max(wanted, before);  // it has grown beyond that by itself
   if (wanted < before) {
     return MakeError(
         Reason::kPoolShrinkUnsupported,
@@ -42,7 +53,6 @@ absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool vali
   }
   if (absl::Status status = Grow(*pool, wanted, validate_only, "grown"); !status.ok())
     return status;
-  const bool auto_grow = change.auto_grow.value_or(pool->spec.auto_grow);
   if (validate_only) {
     pool->spec.chunk_count = wanted;
     pool->spec.auto_grow = auto_grow;
@@ -58,7 +68,7 @@ absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool 
   const std::string resource = PoolResource(name);
   const uint32_t before = pool.spec.chunk_count;
   const uint32_t index = Find(name)->index;
-  // Goes with create_mutex_ only.
+  // Goes with the growth mutex only.
   const shm::PoolView& view = *core_.manager->pool(index);
   const uint64_t needed = shm::MemPoolAllocator::CommittedSizes(view, chunk_count).total_bytes() -
                           shm::MemPoolAllocator::CommittedSizes(view, before).total_bytes();
@@ -67,10 +77,8 @@ absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool 
     return OutOfMemory(resource, needed, there);
   if (validate_only || chunk_count == before) return absl::OkStatus();
   const shm::Status grown = core_.manager->GrowPool(index, chunk_count);
-  if (grown.code() == shm::Code::kNoMemory) {  // somebody else took it meanwhile
-    spdlog::warn("pool {} was not grown: {}", name, grown.message());
+  if (grown.code() == shm::Code::kNoMemory)  // somebody else took it meanwhile
     return OutOfMemory(resource, needed, budget());
-  }
   if (!grown.ok()) return FromShm(grown, Resource::kPool, resource);
   spdlog::info("pool {} {}: {} chunks, {} before, {} bytes of memory more", name, how, chunk_count,
                before, needed);
@@ -91,7 +99,7 @@ void PoolManager::SetAutoGrow(const std::string& name, bool value) {
   core_.events.Add(EventKind::kPoolChanged, PoolResource(name), text);
 }
 
-// Of the shared words only the pressure is believed, and that only as far as the pool may grow.
+// Of the shared words only pressure and hints are believed, and that as far as the pool may grow.
 bool PoolManager::NeedsGrowth(Entry& entry) const {
   const shm::PoolView& view = *core_.manager->pool(entry.index);
   const bool grows = Mutant(49) ? view.shared->auto_grow.load() != 0 : entry.auto_grow;
@@ -102,39 +110,54 @@ bool PoolManager::NeedsGrowth(Entry& entry) const {
          shm::FreeList::FindGroup(view.hints, 0) == shm::FreeList::kNone;
 }
 
+std::optional<PoolInfo> PoolManager::FindToGrow(const std::string& name, uint32_t index) {
+  MutexLock core_lock(core_.mutex);
+  MutexLock lock(mutex_);
+  const auto found = entries_.find(name);
+  if (found == entries_.end() || found->second.index != index || !NeedsGrowth(found->second))
+    return std::nullopt;
+  return Describe(name, found->second);
+}
+
 void PoolManager::GrowExhausted() {
-  std::vector<std::string> names;
+  std::vector<std::pair<std::string, uint32_t>> pools;
   {
     MutexLock core_lock(core_.mutex);
     MutexLock lock(mutex_);
     for (auto& [name, entry] : entries_) {
-      if (NeedsGrowth(entry)) names.push_back(name);
+      if (NeedsGrowth(entry)) pools.emplace_back(name, entry.index);
     }
   }
-  for (const std::string& name : names) GrowByItself(name);
+  for (const auto& [name, index] : pools) GrowByItself(name, index);
 }
 
-void PoolManager::GrowByItself(const std::string& name) {
-  MutexLock create_lock(create_mutex_);
-  const absl::StatusOr<PoolInfo> pool = Get(name);
-  if (!pool.ok() || pool->draining) return;
-  const uint32_t before = pool->spec.chunk_count;
+void PoolManager::GrowByItself(const std::string& name, uint32_t index) {
+  Mutex& mutex = growth_mutexes_[index];
+  if (!mutex.try_lock()) return;  // somebody grows or deletes it; the other pools go on
+  if (const auto pool = FindToGrow(name, index)) GrowByOneStep(*pool, index);
+  mutex.unlock();
+}
+
+void PoolManager::GrowByOneStep(const PoolInfo& pool, uint32_t index) {
+  const uint32_t before = pool.spec.chunk_count;
+  const uint64_t most = std::max<uint64_t>(kGrowBytes / pool.spec.chunk_size_bytes, 1);
+  const uint64_t quarter = std::max(before / 4, 1u);
+  const uint32_t room = pool.spec.max_chunk_count - before;
   absl::Status status;
-  for (uint32_t more = std::min(std::max(before / 4, 1u), pool->spec.max_chunk_count - before);
-       more > 0; more /= 2) {
-    status = Grow(*pool, before + more, false, "grown by itself");
+  for (auto more = static_cast<uint32_t>(std::min({quarter, most, uint64_t{room}})); more > 0;
+       more /= 2) {
+    status = Grow(pool, before + more, false, "grown by itself");
     if (status.ok()) return;
   }
-  if (status.ok()) return;  // somebody was faster: there is no room any more
   MutexLock lock(mutex_);
-  Entry& entry = entries_.find(name)->second;
+  Entry& entry = entries_.find(pool.spec.name)->second;
   const auto now = std::chrono::steady_clock::now();
   entry.next_growth = now + kGrowPause;
-  core_.manager->SetAutoGrow(entry.index, shm::AutoGrow::kPaused);
-  core_.manager->WakeLoans(entry.index);
+  core_.manager->SetAutoGrow(index, shm::AutoGrow::kPaused);
+  core_.manager->WakeLoans(index);
   if (now < entry.next_warning) return;
   entry.next_warning = now + kWarnEvery;
-  spdlog::warn("pool {} has no free chunk and cannot grow by itself: {}", name,
+  spdlog::warn("pool {} has no free chunk and cannot grow by itself: {}", pool.spec.name,
                std::string(status.message()));
 }
 

@@ -2,9 +2,10 @@
 // does PoolManager::Tick every PoolManager::kInterval.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <thread>
 
-#include "server/mutex.h"
 #include "server/pool_manager.h"
 
 namespace zerocp {
@@ -23,13 +24,9 @@ class PoolKeeper {
   static constexpr std::chrono::milliseconds kPause{1};
 
   void Run();
-  // False: it is to stop.
-  bool Pause();
 
   PoolManager& pools_;
-  Mutex mutex_;
-  ConditionVariable changed_;
-  bool stopped_ ZEROCP_GUARDED_BY(mutex_) = false;
+  std::atomic<bool> stopped_{false};
   std::thread thread_;
 };
 

@@ -252,12 +252,13 @@ absl::Status PoolManager::CheckUnused(const PoolInfo& pool, uint32_t index, bool
 
 absl::StatusOr<std::optional<PoolInfo>> PoolManager::Delete(const PoolDeletion& deletion) {
   MutexLock create_lock(create_mutex_);
-  MutexLock lock(core_.mutex);
   const auto entry = Find(deletion.name);
   if (!entry) {
     if (deletion.allow_missing) return std::optional<PoolInfo>();
     return NotFound(deletion.name);
   }
+  MutexLock growth_lock(growth_mutexes_[entry->index]);
+  MutexLock lock(core_.mutex);
   PoolInfo pool = Describe(deletion.name, *entry);
   if (absl::Status status = CheckEtag(PoolResource(deletion.name), pool.etag, deletion.etag);
       !status.ok())
@@ -283,7 +284,12 @@ bool PoolManager::Drain(const std::string& name, uint32_t index) {
 }
 
 void PoolManager::Tick() {
-  MutexLock create_lock(create_mutex_);
+  if (!create_mutex_.try_lock()) return;  // a large pool is being created: later
+  TickSerially();
+  create_mutex_.unlock();
+}
+
+void PoolManager::TickSerially() {
   MutexLock lock(core_.mutex);
   drain_.FreeGaps(core_.attached);
   std::vector<std::pair<std::string, uint32_t>> draining;

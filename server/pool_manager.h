@@ -3,8 +3,9 @@
 // What a client could have overwritten is not believed: names, uids and times are read once, at
 // adoption or creation, and kept here.
 //
-// Threads. All functions from any thread. Create, Update and growth take seconds for a large pool
-// and are serial, with each other and with deletions; nothing else waits for them.
+// Threads. All functions from any thread. Create and Update take seconds for a large pool:
+// creations are serial, with each other and with deletions, and so are the growths of one pool and
+// its deletion; nothing else waits for them.
 #pragma once
 
 #include <array>
@@ -109,9 +110,11 @@ class PoolManager {
   // Every kInterval: takes what came back to pools that are being deleted.
   static constexpr std::chrono::milliseconds kInterval{100};
   void Tick();
-  // Gives each pool that grows by itself a quarter more chunks, or as many as there is memory for,
-  // if a loan waits there and none is free. If not even one can be added, says so to the loans and
-  // in the log, and leaves the pool alone for kGrowPause.
+  // Gives each pool that grows by itself a quarter more chunks if a loan waits there and none is
+  // free: at most kGrowBytes at a time, or one chunk, so that loans wait briefly, and no more than
+  // there is memory for. If not even one can be added, says so to the loans and in the log, and
+  // leaves the pool alone for kGrowPause.
+  static constexpr uint64_t kGrowBytes = uint64_t{64} << 20;
   static constexpr std::chrono::seconds kGrowPause{1};
   void GrowExhausted();
   // Clients change this word when they wait for GrowExhausted.
@@ -153,17 +156,24 @@ class PoolManager {
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
+  void GrowByItself(const std::string& name, uint32_t index);
+  // From here to GrowByOneStep: REQUIRES: growth_mutexes_ of the pool.
+  absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only);
   // Adds chunks; does nothing if `validate_only`, but checks. `how` is for the log.
   absl::Status Grow(const PoolInfo& pool, uint32_t chunk_count, bool validate_only,
-                    std::string_view how) ZEROCP_REQUIRES(create_mutex_);
-  void SetAutoGrow(const std::string& name, bool value) ZEROCP_REQUIRES(create_mutex_);
+                    std::string_view how);
+  void SetAutoGrow(const std::string& name, bool value);
+  // The pool, if it still is the one at `index` and needs growth.
+  std::optional<PoolInfo> FindToGrow(const std::string& name, uint32_t index);
+  void GrowByOneStep(const PoolInfo& pool, uint32_t index);
   bool NeedsGrowth(Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
-  void GrowByItself(const std::string& name);
+  void TickSerially() ZEROCP_REQUIRES(create_mutex_);
 
   Core& core_;
-  // One Create, Update or deletion at a time; taken before core.mutex, and that before mutex_. A
-  // pool goes under all three.
-  Mutex create_mutex_;
+  // In the order in which they are taken, with core.mutex before mutex_. A pool begins to go under
+  // all four, and goes under all but its growth mutex: nothing grows that is being deleted.
+  Mutex create_mutex_;                                // one Create or deletion at a time
+  std::array<Mutex, shm::kMaxPools> growth_mutexes_;  // one Update or growth of a pool at a time
   Mutex mutex_;
   shm::PoolDrain drain_ ZEROCP_GUARDED_BY(core_.mutex);
   std::map<std::string, Entry, std::less<>> entries_ ZEROCP_GUARDED_BY(mutex_);

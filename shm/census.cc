@@ -287,11 +287,11 @@ std::string AdviceFor(const PoolView& pool) {
       "make a pool with more chunks (CreatePool, or zerocpd --pool "
       "NAME=SIZExCOUNT)";
   if (pool.live_chunk_count() == pool.max_chunk_count)
-    return "it has grown to its max_chunk_count: wait, release, or " + more;
+    return "it has its max_chunk_count: wait, release, or " + more;
   if (pool.shared->auto_grow.load(std::memory_order_relaxed) ==
       static_cast<uint8_t>(AutoGrow::kPaused)) {
     return "it grows by itself (auto_grow), but cannot now, because memory is short or the daemon "
-           "does not answer: wait, or release";
+           "is busy or does not answer: wait, or release";
   }
   return "wait, release, grow it (UpdatePool), or " + more;
 }

@@ -186,7 +186,7 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                       " subscribers; its pool's max_holders_per_chunk allows no more");
   }
   SubscriberRecord& subscriber = channel->subscribers[k];
-  subscriber = {session, NextEpoch(subscriber.epoch),
+  subscriber = {session, UnknownEpoch(*channel, k),
                 spec.queue_capacity == 0 ? channel->geometry.queue_capacity : spec.queue_capacity,
                 spec.lossy || channel->spec.when_full == WhenFull::kDropOldest};
   if (channel->view.subscribers[k].stopped_epoch.load() == subscriber.epoch)
@@ -227,6 +227,23 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                   subscriber.lossy,
                   channel->spec.max_held_count,
                   channel->spec.history_count};
+}
+
+// Of index `k`, the next that no publisher serves or has served last: to one that has published
+// nothing for 16,383 joins the new subscriber would be the old one.
+uint32_t ChannelRegistry::UnknownEpoch(const Channel& channel, uint32_t k) const {
+  const auto knows = [&](const LaneRecord& lane, uint32_t epoch) {
+    if (lane.state == LaneState::kFree) return false;
+    const Cursor& cursor = channel.Lane(lane, manager_).cursors[k];
+    return cursor.start_epoch.load(std::memory_order_acquire) == epoch ||
+           CursorEpoch(cursor.word.load(std::memory_order_acquire)) == epoch;
+  };
+  uint32_t epoch = NextEpoch(channel.subscribers[k].epoch);
+  while (!Mutant(54) && std::any_of(channel.lanes.begin(), channel.lanes.end(),
+                                    [&](const LaneRecord& lane) { return knows(lane, epoch); })) {
+    epoch = NextEpoch(epoch);
+  }
+  return epoch;
 }
 
 Status ChannelRegistry::LeavePublisher(uint32_t index, uint32_t lane, uint16_t session) {

@@ -163,6 +163,7 @@ class ChannelRegistry {
  private:
   static Status NotFound(std::string_view name);
   bool IsSession(uint16_t id) const;
+  uint32_t UnknownEpoch(const Channel& channel, uint32_t index) const;
   Result<uint64_t> AllocateZeroed(uint64_t bytes);
   void FreeExtent(uint64_t offset, uint64_t bytes);
   void StoreLaneState(Channel& channel, uint32_t lane, LaneState state);

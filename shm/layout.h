@@ -116,7 +116,8 @@ enum class AutoGrow : uint8_t {
 };
 
 struct MemPool {
-  // Lines 0 and 1: written by the daemon, constant while the state is kActive, but for chunk_count.
+  // Lines 0 and 1: written by the daemon, constant while the state is kActive, but for chunk_count,
+  // auto_grow and the counters.
   std::atomic<uint32_t> state;        // PoolState, stored last  PAIR pool.state
   std::atomic<uint32_t> chunk_count;  // only grows  PAIR pool.chunk_count
   uint32_t max_chunk_count;

@@ -194,6 +194,9 @@ Status MemPoolManager::AdoptPools(bool copy) {
     uses_[index].store(use);
     PublishView(index, entry, *geometry, use);
     if (copy) continue;
+    // What a growth that was cut short had committed.
+    for (const Range& range : RangesOf(*geometry, geometry->chunk_count, geometry->max_chunk_count))
+      range.segment->Decommit(range.offset, range.bytes);
     entry.use.store(use, std::memory_order_release);  // PAIR pool.use
     if (state == static_cast<uint32_t>(PoolState::kDraining)) StartDrain(index);
   }
@@ -235,30 +238,20 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Attach(UniqueFd manageme
     return status;
   if (Status status = manager->chunk_.Map(o.chunk_reserved_bytes, read_only); !status.ok())
     return status;
-  if (manager->chunk_.process_locks_memory()) {
-    if (Status status = manager->LockMemory(); !status.ok()) return status;
-  }
   manager->management_.CloseDescriptor();
   manager->chunk_.CloseDescriptor();
   return manager;
 }
 
-Status MemPoolManager::LockMemory() {
+Status MemPoolManager::LockIfProcessDoes() {
+  if (!chunk_.process_locks_memory()) return Status();
   std::vector<Range> ranges{
       {&management_, 0, MemPoolAllocator::ExtentsOffset(options_.session_capacity)}};
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    const MemPool& entry = pool_entry(index);
-    if (entry.state.load(std::memory_order_acquire) !=  // PAIR pool.state
-        static_cast<uint32_t>(PoolState::kActive)) {
-      continue;
-    }
-    const Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
-        entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
-    if (!geometry.ok()) continue;
-    ranges.push_back(
-        {&management_, geometry->hints_offset, FreeList::Bytes(geometry->max_chunk_count)});
-    for (const Range& range : RangesOf(*geometry, 0, geometry->chunk_count))
-      ranges.push_back(range);
+    const PoolView* view = pool(index);  // known from now on: the daemon keeps its addresses
+    if (view == nullptr || !view->IsOpen()) continue;
+    ranges.push_back({&management_, view->hints_offset, FreeList::Bytes(view->max_chunk_count)});
+    for (const Range& range : RangesOf(*view, 0, view->live_chunk_count())) ranges.push_back(range);
   }
   uint64_t bytes = 0;
   for (const Range& range : ranges) bytes += range.bytes;

@@ -13,10 +13,10 @@
 //
 // Crash. A daemon killed in CreatePool leaves the entry's state kEmpty: the pool never existed.
 // What was committed for it is used again by the next extent there. One killed in GrowPool before
-// the count is stored: the pool has its old size, and the next growth uses that memory. After it:
-// the pool has grown, and the sweep of the next start sets the hints of the new chunks. One killed
-// while it deletes a pool leaves it draining, and the next daemon goes on (pool_drain.h); killed in
-// RemovePool after the state is kEmpty: the memory is given back by the next start.
+// the count is stored: the pool has its old size, and the next start gives that memory back. After
+// it: the pool has grown, and the sweep of the next start sets the hints of the new chunks. One
+// killed while it deletes a pool leaves it draining, and the next daemon goes on (pool_drain.h);
+// killed in RemovePool after the state is kEmpty: the memory is given back by the next start.
 #pragma once
 
 #include <algorithm>
@@ -114,9 +114,8 @@ class MemPoolManager {
   // cut short; kDamaged: no complete super block.
   static Result<LockIdentity> ReadLock(const std::string& segment_dir, std::string_view instance);
   // A client's view. The descriptors are closed after mapping. `read_only`: `chunk` cannot be
-  // written through; nothing but payloads and their headers is there. Under mlockall(MCL_FUTURE)
-  // the tables and the pools that exist are locked. kVersionMismatch names both versions;
-  // kNoMemory: a limit of this process.
+  // written through; nothing but payloads and their headers is there. kVersionMismatch names both
+  // versions; kNoMemory: a limit of this process.
   static Result<std::unique_ptr<MemPoolManager>> Attach(UniqueFd management, UniqueFd chunk,
                                                         bool read_only = false);
 
@@ -167,6 +166,10 @@ class MemPoolManager {
   }
   // Clients: in whose name this process knows pools.
   void set_session(uint16_t id) { session_.store(id, std::memory_order_relaxed); }
+  // Clients under mlockall(MCL_FUTURE): locks the tables and all chunks of the pools that exist;
+  // does nothing in others. A pool that is deleted meanwhile may get memory again by it, which the
+  // daemon takes back (PoolDrain). kNoMemory: RLIMIT_MEMLOCK. REQUIRES: set_session.
+  Status LockIfProcessDoes();
   const PoolView* FindPool(std::string_view name);
   // Who owns the segments, as the super block says.
   LockIdentity lock() const;
@@ -198,8 +201,6 @@ class MemPoolManager {
   };
   // Where the records, headers and payloads of chunks [from, to) are.
   std::array<Range, 3> RangesOf(const PoolGeometry& geometry, uint32_t from, uint32_t to);
-  // Locks the tables and all chunks of all pools. kNoMemory: RLIMIT_MEMLOCK.
-  Status LockMemory();
   // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory: gave all
   // back.
   Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to);

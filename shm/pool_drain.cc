@@ -73,9 +73,11 @@ void PoolDrain::AdoptGaps(const SessionSet& attached) {
 }
 
 void PoolDrain::FreeGaps(const SessionSet& attached) {
+  bool any_ended = false;
   std::vector<Gap> gaps = std::exchange(gaps_, {});
   for (Gap& gap : gaps) {
     const bool ended = (gap.sessions & ~attached).any();
+    any_ended |= ended;
     gap.sessions &= attached;
     if (ended) {
       KeepOrFree(std::move(gap));
@@ -83,6 +85,8 @@ void PoolDrain::FreeGaps(const SessionSet& attached) {
       gaps_.push_back(std::move(gap));
     }
   }
+  if (any_ended || (!gaps_.empty() && ++looks_ % kLooksPerDecommit == 0))
+    manager_.DecommitFreeChunks();
 }
 
 }  // namespace zerocp::shm

@@ -15,7 +15,10 @@
 // also by a thread that stood still meanwhile: a label, a word, a hint, at an address that it
 // remembers. So their range stays a gap, which is nobody's, until each session that knew the pool
 // has ended. Their memory is the system's: such a store brings back a page, which goes with the
-// gap. A session knows a pool once it has stored its serial (SessionEntry::known_serials).
+// gap. A session knows a pool once it has stored its serial (SessionEntry::known_serials). A
+// process that locks its memory (LockIfProcessDoes) touches all chunks of a pool that it knows when
+// it attaches, and so may bring back payload pages of one that has just gone: while there are gaps,
+// and when one ends, what is free of the chunk segment is given back again.
 //
 // Crash. The state kDraining and each taken word stay, and the next daemon goes on. It does not
 // know the gaps: AdoptGaps makes one of everything that is not in use.
@@ -57,6 +60,9 @@ class PoolDrain {
   void KeepOrFree(Gap gap);
 
   MemPoolManager& manager_;
+  // While processes that may lock memory live, but not at each call.
+  static constexpr uint32_t kLooksPerDecommit = 10;
+  uint32_t looks_ = 0;
   std::vector<Gap> gaps_;
 };
 

@@ -262,7 +262,7 @@ uint64_t PublisherPort::FreeCells(uint64_t subscribers, uint64_t wanted) {
   uint64_t free = lane_.capacity;
   for (uint64_t bits = active_ & subscribers; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
-    if (room_of_[k] - tail_ < wanted) {
+    if (room_of_[k] <= tail_ || room_of_[k] - tail_ < wanted) {
       const uint64_t word =
           lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
       const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
@@ -291,7 +291,7 @@ Code PublisherPort::MakeRoom(Deadline deadline, int* dropped) {
 // made room itself. Killed between the count and the cursor: the count stays up to one round too
 // high, and what was taken that much too low.
 int PublisherPort::DropOldest(uint32_t k) {
-  if (room_of_[k] != tail_) return 0;
+  if (room_of_[k] > tail_) return 0;
   Cursor& cursor = lane_.cursors[k];
   const uint64_t dropped = cursor.dropped.load(std::memory_order_relaxed);
   uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
@@ -310,14 +310,13 @@ int PublisherPort::DropOldest(uint32_t k) {
       continue;
     }
     room_of_[k] = tail_ + count;
-    // Other cores have used these lines last. Stores fetch the records together, where each
-    // compare-exchange would wait for its own; they change nothing, and nobody else writes a label
-    // as long as the slot is this port's. The headers are written by the next publishes.
+    // Other cores have used these lines last: they come together, where each compare-exchange would
+    // wait for its own. The headers are written by the next publishes.
     for (uint32_t i = 0; i < count; ++i) {
       const Cell cell = DecodeCell(lane_.cell(position + i).load(std::memory_order_relaxed));
       const PoolView* pool = session_->manager().pool(cell.pool);
       if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) continue;
-      SetLabel(pool->record(cell.chunk), SentTo(k));
+      PrefetchToWrite(&pool->record(cell.chunk));
       PrefetchToWrite(&pool->headers[cell.chunk]);
     }
     for (uint32_t i = 0; i < count; ++i) {

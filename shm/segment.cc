@@ -170,6 +170,13 @@ Status Segment::Map(uint64_t reserved_bytes, bool read_only) {
     error = errno;
     if (mapped == MAP_FAILED) munmap(first, page);
   }
+  if (mapped == MAP_FAILED && error == EAGAIN) {
+    return Status::FromErrno(
+        Code::kNoMemory,
+        "this process has locked as much memory as it may: RLIMIT_MEMLOCK is " +
+            LimitText(RLIMIT_MEMLOCK) + "; raise it",
+        error);
+  }
   if (mapped == MAP_FAILED) {
     return Status::FromErrno(Code::kNoMemory,
                              "cannot map " + std::to_string(reserved_bytes) +
@@ -179,12 +186,12 @@ Status Segment::Map(uint64_t reserved_bytes, bool read_only) {
   }
   data_ = static_cast<std::byte*>(mapped);
   reserved_bytes_ = reserved_bytes;
-  if (mprotect(mapped, reserved_bytes, read_only ? PROT_READ : PROT_READ | PROT_WRITE) != 0)
-    return Status::FromErrno(Code::kInternal, "mprotect", errno);
   // A forked child must not touch the segments in its parent's name, and a core dump must not hold
   // them.
   madvise(mapped, reserved_bytes, MADV_DONTFORK);
   madvise(mapped, reserved_bytes, MADV_DONTDUMP);
+  if (mprotect(mapped, reserved_bytes, read_only ? PROT_READ : PROT_READ | PROT_WRITE) != 0)
+    return Status::FromErrno(Code::kInternal, "mprotect", errno);
   return Status();
 }
 

@@ -20,6 +20,9 @@ constexpr std::chrono::milliseconds kLoanSlice{10};
 
 std::atomic<uint64_t> g_next_serial{1};
 
+// zerocp.h, publisher.h, resources.proto and shm/README.md say so.
+static_assert(Session::kGrowthPatience == std::chrono::milliseconds(100));
+
 // True if the daemon is expected to add chunks when none is left.
 bool Grows(const PoolView& pool) {
   return pool.shared->auto_grow.load(std::memory_order_relaxed) ==
@@ -135,7 +138,7 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   PoolCache& cache = CacheOf(pool);
   uint32_t chunk;
   bool refilled = true;
-  const uint32_t live = pool.live_chunk_count();
+  uint32_t live = pool.live_chunk_count();
   std::optional<Deadline> growth;
   const auto take = [&] {
     refilled = !LoanCached(pool, cache, &chunk);
@@ -143,18 +146,20 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   };
   for (;;) {
     if (!pool.IsOpen()) return Code::kNotFound;
+    if (AtHeldLimit()) return Code::kHeldLimit;
     if (take()) break;
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
     pool.shared->cache_cap.store(0, std::memory_order_relaxed);
     const bool grows = Grows(pool);
-    if (grows && !growth) growth = Deadline::After(kGrowthPatience);
+    if (std::exchange(live, pool.live_chunk_count()) != live) growth.reset();  // others were faster
+    if (grows && !growth) growth = Deadline::After(growth_patience_);
     const Deadline until = grows && deadline.Passed() && !Mutant(47) ? *growth : deadline;
     if (until.Passed()) {
-      if (grows && pool.live_chunk_count() == live) StopExpectingGrowth(pool);
-      pool.shared->exhausted_count.fetch_add(1, std::memory_order_relaxed);
+      if (grows) StopExpectingGrowth(pool);
       return Code::kExhausted;
     }
     pool.shared->pressure.store(1);
+    std::atomic_thread_fence(std::memory_order_seq_cst);  // before the next look at the hints
     if (grows) CallForGrowth();
     if (take()) break;
     if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, until.Left(kLoanSlice));

@@ -79,8 +79,18 @@ class Session {
   }
   // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one, and at least
   // kGrowthPatience for a pool that grows by itself. kNotFound: the pool is being deleted, or gone.
+  // kHeldLimit: see AtHeldLimit.
   Code Loan(const PoolView& pool, Deadline deadline, ChunkRef* out) {
+    const Code code = LoanInSlices(pool, deadline, out);
+    if (code == Code::kExhausted) CountRefusal(pool);
+    return code;
+  }
+  // The same as a part of a longer wait: it counts no refusal.
+  Code LoanInSlices(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     return TryLoan(pool, out) ? Code::kOk : LoanSlow(pool, deadline, out);
+  }
+  static void CountRefusal(const PoolView& pool) {
+    pool.shared->exhausted_count.fetch_add(1, std::memory_order_relaxed);
   }
   // Gives an exclusive chunk back to this thread's cache; false, and nothing is done, if it is not
   // as simple as that: Release knows why.
@@ -134,13 +144,15 @@ class Session {
   // Loans and samples that this session may have at once; 0: not limited. As the daemon said when
   // it attached.
   uint32_t held_limit() const { return held_limit_; }
-  // True if it has as many: the caller asks before it loans, takes or opens. Calls under way in
-  // other threads at the same time may make it one more each.
+  // True if it has as many. Loans and takes ask when a chunk or a message is there, not when they
+  // begin to wait; those that ask at the same moment in other threads may make it one more each.
   bool AtHeldLimit() const { return held_limit_ != 0 && held() >= held_limit_; }
 
   // How long a loan waits for a pool to grow, whatever its deadline: long enough to commit a few
   // hundred MiB.
   static constexpr std::chrono::milliseconds kGrowthPatience{100};
+  // For tests, which may not depend on how fast the daemon is.
+  void set_growth_patience(std::chrono::milliseconds patience) { growth_patience_ = patience; }
 
  private:
   friend class ThreadCaches;
@@ -210,6 +222,7 @@ class Session {
   std::shared_ptr<MemPoolManager> manager_;
   const uint16_t id_;
   const uint32_t held_limit_;
+  std::chrono::milliseconds growth_patience_{kGrowthPatience};
   const uint64_t serial_;  // unique in the process: what thread-local lookups compare
   const std::shared_ptr<Session*> self_;  // null once closed: what threads that end later look at
   mutable std::mutex mutex_;

@@ -78,6 +78,8 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     }
     const uint64_t queued = QueuedCount(lane.tail, position);
     if (queued == 0) return Code::kTimeout;
+    if (session_->AtHeldLimit()) [[unlikely]]
+      return Code::kHeldLimit;
     const uint64_t bits = lane.view.cell(position).load(std::memory_order_acquire);
     // After the cell: a cell that was written over by a publisher that does not wait for us any
     // more is believed to be ours only if this was said before.
@@ -105,7 +107,6 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       if (!taken) return Damaged(lane);
       CountMissed(lane, position);
       lane.expected = position + 1;
-      missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     } else {
       const auto move_cursor = [&] {
         cursor.word.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
@@ -116,6 +117,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       // the take-over.
       if (!Mutant(4)) move_cursor();
     }
+    missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     session_->CountAcquired();
     std::atomic_signal_fence(std::memory_order_seq_cst);
     if (lane.view.lane->publisher_waits.load(std::memory_order_relaxed) != 0) [[unlikely]] {
@@ -140,18 +142,25 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
                    : CursorEpoch(cursor.word.load(std::memory_order_acquire)) == info_.epoch;
     const uint64_t end = served ? cursor.start.load(std::memory_order_relaxed) : tail;
     const uint64_t oldest = end - std::min<uint64_t>(end, info_.history_count);
-    if (lane.history_next == kHistoryUnseen || lane.history_next < oldest)
+    if (lane.history_next == kHistoryUnseen || lane.history_next < oldest) {
+      if (lane.history_begun && !Mutant(55)) missed_count_ += oldest - lane.history_next;
       lane.history_next = oldest;
+    }
     if (lane.history_next >= end) {
       if (!served) return Code::kTimeout;
       lane.history_next = kHistoryDone;
       return Code::kEndOfStream;
     }
+    if (session_->AtHeldLimit()) return Code::kHeldLimit;
     const Code code = OpenMessage(lane, lane.history_next, out);
     if (code == Code::kHoldersFull && IsCrowded()) return Code::kTimeout;
     crowded_since_ = {};
     ++lane.history_next;
-    if (code != Code::kOk) continue;  // it has just left the history
+    if (code != Code::kOk) {  // it has just left the history, or is left out
+      missed_count_ += lane.history_begun || code == Code::kHoldersFull ? 1 : 0;
+      continue;
+    }
+    lane.history_begun = true;
     missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     return Code::kOk;
   }
@@ -344,7 +353,8 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
                      known == lanes_.end() ? kNotServedYet : known->expected,
                      info_.history_count == 0 ? kHistoryDone
                      : known == lanes_.end()  ? kHistoryUnseen
-                                              : known->history_next});
+                                              : known->history_next,
+                     known != lanes_.end() && known->history_begun});
   }
   lanes_ = std::move(lanes);
   stamp_ = stamp;

@@ -107,6 +107,7 @@ class SubscriberPort {
     uint64_t tail;          // as last read; not read again while the cursor is behind it
     uint64_t expected;      // lossy: position behind the last message that was taken
     uint64_t history_next;  // position of the next message of the history
+    bool history_begun;     // one was taken: what leaves the history from then on is missed
   };
 
   static constexpr uint64_t kNotServedYet = ~uint64_t{0};

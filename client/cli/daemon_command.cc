@@ -208,6 +208,9 @@ int Info(const DaemonOptions& options) {
   table.Add({"management addresses", FormatBytes(response.management_reserved_bytes())});
   table.Add({"chunk addresses", FormatBytes(response.chunk_reserved_bytes())});
   table.Add({"most sessions", N(response.max_session_count())});
+  table.Add({"most chunks of a session", response.max_chunks_per_session() == 0
+                                             ? "not limited"
+                                             : N(response.max_chunks_per_session())});
   table.Add({"gRPC", response.grpc_version()});
   Print(table.ToString());
   return kDone;

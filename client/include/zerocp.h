@@ -5,8 +5,9 @@
  * right to write one chunk of it; publishing a loan to a channel turns it into a message, which
  * every subscriber of the channel takes as a sample, the right to read the same bytes in place.
  * Loan, publish, take and release make no system call and no copy, take no lock, allocate no
- * memory, and need no daemon: after a thread's first call, while chunks are there, and while nobody
- * joins or leaves the channel.
+ * memory, and need no daemon: after a thread's first call, while chunks are there, while nobody
+ * joins or leaves the channel, and unless a peer sleeps and is to be woken. (A session whose loans
+ * and samples are limited, zerocpd --max-chunks-per-session, counts them under a lock.)
  *
  * Threads. A zerocp_client may be used by any number of threads at once. A publisher, a subscriber,
  * a loan and a sample belong to one thread at a time; they may move from thread to thread.
@@ -177,7 +178,7 @@ typedef struct zerocp_handle {
 /* Loans a chunk of the pool named `pool`, without a channel.
  * EXHAUSTED: no chunk came free in time; the text names the largest holders. A pool that grows by
  * itself (auto_grow) is waited for up to 100 ms, whatever `timeout_ns` is. TOO_LARGE: `bytes` is
- * more than a chunk has. HELD_LIMIT, at once: the process has as many loans and samples as the
+ * more than a chunk has. HELD_LIMIT, at once: the session has as many loans and samples as the
  * daemon allows (--max-chunks-per-session). NOT_FOUND: also a pool that is being deleted. DENIED:
  * the client is read-only. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
@@ -267,7 +268,7 @@ ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_
  * was there is gone and nothing is left; said once, then the call waits for the next publisher.
  * DETACHED. DAMAGED: what a publisher sent is impossible; it is not listened to any more.
  * HELD_LIMIT: the subscriber holds as many samples as its channel allows (max_held_count), or the
- * process as many loans and samples as the daemon does (--max-chunks-per-session). Said at once,
+ * session as many loans and samples as the daemon does (--max-chunks-per-session). Said at once,
  * whatever `timeout_ns` is and whether or not a message is there; the queue stays as it is. Samples
  * count until they are released, by whatever thread. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,

@@ -54,7 +54,7 @@ zerocp_code FailReadOnly() {
 }
 
 zerocp_code FailHeldLimit(ClientCore& core) {
-  return Fail(Code::kHeldLimit, "this process has " + std::to_string(core.session().held()) +
+  return Fail(Code::kHeldLimit, "this session has " + std::to_string(core.session().held()) +
                                     " loans and samples, and the daemon allows a session " +
                                     std::to_string(core.session().held_limit()) +
                                     " at once (zerocpd --max-chunks-per-session): release or "

@@ -1,4 +1,5 @@
-// The functions of zerocp.h for loans, samples and handles. One call each, no lock, no allocation.
+// The functions of zerocp.h for loans, samples and handles. One call each, no allocation, and no
+// lock unless the session is limited.
 #include "client/internal/c_api.h"
 
 namespace zerocp::internal {
@@ -34,6 +35,7 @@ void Release(Right* right) {
     return Fail(code, "pool '" + pool.name +
                           "' is being deleted or gone (DeletePool): nothing can be loaned from it");
   }
+  if (code == Code::kHeldLimit) return FailHeldLimit(core);
   return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);
 }
 
@@ -52,13 +54,13 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);
   }
-  if (core.session().AtHeldLimit()) return FailHeldLimit(core);
   ChunkRef ref;
-  Code code = core.session().Loan(pool, Deadline::Now(), &ref);
-  if (code == Code::kExhausted && timeout_ns != 0) {
-    code = InSlices(core, timeout_ns, Code::kExhausted,
-                    [&](Deadline deadline) { return core.session().Loan(pool, deadline, &ref); });
-  }
+  const auto loan_until = [&](Deadline deadline) {
+    return core.session().LoanInSlices(pool, deadline, &ref);
+  };
+  const Code code = timeout_ns == 0 ? loan_until(Deadline::Now())
+                                    : InSlices(core, timeout_ns, Code::kExhausted, loan_until);
+  if (code == Code::kExhausted) zerocp::shm::Session::CountRefusal(pool);
   if (code != Code::kOk) return FailLoan(core, pool, bytes, code);
   FillLoan(core, ref, bytes, loan);
   return ZEROCP_OK;

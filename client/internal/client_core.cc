@@ -60,6 +60,8 @@ shm::Result<ClientCore*> ClientCore::Attach(std::unique_ptr<Connection> connecti
   auto attached = connection->Attach(name, token, read_only);
   if (!attached.ok()) return attached.status();
   auto session = std::make_shared<shm::Session>(std::move(attached->manager), attached->session);
+  if (const shm::Status locked = session->manager().LockIfProcessDoes(); !locked.ok())
+    return shm::Status(shm::Code::kLimit, locked.message());
   std::lock_guard lock(CoreTable::Get().mutex());
   ClientCore* core = CoreTable::Get().Take();
   core->session_ = std::move(session);

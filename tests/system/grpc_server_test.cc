@@ -41,8 +41,8 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   const Outcome grows =
       admin.Call(kUpdatePool, R"({"pool":{"name":"pools/audio","autoGrow":true}})");
   EXPECT_TRUE(Contains(grows.json, R"("autoGrow":true)")) << grows.message << grows.json;
-  const Outcome fixed =
-      admin.Call(kUpdatePool, R"({"pool":{"name":"pools/audio"},"updateMask":"autoGrow"})");
+  const Outcome fixed = admin.Call(
+      kUpdatePool, R"({"pool":{"name":"pools/audio","chunkCount":5},"updateMask":"autoGrow"})");
   EXPECT_TRUE(Contains(fixed.json, R"("chunkCount":"3")")) << fixed.message << fixed.json;
   EXPECT_FALSE(Contains(fixed.json, R"("autoGrow":true)")) << fixed.json;
   const Outcome channel = admin.Call(

@@ -228,8 +228,8 @@ class SessionLimit : public ::testing::Test {
   }
 
   testing::DaemonProcess daemon_{{"--pool", "frames=4KiBx32", "--pool", "points=64x5000",
-                                  "--channel", "camera=frames,queue=8", "--max-chunks-per-session",
-                                  "4"}};
+                                  "--channel", "camera=frames,queue=8", "--channel", "light=frames",
+                                  "--max-chunks-per-session", "4"}};
 };
 
 TEST_F(SessionLimit, LoansAndSamplesOfAllPoolsCountTogether) {
@@ -278,6 +278,32 @@ TEST_F(SessionLimit, WhatAThreadReleasedAnotherCanHave) {
       loans.clear();
     }).join();
   }
+}
+
+TEST_F(SessionLimit, WhoHasWaitedForAMessageIsAskedWhenItIsThere) {
+  Client client = Connect();
+  Client sender = Connect();  // has a session of its own, and so a limit
+  auto camera = sender.JoinAsPublisher("camera");
+  auto light = sender.JoinAsPublisher("light");
+  auto first = client.JoinAsSubscriber("camera");
+  auto second = client.JoinAsSubscriber("light");
+  ASSERT_TRUE(camera && light && first && second);
+  std::vector<Loan> loans;
+  for (int i = 0; i < 3; ++i) loans.push_back(std::move(*client.NewLoan("points", 1)));
+  Code code = Code::kOk;
+  std::thread waiting([&] { code = second->Wait().code(); });
+  const auto send = [](Publisher& publisher) {
+    auto loan = publisher.NewLoan(1);
+    return loan && publisher.Publish(*loan);
+  };
+  ASSERT_TRUE(send(*camera));
+  const auto sample = first->Wait();
+  EXPECT_TRUE(sample) << sample.message();
+  ASSERT_TRUE(send(*light));
+  waiting.join();
+  EXPECT_EQ(code, Code::kHeldLimit);
+  loans.clear();
+  EXPECT_TRUE(second->TryTake());
 }
 
 TEST_F(SessionLimit, TheNextDaemonsLimitIsForWhoAttachesThen) {

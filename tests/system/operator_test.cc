@@ -248,5 +248,16 @@ TEST_F(Operator, StatsNameTheSlowSubscriberFirst) {
   EXPECT_TRUE(seen[2].ends_with(lost + " -")) << seen[2];
 }
 
+TEST_F(Operator, ALoanThatWaitsInVainIsRefusedOnce) {
+  Client hog = Connect("hog");
+  std::vector<Loan> loans;
+  for (auto loan = hog.NewLoan("p", 1); loan; loan = hog.NewLoan("p", 1))
+    loans.push_back(std::move(*loan));
+  EXPECT_TRUE(Has(Run({"stats", "-o", "json"}).output, "\"exhausted_count\": \"1\""));
+  // Longer than the slices in which it looks after the daemon.
+  EXPECT_EQ(hog.NewLoan("p", 1, std::chrono::milliseconds(1200)).code(), Code::kExhausted);
+  EXPECT_TRUE(Has(Run({"stats", "-o", "json"}).output, "\"exhausted_count\": \"2\""));
+}
+
 }  // namespace
 }  // namespace zerocp::testing

@@ -339,6 +339,7 @@ class PoolThatGrows : public ::testing::Test {
 };
 
 TEST_F(PoolThatGrows, ALoanThatFindsNoChunkGetsOneUntilThePoolHasItsMost) {
+  session_->set_growth_patience(std::chrono::seconds(60));
   PoolKeeper keeper(instance_.pools);
   for (int i = 0; i < 16; ++i) ASSERT_EQ(Loan(), shm::Code::kOk) << i;
   EXPECT_EQ(Loan(), shm::Code::kExhausted);
@@ -378,6 +379,7 @@ TEST_F(PoolThatGrows, OneThatNobodyWaitsForStaysAsItIs) {
 }
 
 TEST_F(PoolThatGrows, AnUpdateEndsAndBeginsIt) {
+  session_->set_growth_patience(std::chrono::seconds(60));
   const std::string etag = instance_.pools.Get("video")->etag;
   const auto preview = instance_.pools.Update({"video", etag, {}, false}, true);
   ASSERT_TRUE(preview.ok()) << preview.status();
@@ -393,13 +395,26 @@ TEST_F(PoolThatGrows, AnUpdateEndsAndBeginsIt) {
   EXPECT_EQ(Loan(), shm::Code::kExhausted);
   // What a client writes there makes no pool grow.
   view().shared->auto_grow.store(static_cast<uint8_t>(shm::AutoGrow::kOn));
+  session_->set_growth_patience(std::chrono::milliseconds(100));
   EXPECT_EQ(Loan(), shm::Code::kExhausted);
   EXPECT_EQ(view().live_chunk_count(), 4u);
+  session_->set_growth_patience(std::chrono::seconds(60));
   ASSERT_TRUE(instance_.pools.Update({"video", "", {}, true}).ok());
   EXPECT_EQ(Loan(), shm::Code::kOk);
 }
 
+TEST_F(PoolThatGrows, AFixedCountThatItHasOutgrownIsDone) {
+  ASSERT_TRUE(instance_.pools.Update({"video", "", 8}).ok());
+  const auto repeated = instance_.pools.Update({"video", "", 6});
+  ASSERT_TRUE(repeated.ok()) << repeated.status();
+  EXPECT_EQ(repeated->spec.chunk_count, 8u);
+  const auto fixed = instance_.pools.Update({"video", "", 6, false});
+  EXPECT_EQ(ReasonOf(fixed.status()), "POOL_SHRINK_UNSUPPORTED");
+  EXPECT_TRUE(instance_.pools.Get("video")->spec.auto_grow);
+}
+
 TEST_F(PoolThatGrows, TheNextDaemonGrowsItToo) {
+  session_->set_growth_patience(std::chrono::seconds(60));
   PoolManager next(instance_.core);
   EXPECT_TRUE(next.Get("video")->spec.auto_grow);
   PoolKeeper keeper(next);

@@ -183,6 +183,26 @@ TEST_F(ChannelTest, ASubscriberThatJoinsLaterIsWaitedForToo) {
   }
 }
 
+// A publisher that publishes nothing does not see who comes and goes.
+TEST_F(ChannelTest, NobodyIsTakenForWhoHadItsIndexAndEpochBefore) {
+  auto publisher = Publish(first_, "feed");
+  auto tap = Subscribe(second_, "feed", {.lossy = true});
+  const uint32_t epoch = tap->info().epoch;
+  ASSERT_EQ(Send(*first_, *publisher, 0), Code::kOk);
+  ExpectTakes(*second_, *tap, 0);
+  Leave(std::move(tap), *second_);
+  auto next = Subscribe(second_, "feed");
+  while (NextEpoch(next->info().epoch) != epoch) {
+    Leave(std::move(next), *second_);
+    next = Subscribe(second_, "feed");
+  }
+  Leave(std::move(next), *second_);
+  auto late = Subscribe(second_, "feed");
+  for (uint64_t i = 0; i < 4; ++i) ASSERT_EQ(Send(*first_, *publisher, i), Code::kOk);
+  EXPECT_EQ(Send(*first_, *publisher, 4), Code::kTimeout);
+  for (uint64_t i = 0; i < 4; ++i) ExpectTakes(*second_, *late, i);
+}
+
 TEST_F(ChannelTest, EveryMessagePublishedAfterAJoinReachesTheNewSubscriber) {
   auto publisher = Publish(first_, "feed");
   ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);

@@ -154,6 +154,21 @@ TEST_F(HistoryTest, LossySubscribersGetItTooAndCountOnlyWhatTheyMissedSince) {
   EXPECT_EQ(late->missed_count(), 6u);
 }
 
+TEST_F(HistoryTest, WhatLeavesTheHistoryAfterTheFirstTakeIsMissed) {
+  auto publisher = Publish(sender_, "feed");
+  SendUpTo(*publisher, 1, 10);
+  auto late = Subscribe(taker_, "feed");
+  ExpectTakes(*taker_, *late, 7);
+  EXPECT_EQ(late->missed_before(), 0u);
+  SendUpTo(*publisher, 11, 14);
+  ExpectTakes(*taker_, *late, 11);
+  EXPECT_EQ(late->missed_before(), 3u);
+  ExpectTakes(*taker_, *late, 12);
+  EXPECT_EQ(late->missed_before(), 0u);
+  EXPECT_EQ(late->missed_count(), 3u);
+  for (uint64_t i = 13; i <= 14; ++i) ExpectTakes(*taker_, *late, i);
+}
+
 // A record has 8 slots for openers.
 TEST_F(HistoryTest, AMessageThatEightOthersHoldIsWaitedForAndThenLeftOut) {
   auto publisher = Publish(sender_, "feed");
@@ -175,6 +190,7 @@ TEST_F(HistoryTest, AMessageThatEightOthersHoldIsWaitedForAndThenLeftOut) {
   ChunkRef chunk;
   ASSERT_EQ(ninth->Take(Deadline::After(seconds(30)), &chunk), Code::kOk);
   EXPECT_EQ(Value(chunk), 2u);  // granted: it had joined before
+  EXPECT_EQ(ninth->missed_before(), 1u);
   EXPECT_TRUE(taker_->Release(chunk));
   held.back() = again;
   for (ChunkRef& sample : held) EXPECT_TRUE(taker_->Release(sample));
