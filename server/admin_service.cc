@@ -1,9 +1,12 @@
 #include "server/admin_service.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <chrono>
 
 #include "server/convert.h"
+#include "shm/mutant.h"
 
 namespace zerocp {
 
@@ -105,6 +108,26 @@ grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
     }
     response->set_checked_chunk_count(static_cast<int64_t>(report.checked_chunk_count));
     response->set_violation_count(static_cast<int64_t>(report.violation_count));
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* call,
+                                                    const v1::SetLogLevelRequest* request,
+                                                    v1::SetLogLevelResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+    const auto wanted = ToLevel(*request);
+    if (!wanted.ok()) return wanted.status();
+    const auto before = spdlog::get_level();
+    const auto now = Mutant(51) ? wanted->value_or(before) : wanted->value_or(start_level_);
+    // At a level that is logged before or after it, so that the log tells of its own silence.
+    const auto lower = std::min(before, now);
+    spdlog::set_level(lower);
+    spdlog::log(std::max(lower, spdlog::level::info),
+                "log level: {} instead of {}, until the next start",
+                spdlog::level::to_string_view(now), spdlog::level::to_string_view(before));
+    spdlog::set_level(now);
+    response->set_previous_level(ToProto(before));
     return absl::OkStatus();
   });
 }

@@ -1,6 +1,8 @@
 // zerocp.v1.AdminService: check, call one manager, translate. Admin socket only.
 #pragma once
 
+#include <spdlog/spdlog.h>
+
 #include "server/grpc_call.h"
 #include "zerocp/v1/admin_service.grpc.pb.h"
 
@@ -8,6 +10,7 @@ namespace zerocp {
 
 class AdminService final : public v1::AdminService::CallbackService {
  public:
+  // The log has the level of the start.
   explicit AdminService(const ServiceContext& context) : context_(context) {}
 
   grpc::ServerUnaryReactor* CreatePool(grpc::CallbackServerContext* call,
@@ -34,9 +37,13 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* TerminateSession(grpc::CallbackServerContext* call,
                                              const v1::TerminateSessionRequest* request,
                                              v1::TerminateSessionResponse* response) override;
+  grpc::ServerUnaryReactor* SetLogLevel(grpc::CallbackServerContext* call,
+                                        const v1::SetLogLevelRequest* request,
+                                        v1::SetLogLevelResponse* response) override;
 
  private:
   const ServiceContext context_;
+  const spdlog::level::level_enum start_level_ = spdlog::get_level();
 };
 
 }  // namespace zerocp

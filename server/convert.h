@@ -6,6 +6,8 @@
 // ignored.
 #pragma once
 
+#include <spdlog/common.h>
+
 #include <chrono>
 #include <optional>
 #include <string>
@@ -41,6 +43,10 @@ struct SessionRequest {
   bool read_only = true;
 };
 absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request);
+
+// nullopt: the level of the start.
+absl::StatusOr<std::optional<spdlog::level::level_enum>> ToLevel(
+    const v1::SetLogLevelRequest& request);
 
 // The name in "sessions/{name}".
 absl::StatusOr<std::string> ToSessionName(const v1::TerminateSessionRequest& request);
@@ -86,6 +92,7 @@ std::string SessionKey(const SessionInfo& session);
 google::protobuf::Timestamp ToProto(std::chrono::system_clock::time_point time);
 google::protobuf::Duration ToProto(std::chrono::milliseconds duration);
 v1::HeldChunk::Phase ToProto(shm::HoldPhase phase);
+v1::LogLevel ToProto(spdlog::level::level_enum level);
 v1::WatchEventsResponse ToProto(const Event& event);
 v1::Pool ToProto(const PoolInfo& pool);
 v1::Channel ToProto(const ChannelInfo& channel);

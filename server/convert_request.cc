@@ -176,6 +176,18 @@ absl::StatusOr<SessionRequest> ToSession(const v1::CreateSessionRequest& request
   return session;
 }
 
+absl::StatusOr<std::optional<spdlog::level::level_enum>> ToLevel(
+    const v1::SetLogLevelRequest& request) {
+  using Level = std::optional<spdlog::level::level_enum>;
+  if (request.level() == v1::LOG_LEVEL_UNSPECIFIED) return Level();
+  for (const auto level : {spdlog::level::trace, spdlog::level::debug, spdlog::level::info,
+                           spdlog::level::warn, spdlog::level::err}) {
+    if (ToProto(level) == request.level()) return Level(level);
+  }
+  return InvalidArgument(
+      {{"level", fmt::format("is {}, which is no LogLevel", static_cast<int>(request.level()))}});
+}
+
 absl::StatusOr<std::string> ToName(std::string_view collection, std::string_view field,
                                    const std::string& resource) {
   Violations violations;

@@ -120,6 +120,21 @@ v1::HeldChunk::Phase ToProto(shm::HoldPhase phase) {
   return v1::HeldChunk::PHASE_UNSPECIFIED;
 }
 
+v1::LogLevel ToProto(spdlog::level::level_enum level) {
+  switch (level) {
+    case spdlog::level::trace:
+      return v1::LOG_LEVEL_TRACE;
+    case spdlog::level::debug:
+      return v1::LOG_LEVEL_DEBUG;
+    case spdlog::level::info:
+      return v1::LOG_LEVEL_INFO;
+    case spdlog::level::warn:
+      return v1::LOG_LEVEL_WARN;
+    default:
+      return v1::LOG_LEVEL_ERROR;
+  }
+}
+
 namespace {
 
 const SessionInfo* FindSession(const std::vector<SessionInfo>& sessions, uint16_t id) {

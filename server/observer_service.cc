@@ -24,7 +24,7 @@ constexpr char kHeldList[] = "held";
 constexpr const char* kFeatures[] = {
     "waiting-channels", "dropping-channels", "channel-history",    "pool-growth",
     "pool-auto-grow",   "pool-drain",        "read-only-sessions", "events",
-    "subscriber-stats", "watch-stats"};
+    "subscriber-stats", "watch-stats",       "set-log-level"};
 
 }  // namespace
 

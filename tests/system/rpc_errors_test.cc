@@ -162,6 +162,8 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
       {R"({"name":"channels/F/subscribers/0-1"})", {"name"}},
       {R"({"name":"channels/frames/subscribers/0-1"})", {}, kNotFound, "SUBSCRIBER_NOT_FOUND"},
       {R"({"name":"channels/none/subscribers/0-1"})", {}, kNotFound, "SUBSCRIBER_NOT_FOUND"}}},
+    {"zerocp.v1.AdminService/SetLogLevel",
+     {{R"({"level":6})", {"level"}}, {R"({"level":-1})", {"level"}}}},
     {kGetStats,
      {{R"({"pools":["video","pools/video","pools/V"]})", {"pools[0]", "pools[2]"}},
       {R"({"pools":["pools/video","pools/none"]})", {}, kNotFound, "POOL_NOT_FOUND"}}},
