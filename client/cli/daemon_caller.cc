@@ -13,8 +13,6 @@ int Failed(ExitCode code, const std::string& what) {
   return code;
 }
 
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text) {
   google::protobuf::util::JsonPrintOptions options;
   options.add_whitespace = !one_line;

@@ -13,14 +13,13 @@
 
 #include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/output.h"
 #include "client/internal/find_daemon.h"
 
 namespace zerocp::cli {
 
 // Prints "zerocp: <what>" on standard error; returns `code`.
 int Failed(ExitCode code, const std::string& what);
-
-void Print(const std::string& text);
 
 // As grpcurl prints it, on one line or several. False: it cannot be written as JSON.
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text);
