@@ -83,7 +83,9 @@ void TroubleWatch::LookAtPools() {
       if (std::memcmp(pool.uid.data(), view->shared->uid, pool.uid.size()) != 0) {
         pool = Pool();
         std::memcpy(pool.uid.data(), view->shared->uid, pool.uid.size());
-        pool.exhausted_count = count;
+        // What was refused before a pool was adopted is not this daemon's to tell.
+        const std::chrono::nanoseconds created(view->shared->create_time_ns);
+        if (created < core_.start_time.time_since_epoch()) pool.exhausted_count = count;
       }
       const bool free = FreeByHints(*view) != 0;
       const bool refused = std::exchange(pool.exhausted_count, count) != count;
