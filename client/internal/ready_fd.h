@@ -17,10 +17,9 @@
 // write, that comes for nothing; once per arming.
 //
 // No wake-up is lost: arming is what SubscriberPort::Take does before it sleeps (bell, bit, fence,
-// a look of 2 us), and the thread looks at the lanes once more after the first slice. After an end
-// of stream it is the only one who looks, because a message would have no way out: there is no
-// lane, and a new one changes the stamp that it looks at.
-// Who publishes after the look finds the bit and changes the bell.
+// a look of 2 us), and the thread looks once more after the first slice. Who publishes after the
+// look finds the bit and changes the bell. After an end of stream only the thread looks, because a
+// message would have no way out: there is no lane then, and a new one changes the lane stamp.
 //
 // Threads and processes. All functions from the subscriber's thread. The thread blocks all signals,
 // reads the channel's words and never writes the segments; every kLookInterval it asks the core
