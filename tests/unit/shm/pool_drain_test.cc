@@ -235,5 +235,22 @@ TEST_F(PoolDrainTest, ADaemonThatAdoptsGoesOnAndKeepsTheAddresses) {
   EXPECT_EQ(drain.gap_count(), 0u);
 }
 
+TEST_F(PoolDrainTest, WhatAKilledDaemonHadCommittedForAGrowthIsGivenBack) {
+  const PoolView& pool = AddPool("a", 65536, 4);
+  const int fd = manager_->chunk_segment().fd();
+  const auto blocks = [fd] {
+    struct stat info {};
+    EXPECT_EQ(fstat(fd, &info), 0);
+    return info.st_blocks;
+  };
+  const auto before = blocks();
+  const auto end = static_cast<off_t>(pool.payload_offset + 4 * pool.stride_bytes);
+  ASSERT_EQ(posix_fallocate(fd, end, 8 * 65536), 0);
+  EXPECT_GT(blocks(), before);
+  auto adopted = MemPoolManager::Adopt(manager_->options());
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  EXPECT_EQ(blocks(), before);
+}
+
 }  // namespace
 }  // namespace zerocp::shm
