@@ -4,7 +4,9 @@
 #include <google/protobuf/util/time_util.h>
 
 #include <cctype>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 
 namespace zerocp::cli {
 
@@ -14,6 +16,13 @@ int Failed(ExitCode code, const std::string& what) {
 }
 
 void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
+
+bool Flush() {
+  if (std::fflush(stdout) == 0) return true;
+  Failed(kFailed, errno == EPIPE ? std::string("the reader of the output is gone")
+                                 : std::string("write: ") + std::strerror(errno));
+  return false;
+}
 
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text) {
   google::protobuf::util::JsonPrintOptions options;
@@ -29,6 +38,13 @@ std::string TimeOf(const google::protobuf::Timestamp& time) {
   google::protobuf::Timestamp seconds;
   seconds.set_seconds(time.seconds());
   return google::protobuf::util::TimeUtil::ToString(seconds);
+}
+
+std::string PreciseTimeOf(const google::protobuf::Timestamp& time) {
+  std::string text = TimeOf(time);
+  std::string fraction = std::to_string(1000 + time.nanos() / 1'000'000);
+  fraction[0] = '.';
+  return text.insert(text.size() - 1, fraction);
 }
 
 std::string WordOf(std::string name, const std::string& prefix, int number) {

@@ -1,5 +1,7 @@
 #include "client/cli/daemon_command.h"
 
+#include <google/protobuf/util/time_util.h>
+
 #include <algorithm>
 #include <cstdint>
 #include <string>
@@ -181,6 +183,46 @@ int Stats(const DaemonOptions& options) {
     return observer.exit_code();
   }
   return ShowStats(response, options.json);
+}
+
+int WatchStats(const DaemonOptions& options, double interval_s) {
+  CatchStopSignals();
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
+  if (observer.stub() == nullptr) return observer.exit_code();
+  v1::WatchStatsRequest request;
+  *request.mutable_interval() = google::protobuf::util::TimeUtil::MillisecondsToDuration(
+      static_cast<int64_t>(interval_s * 1000));
+  bool first = true;
+  const auto show = [&](const v1::WatchStatsResponse& update) {
+    if (std::string line; options.json) {
+      if (!ToJson(update, /*one_line=*/true, &line))
+        return Failed(kFailed, "the numbers cannot be written as JSON") == kDone;
+      Print(line + "\n");
+      return Flush();
+    }
+    Print((first ? "" : "\n") + PreciseTimeOf(update.stats().read_time()));
+    if (const int64_t skipped = update.skipped_update_count())
+      Print(", " + N(skipped) + " updates before it were not read in time");
+    Print("\n");
+    PrintStats(update.stats());
+    first = false;
+    return Flush();
+  };
+  bool failed = false;
+  grpc::ClientContext context;
+  const grpc::Status status = ReadStream<v1::WatchStatsResponse>(
+      context,
+      [&](grpc::ClientContext* call, grpc::CompletionQueue* queue) {
+        return observer.stub()->AsyncWatchStats(call, request, queue, nullptr);
+      },
+      [&](const v1::WatchStatsResponse& update) {
+        failed = !show(update);
+        return !failed;
+      });
+  if (failed) return kFailed;
+  if (StopSignal() != 0) return kDone;
+  observer.Fail(status);
+  return observer.exit_code();
 }
 
 int ShowStats(const v1::GetStatsResponse& response, bool json) {
