@@ -8,6 +8,7 @@
 #include <charconv>
 #include <cstdlib>
 #include <map>
+#include <set>
 
 #include "server/build_info.h"
 #include "shm/mem_pool_allocator.h"
@@ -274,6 +275,20 @@ std::string_view NextField(std::string_view& text) {
   return field;
 }
 
+// Calls `parse` with each field of a text as ",max=256,auto-grow".
+template <class Parse>
+Status ParseFields(std::string_view text, Parse parse) {
+  std::set<std::string_view> given;
+  while (!text.empty()) {
+    text.remove_prefix(1);  // the comma
+    const std::string_view field = NextField(text);
+    if (Status status = parse(field); !status.ok()) return status;
+    const std::string_view key = field.substr(0, field.find('='));
+    if (!given.insert(key).second) return Invalid(std::string(key) + " is given twice");
+  }
+  return Status();
+}
+
 // One of what can follow the size: "max=256", "auto-grow".
 Status ParsePoolField(std::string_view field, shm::PoolSpec& pool) {
   constexpr std::string_view kMax = "max=";
@@ -315,10 +330,8 @@ Result<shm::PoolSpec> ParsePool(std::string_view text) {
   }
   pool.chunk_size_bytes = *size;
   pool.chunk_count = static_cast<uint32_t>(count);
-  while (!rest.empty()) {
-    rest.remove_prefix(1);  // the comma
-    if (Status status = ParsePoolField(NextField(rest), pool); !status.ok()) return status;
-  }
+  const auto parse = [&](std::string_view field) { return ParsePoolField(field, pool); };
+  if (Status status = ParseFields(rest, parse); !status.ok()) return status;
   if (auto violations = shm::Validate(pool); !violations.empty())
     return Invalid(Describe(violations));
   return pool;
@@ -370,10 +383,8 @@ Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   channel.name = text.substr(0, equals);
   std::string_view rest = text.substr(equals + 1);
   channel.pool = NextField(rest);
-  while (!rest.empty()) {
-    rest.remove_prefix(1);  // the comma
-    if (Status status = ParseChannelField(NextField(rest), channel); !status.ok()) return status;
-  }
+  const auto parse = [&](std::string_view field) { return ParseChannelField(field, channel); };
+  if (Status status = ParseFields(rest, parse); !status.ok()) return status;
   if (auto violations = shm::Validate(channel); !violations.empty())
     return Invalid(Describe(violations));
   return channel;

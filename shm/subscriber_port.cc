@@ -376,6 +376,8 @@ void SubscriberPort::StandDown() {
 }
 
 void SubscriberPort::LookAt(LaneLook* look) const {
+  look->lane_stamp_ = &channel_.header->lane_stamp;
+  look->stamp_ = stamp_;
   look->epoch_ = info_.epoch;
   look->places_.clear();
   for (const LaneRef& lane : lanes_)

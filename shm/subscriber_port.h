@@ -29,11 +29,13 @@
 namespace zerocp::shm {
 
 // A look at the lanes of a subscriber that another thread of its process may take, while the port
-// is used or not: it reads two words of each. A lane that was retired since may hold anything, so
-// that what is found may not be there.
+// is used or not: it reads the lane stamp and two words of each. A lane that was retired since may
+// hold anything, so that what is found may not be there.
 class LaneLook {
  public:
-  bool FindsMessage() const {
+  // A message, or that lanes came or ended since the last take.
+  bool FindsNews() const {
+    if (lane_stamp_->load(std::memory_order_acquire) != stamp_) return true;  // PAIR lane.stamp
     for (const Place& place : places_) {
       const uint64_t word = place.cursor->load(std::memory_order_acquire);
       if (CursorEpoch(word) == epoch_ &&
@@ -51,6 +53,8 @@ class LaneLook {
     const std::atomic<uint64_t>* tail;
   };
   std::vector<Place> places_;
+  const std::atomic<uint32_t>* lane_stamp_ = nullptr;
+  uint32_t stamp_ = 0;
   uint32_t epoch_ = 0;
 };
 

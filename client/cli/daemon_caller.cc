@@ -4,24 +4,13 @@
 #include <google/protobuf/util/time_util.h>
 
 #include <cctype>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 
 namespace zerocp::cli {
 
 int Failed(ExitCode code, const std::string& what) {
   std::fprintf(stderr, "zerocp: %s\n", what.c_str());
   return code;
-}
-
-void Print(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stdout); }
-
-bool Flush() {
-  if (std::fflush(stdout) == 0) return true;
-  Failed(kFailed, errno == EPIPE ? std::string("the reader of the output is gone")
-                                 : std::string("write: ") + std::strerror(errno));
-  return false;
 }
 
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text) {

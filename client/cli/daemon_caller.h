@@ -13,6 +13,7 @@
 
 #include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/output.h"
 #include "client/cli/stop_signal.h"
 #include "client/cli/stream.h"
 #include "client/internal/find_daemon.h"
@@ -21,11 +22,6 @@ namespace zerocp::cli {
 
 // Prints "zerocp: <what>" on standard error; returns `code`.
 int Failed(ExitCode code, const std::string& what);
-
-void Print(const std::string& text);
-
-// Writes out what was printed. False: it cannot be; the reason is printed.
-bool Flush();
 
 // As grpcurl prints it, on one line or several. False: it cannot be written as JSON.
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text);
@@ -45,10 +41,11 @@ std::string WordOf(std::string name, const std::string& prefix, int number);
 // No daemon, or one that does not answer.
 bool IsAbsent(const grpc::Status& status);
 
-// Reads a stream of the daemon until it ends, `add` returns false, or a signal asks to stop; the
-// latter two cancel it. `start`: the call's Async method, bound to its stub and request.
-template <class Message, class Start, class Add>
-grpc::Status ReadStream(grpc::ClientContext& context, Start start, Add add) {
+// Reads a stream of the daemon until it ends, `add` returns false, a signal asks to stop, or,
+// looked at while nothing comes, `go_on` is false; all but the first cancel it. `start`: the call's
+// Async method, bound to its stub and request.
+template <class Message, class Start, class Add, class GoOn>
+grpc::Status ReadStream(grpc::ClientContext& context, Start start, Add add, GoOn go_on) {
   grpc::CompletionQueue queue;
   // Waits for the operation that was started last. False: the stream has ended.
   const auto completed = [&] {
@@ -56,7 +53,7 @@ grpc::Status ReadStream(grpc::ClientContext& context, Start start, Add add) {
     bool ok = false;
     while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kSlice) ==
            grpc::CompletionQueue::TIMEOUT) {
-      if (StopSignal() != 0) context.TryCancel();
+      if (StopSignal() != 0 || !go_on()) context.TryCancel();
     }
     return ok && StopSignal() == 0;
   };

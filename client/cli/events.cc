@@ -1,15 +1,19 @@
 #include "client/cli/events.h"
 
 #include <grpcpp/grpcpp.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <span>
 #include <string>
 #include <utility>
 
 #include "client/cli/daemon_caller.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/output.h"
 #include "client/cli/stop_signal.h"
 #include "shm/mutant.h"
 #include "shm/runtime_dir.h"
@@ -33,41 +37,43 @@ std::string Line(std::string number, std::string time, std::string kind, std::st
 
 class Printer {
  public:
-  Printer(const EventsOptions& options, bool json)
-      : json_(json), flush_(options.follow), last_(options.after) {
+  Printer(const EventsOptions& options, bool json) : json_(json), last_(options.after) {
     if (options.since_s) {
       earliest_ = std::chrono::system_clock::now() -
                   std::chrono::duration_cast<std::chrono::system_clock::duration>(
                       std::chrono::duration<double>(*options.since_s));
     }
-    if (!json_) Print(Line("EVENT", "TIME", "KIND", "RESOURCE", "WHAT"));
+    if (!json_) Write(Line("EVENT", "TIME", "KIND", "RESOURCE", "WHAT"));
   }
   // False: it cannot be printed; the reason is.
   bool Add(const Event& event) {
     const int64_t before = std::exchange(last_, event.sequence());
     if (TimeIn(event) < earliest_) return true;
-    std::fputs(Gap(before, event.sequence()).c_str(), json_ ? stderr : stdout);
-    std::string line;
+    std::string line = Gap(before, event.sequence());
     if (!json_) {
-      line = Line(std::to_string(event.sequence()), PreciseTimeOf(event.time()),
-                  WordOf(Event::Kind_Name(event.kind()), "KIND_", event.kind()), event.resource(),
-                  event.detail());
-    } else if (ToJson(event, /*one_line=*/true, &line)) {
-      line += '\n';
+      line += Line(std::to_string(event.sequence()), PreciseTimeOf(event.time()),
+                   WordOf(Event::Kind_Name(event.kind()), "KIND_", event.kind()), event.resource(),
+                   event.detail());
     } else {
-      return Fail("event " + std::to_string(last_) + " cannot be written as JSON");
+      std::fputs(line.c_str(), stderr);
+      line.clear();
+      if (!ToJson(event, /*one_line=*/true, &line))
+        return Fail("event " + std::to_string(last_) + " cannot be written as JSON");
+      line += '\n';
     }
-    Print(line);
-    return !flush_ || Flush();
+    return Write(line);
   }
-  bool Flush() {
-    failed_ = failed_ || !cli::Flush();
-    return !failed_;
-  }
+  // False, and the reason is printed: nobody can read what comes.
+  bool HasReader() { return !ReaderIsGone() || Fail(WriteErrorText(EPIPE)); }
   int64_t last() const { return last_; }
   bool failed() const { return failed_; }
 
  private:
+  // Unbuffered: whoever follows sees a line when it happens. At a signal to stop the rest is left.
+  bool Write(const std::string& text) {
+    return WriteAll(STDOUT_FILENO, std::as_bytes(std::span(text))) || StopSignal() != 0 ||
+           Fail(WriteErrorText(errno));
+  }
   bool Fail(const std::string& why) {
     failed_ = true;
     Failed(kFailed, why);
@@ -91,7 +97,6 @@ class Printer {
   }
 
   const bool json_;
-  const bool flush_;  // after each line
   int64_t last_;
   bool failed_ = false;
   std::chrono::system_clock::time_point earliest_ = std::chrono::system_clock::time_point::min();
@@ -108,7 +113,8 @@ grpc::Status Watch(Observer::Stub& stub, grpc::ClientContext& context, bool stop
       [&](grpc::ClientContext* call, grpc::CompletionQueue* queue) {
         return stub.AsyncWatchEvents(call, request, queue, nullptr);
       },
-      [&](const Event& event) { return printer.Add(event); });
+      [&](const Event& event) { return !printer.failed() && printer.Add(event); },
+      [&] { return !printer.failed() && printer.HasReader(); });
 }
 
 }  // namespace
@@ -121,7 +127,7 @@ int Events(const DaemonOptions& daemon, const EventsOptions& options) {
   grpc::ClientContext kept;
   observer.LimitWait(&kept);
   grpc::Status status = Watch(*observer.stub(), kept, /*stop_at_end=*/true, printer);
-  if (status.ok() && printer.Flush() && options.follow) {
+  if (status.ok() && !printer.failed() && options.follow) {
     grpc::ClientContext coming;
     status = Watch(*observer.stub(), coming, /*stop_at_end=*/false, printer);
     if (StopSignal() == 0 && IsAbsent(status)) {

@@ -1,6 +1,7 @@
 // The command `zerocp`: reads the command line and calls one subcommand.
 #include <CLI/CLI.hpp>
 #include <charconv>
+#include <cstdio>
 #include <functional>
 #include <limits>
 #include <map>
@@ -12,6 +13,7 @@
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/offline_stats.h"
+#include "client/cli/output.h"
 #include "client/cli/recv.h"
 #include "client/cli/send.h"
 
@@ -269,7 +271,15 @@ int Main(int argc, char** argv) {
   return chosen();
 }
 
+// `code`, but kFailed if all seems done and what was printed cannot be written.
+int Finish(int code) {
+  const int error = code == kDone ? FlushOutput() : 0;
+  if (error == 0) return code;
+  std::fprintf(stderr, "zerocp: %s\n", WriteErrorText(error).c_str());
+  return kFailed;
+}
+
 }  // namespace
 }  // namespace zerocp::cli
 
-int main(int argc, char** argv) { return zerocp::cli::Main(argc, argv); }
+int main(int argc, char** argv) { return zerocp::cli::Finish(zerocp::cli::Main(argc, argv)); }

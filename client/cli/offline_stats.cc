@@ -19,6 +19,7 @@
 
 #include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/output.h"
 #include "client/cli/table.h"
 #include "shm/audit.h"
 #include "shm/census.h"
@@ -323,15 +324,17 @@ int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, 
   MemPoolManager& manager = **opened;
   shm::ChannelRegistry registry(manager);
   const Status damage = registry.Inspect();
-  std::fputs(Header(manager).c_str(), json ? stderr : stdout);
+  if (json) {
+    std::fputs(Header(manager).c_str(), stderr);
+  } else {
+    Print(Header(manager));
+  }
   const shm::Census census = CensusOf(manager, registry);
   const int shown = ShowStats(StatsOf(manager, registry, census), json);
-  if (!json) {
-    std::printf("\n%s\n%s", SessionTable(manager).c_str(), HolderTable(manager, census).c_str());
-  }
+  if (!json) Print("\n" + SessionTable(manager) + "\n" + HolderTable(manager, census));
   if (damage.ok()) return shown;
-  return Failed(
-      Status(damage.code(), "what is damaged is left out, as a daemon would: " + damage.message()));
+  return Failed(Status(
+      damage.code(), "what is damaged is left out; no daemon starts over it: " + damage.message()));
 }
 
 }  // namespace zerocp::cli

@@ -10,6 +10,7 @@
 
 #include "client/cli/exit_code.h"
 #include "client/cli/in_place.h"
+#include "client/cli/output.h"
 #include "client/cli/stop_signal.h"
 #include "client/cli/stream.h"
 
@@ -99,25 +100,12 @@ class Receiver {
                                   segment_->Describe());
     }
     if (digest_) digest_->Add(data);
-    if (output_.fd() >= 0 && !Write(data)) {
+    if (output_.fd() >= 0 && !WriteAll(output_.fd(), data)) {
       if (StopSignal() != 0) return kDone;
-      return Failed(kCommand, errno == EPIPE
-                                  ? "the reader of the output is gone, after " + Received()
-                                  : std::string("write: ") + std::strerror(errno));
+      return Failed(kCommand, WriteErrorText(errno) + ", after " + Received());
     }
     meter_.Add(data.size());
     return kDone;
-  }
-
-  // All of it; more than one write(2) only if the output takes less.
-  bool Write(std::span<const std::byte> data) const {
-    while (!data.empty()) {
-      const ssize_t count = write(output_.fd(), data.data(), data.size());
-      if (count < 0 && errno == EINTR && StopSignal() == 0) continue;
-      if (count < 0) return false;
-      data = data.subspan(static_cast<size_t>(count));
-    }
-    return true;
   }
 
   // What only counts when the whole stream came.
@@ -129,8 +117,7 @@ class Receiver {
     if (digest_) {
       std::FILE* out = options_.output == "-" ? stderr : stdout;
       std::fprintf(out, "%s  %s\n", digest_->Finish().c_str(), options_.channel.c_str());
-      if (std::fflush(out) != 0)
-        return Failed(kCommand, std::string("write: ") + std::strerror(errno));
+      if (std::fflush(out) != 0) return Failed(kCommand, WriteErrorText(errno));
     }
     return kDone;
   }

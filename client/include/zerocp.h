@@ -277,9 +277,11 @@ ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int
 /* A descriptor for poll, epoll or an event loop, the same in every call; the subscriber's, closed
  * with it. The first call starts a thread. It is readable when zerocp_subscriber_take without
  * waiting would return anything but TIMEOUT, a code of the daemon within half a second, and perhaps
- * for nothing. It stays so until such a take has returned TIMEOUT. Hence the loop: poll for
- * reading, then take with a timeout of 0 until TIMEOUT, release what was taken, poll again; after
- * HELD_LIMIT, release first. A take that waits makes it readable. Never read, write or close it.
+ * for nothing. It stays so until such a take has returned TIMEOUT, END_OF_STREAM or
+ * PUBLISHER_DIED; what comes next is a new edge (EPOLLET). Hence the loop: poll for reading, then
+ * take with a timeout of 0 until one of the three, release what was taken, poll again; after
+ * HELD_LIMIT, release first. A take that waits makes it readable, and so does a publisher that
+ * joins or leaves: who takes no more takes it out of the loop. Never read, write or close it.
  * LIMIT: no descriptor or no thread is to be had. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_fd(zerocp_subscriber* subscriber, int32_t* fd);
 

@@ -70,8 +70,8 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
     const Code daemon = core.LookSometimes();
     if (daemon == Code::kDetached || daemon == Code::kInstanceLost) code = daemon;
   }
-  if (code == Code::kTimeout && timeout_ns == 0 && subscriber->ready != nullptr)
-    code = subscriber->ready->Arm(&ref);
+  if (timeout_ns == 0 && subscriber->ready != nullptr) [[unlikely]]
+    code = subscriber->ready->Arm(code, &ref);
   if (code == Code::kTimeout) return ZEROCP_TIMEOUT;
   if (code != Code::kOk) [[unlikely]]
     return FailTake(*subscriber, code);

@@ -9,12 +9,19 @@
 #include <utility>
 
 #include "shm/futex.h"
+#include "shm/mutant.h"
 
 namespace zerocp::internal {
 namespace {
 
 // The thread's: enough for a reconnect, little for a process that locks its memory.
 constexpr size_t kStackBytes = 256 << 10;
+
+// A take that is told so finds nothing the next time, unless something comes.
+bool NothingIsLeft(shm::Code code) {
+  return code == shm::Code::kTimeout || code == shm::Code::kEndOfStream ||
+         code == shm::Code::kPublisherDied;
+}
 
 }  // namespace
 
@@ -57,24 +64,24 @@ ReadyFd::~ReadyFd() {
   pthread_join(thread_, nullptr);
 }
 
-shm::Code ReadyFd::Arm(shm::ChunkRef* out) {
-  if (phase_.load(std::memory_order_acquire) != kIdle) return shm::Code::kTimeout;  // F2 holds
+shm::Code ReadyFd::Arm(shm::Code code, shm::ChunkRef* out) {
+  if (!NothingIsLeft(code)) return code;
+  if (phase_.load(std::memory_order_acquire) != kIdle) return code;  // F2 holds
   prepared_ = port_.PrepareToSleep();
   bit_set_ = true;
   const auto look_end = std::chrono::steady_clock::now() + shm::kSpinTime;
   do {
-    const shm::Code code = port_.TryTake(out);
-    if (code != shm::Code::kTimeout) {
-      StandDown();
-      return code;
-    }
-  } while (std::chrono::steady_clock::now() < look_end);
+    if (code == shm::Code::kTimeout) code = port_.TryTake(out);
+  } while (code == shm::Code::kTimeout && std::chrono::steady_clock::now() < look_end);
+  uint64_t one;
+  if (!NothingIsLeft(code) || read(fd_.get(), &one, sizeof(one)) != sizeof(one)) {
+    StandDown();
+    return code;
+  }
   port_.LookAt(&look_);
-  uint64_t count;
-  (void)!read(fd_.get(), &count, sizeof(count));
   phase_.store(kArmed, std::memory_order_release);
   shm::FutexWake(phase_);
-  return shm::Code::kTimeout;
+  return code;
 }
 
 void ReadyFd::Disarm() {
@@ -101,17 +108,21 @@ void ReadyFd::Run() {
       continue;
     }
     Watch();
-    const uint64_t one = 1;
-    (void)!write(fd_.get(), &one, sizeof(one));  // before the phase (F3)
-    phase_.store(kIdle, std::memory_order_release);
-    shm::FutexWake(phase_);
+    if (Mutant(52)) Write();
+    if (phase_.exchange(kIdle, std::memory_order_acq_rel) == kRecalled) shm::FutexWake(phase_);
+    if (!Mutant(52)) Write();  // after the phase (F3)
   }
+}
+
+void ReadyFd::Write() {
+  const uint64_t one = 1;
+  (void)!write(fd_.get(), &one, sizeof(one));
 }
 
 // Until the user is to look again: rung, recalled, or the end of the session.
 void ReadyFd::Watch() {
   port_.SleepOnBell(prepared_, shm::kFirstSlice);
-  if (look_.FindsMessage()) return;
+  if (look_.FindsNews()) return;
   while (phase_.load(std::memory_order_acquire) == kArmed && core_.open() &&
          port_.BellIs(prepared_)) {
     const shm::Code daemon = core_.LookSometimes();

@@ -6,13 +6,20 @@
 // sleeps. The user's loop is: poll, then TryTake until it finds nothing, then poll again; the take
 // that finds nothing arms.
 //
-// Invariants. F1: not armed, the descriptor is readable. F2: armed, the subscriber's bit in
-// `waiters` is set, its bell is `prepared_` or has been rung since, and the thread watches it. F3:
-// the thread writes the descriptor before it says that it is not armed any more, so that nothing it
-// writes comes after the user's next arming.
+// Invariants. F1: there is a single 1 to be had. It is in the descriptor, which is readable then,
+// or the thread has it: armed, or idle and about to write it. Who finds nothing reads it, and arms
+// only if it was there. F2: armed, the subscriber's bit in `waiters` is set, its bell is
+// `prepared_` or has been rung since, and the thread watches it. F3: the thread says that it is
+// idle before it writes, so who has read the 1 finds it idle, and can arm at once.
+//
+// Hence a take that finds nothing leaves the 1 with the thread: the descriptor is not readable, and
+// what comes next is a write, which an edge-triggered loop sees, too. If the thread was about to
+// write, that comes for nothing; once per arming.
 //
 // No wake-up is lost: arming is what SubscriberPort::Take does before it sleeps (bell, bit, fence,
-// a look of 2 us), and the thread looks at the lanes once more after the first slice.
+// a look of 2 us), and the thread looks at the lanes once more after the first slice. After an end
+// of stream it is the only one who looks, because a message would have no way out: there is no
+// lane, and a new one changes the stamp that it looks at.
 // Who publishes after the look finds the bit and changes the bell.
 //
 // Threads and processes. All functions from the subscriber's thread. The thread blocks all signals,
@@ -50,10 +57,11 @@ class ReadyFd {
   void Awake() {
     if (bit_set_ && phase_.load(std::memory_order_acquire) == kIdle) StandDown();
   }
-  // After a take that found nothing. A message that came meanwhile, or another end of it, as
-  // TryTake; kTimeout: still nothing, the descriptor is not readable until there is.
-  shm::Code Arm(shm::ChunkRef* out);
-  // Before the port sleeps itself, or goes: makes the descriptor readable.
+  // After a take that returned `code`, does nothing if something may be left. A message that came
+  // meanwhile, or another end of it, as TryTake; kTimeout, or an end of stream: the descriptor is
+  // not readable until there is something.
+  shm::Code Arm(shm::Code code, shm::ChunkRef* out);
+  // Before the port sleeps itself, or goes: the thread makes the descriptor readable.
   void Disarm();
 
  private:
@@ -64,6 +72,7 @@ class ReadyFd {
   void StandDown();
   void Run();
   void Watch();
+  void Write();
 
   ClientCore& core_;
   shm::SubscriberPort& port_;

@@ -110,7 +110,7 @@ stop
 echo "memory_short_test: a tmpfs of 64 MiB: refused with the numbers; a stream through it when it is full"
 
 # A pool that grows by itself takes what there is. When that is not enough, who waits for a chunk goes on waiting.
-extra=(--segment-dir "$work/shm" --pool big=4MiBx2,max=64,auto-grow --channel wide=big,queue=64)
+extra=(--segment-dir "$work/shm" --pool "big=4MiBx2,max=64,auto-grow" --channel "wide=big,queue=64")
 start env
 "$bin/zerocp" recv wide -o "$work/out" --runtime-dir "$work/run" &
 receiver=$!

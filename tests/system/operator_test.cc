@@ -1,6 +1,7 @@
 // What an operator sees: `zerocp events` and the subscribers of `zerocp stats`, with a real daemon.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -200,6 +201,58 @@ TEST_F(Operator, FollowingIntoAClosedOutputFails) {
   close(pipe_ends[0]);
   EXPECT_EQ(follower.Wait(), 1);
   EXPECT_TRUE(Has(FollowError(), "the reader of the output is gone")) << FollowError();
+}
+
+TEST_F(Operator, FollowingEndsWhenTheReaderOfItsOutputHasGone) {
+  int pipe_ends[2];
+  ASSERT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);
+  ChildOptions options = Follow();
+  options.output_fd = pipe_ends[1];
+  ChildProcess follower(options);
+  close(pipe_ends[1]);
+  std::string seen;
+  char byte = 0;
+  while (Lines(seen).size() < 6 && read(pipe_ends[0], &byte, 1) == 1) seen += byte;
+  close(pipe_ends[0]);  // and nothing happens that it could write
+  EXPECT_EQ(follower.Wait(), 1);
+  EXPECT_TRUE(Has(FollowError(), "the reader of the output is gone")) << FollowError();
+}
+
+TEST_F(Operator, ASignalEndsFollowingAlsoWhileItsOutputTakesNothing) {
+  int pipe_ends[2];
+  ASSERT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);
+  const int capacity = fcntl(pipe_ends[0], F_SETPIPE_SZ, 4096);
+  ASSERT_GE(capacity, 4096);
+  for (int i = 0; i < capacity / 100; ++i) Connect("passer-by");  // two lines each, of 100 and more
+  ChildOptions options = Follow();
+  options.output_fd = pipe_ends[1];
+  ChildProcess follower(options);
+  close(pipe_ends[1]);
+  const auto stuck = [&] {  // full, and its main thread sleeps
+    int queued = 0;
+    const std::string stat = ReadFile("/proc/" + std::to_string(follower.pid()) + "/stat");
+    return ioctl(pipe_ends[0], FIONREAD, &queued) == 0 && queued > capacity - 1024 &&
+           Has(stat, ") S ");
+  };
+  int looks = 0;
+  WaitUntil([&] { return (looks = stuck() ? looks + 1 : 0) == 10; }, "an output that is full");
+  follower.Signal(SIGTERM);
+  EXPECT_EQ(follower.Wait(), 0);
+  EXPECT_EQ(FollowError(), "");
+  close(pipe_ends[0]);
+}
+
+TEST_F(Operator, WhatCannotBeWrittenIsAnError) {
+  const std::vector<std::vector<std::string>> commands = {
+      {"pools"}, {"channels"}, {"sessions"},           {"info"},
+      {"audit"}, {"stats"},    {"stats", "--offline"}, {"stats", "-o", "json"},
+      {"events"}};
+  for (const auto& command : commands) {
+    const std::string error = dir_.path() + "/err";
+    ChildProcess full({.command = daemon_.Command(command), .output = "/dev/full", .error = error});
+    EXPECT_EQ(full.Wait(), 1) << command[0];
+    EXPECT_EQ(ReadFile(error), "zerocp: write: No space left on device\n") << command[0];
+  }
 }
 
 TEST_F(Operator, StatsNameTheSlowSubscriberFirst) {

@@ -1,6 +1,7 @@
 // The commands `zerocp send` and `zerocp recv` against a real daemon.
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -204,6 +205,24 @@ TEST_F(SendRecv, ClosedOutputIsAFailureNotASignal) {
   EXPECT_EQ(ChildProcess(Command({"send", "c", Path("in")}, "send")).Wait(), 0) << Error("send");
   EXPECT_EQ(receiver.Wait(), 1);
   EXPECT_TRUE(Contains(Error("recv"), "the reader of the output is gone")) << Error("recv");
+}
+
+TEST_F(SendRecv, ASignalEndsAReceiverInTheMiddleOfAWrite) {
+  int pipe_ends[2];
+  ASSERT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);
+  const int capacity = fcntl(pipe_ends[0], F_SETPIPE_SZ, 4096);  // less than a message
+  WriteFile(Path("in"), Bytes(2 * kChunkBytes));
+  ChildOptions options = Command({"recv", "c"}, "recv");
+  options.output_fd = pipe_ends[1];
+  ChildProcess receiver(options);
+  close(pipe_ends[1]);
+  ChildProcess sender(Command({"send", "c", Path("in")}, "send"));
+  int queued = 0;
+  while (ioctl(pipe_ends[0], FIONREAD, &queued) == 0 && queued < capacity)
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  receiver.Signal(SIGTERM);
+  EXPECT_EQ(receiver.Wait(), 128 + SIGTERM) << Error("recv");
+  close(pipe_ends[0]);
 }
 
 TEST_F(SendRecv, FailuresSayWhatToDo) {

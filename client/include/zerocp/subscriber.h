@@ -26,10 +26,12 @@ class Subscriber {
   // The same without waiting: kTimeout if there is none now.
   Result<Sample> TryTake() { return Take(0); }
   // For poll, epoll or an event loop: readable when TryTake would return anything but kTimeout, and
-  // until it has returned kTimeout; now and then for nothing. The loop: poll, TryTake until
-  // kTimeout, poll again. The subscriber's: never read, write or close it. The first call starts a
-  // thread, which ends with the subscriber. kLimit: no descriptor or no thread is to be had.
-  // kUnavailable after fork.
+  // until it has returned kTimeout, kEndOfStream or kPublisherDied; now and then for nothing. What
+  // comes next is a new edge (EPOLLET). The loop: poll, TryTake until one of the three, poll again.
+  // Publishers that join or leave make it readable, too: who takes no more takes it out of the
+  // loop. The subscriber's: never read, write or close it. The first call starts a thread, which
+  // ends with the subscriber. kLimit: no descriptor or no thread is to be had. kUnavailable after
+  // fork.
   Result<int> fd() {
     Result<int> result;
     result.Set(zerocp_subscriber_fd(raw_.get(), &*result));

@@ -83,7 +83,7 @@ TEST_F(ChannelTest, WhoSleepsInASubscribersPlaceIsWokenForEveryMessage) {
     subscriber->LookAt(&look);
     const auto sleep = [&] {
       subscriber->SleepOnBell(prepared, kFirstSlice);
-      while (!look.FindsMessage() && subscriber->BellIs(prepared))
+      while (!look.FindsNews() && subscriber->BellIs(prepared))
         subscriber->SleepOnBell(prepared, kLongestSleep);
     };
     if (i % 16 == 0) {
@@ -94,6 +94,25 @@ TEST_F(ChannelTest, WhoSleepsInASubscribersPlaceIsWokenForEveryMessage) {
     subscriber->StandDown();
   }
   sender.join();
+}
+
+TEST_F(ChannelTest, ALookFromAnotherThreadFindsAMessageAndANewPublisher) {
+  auto publisher = Publish(first_, "feed");
+  auto subscriber = Subscribe(second_, "feed");
+  ChunkRef chunk;
+  LaneLook look;
+  ASSERT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  subscriber->LookAt(&look);
+  EXPECT_FALSE(look.FindsNews());
+  ASSERT_EQ(Send(*first_, *publisher, 1), Code::kOk);
+  EXPECT_TRUE(look.FindsNews());
+  ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
+  second_->Release(chunk);
+  ASSERT_EQ(subscriber->TryTake(&chunk), Code::kTimeout);
+  subscriber->LookAt(&look);
+  EXPECT_FALSE(look.FindsNews());
+  auto other = Publish(first_, "feed");
+  EXPECT_TRUE(look.FindsNews());
 }
 
 TEST_F(ChannelTest, ASampleTellsSizeAndSequence) {

@@ -1,0 +1,26 @@
+// What the command writes to standard output and to files.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace zerocp::cli {
+
+// To standard output, buffered. Whether it gets there, FlushOutput says.
+void Print(const std::string& text);
+
+// Writes out what was printed. 0, or the errno of what could not be written since the start.
+int FlushOutput();
+
+// All of it, by more than one write(2) only if the output takes less. False: errno says why; EINTR:
+// a signal asks to stop, see stop_signal.h.
+bool WriteAll(int fd, std::span<const std::byte> data);
+
+// "write: No space left on device"
+std::string WriteErrorText(int error);
+
+// Nobody can read from the pipe or socket that standard output is. A look, it does not wait.
+bool ReaderIsGone();
+
+}  // namespace zerocp::cli
