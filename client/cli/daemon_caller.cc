@@ -29,6 +29,13 @@ std::string TimeOf(const google::protobuf::Timestamp& time) {
   return google::protobuf::util::TimeUtil::ToString(seconds);
 }
 
+std::string PreciseTimeOf(const google::protobuf::Timestamp& time) {
+  std::string text = TimeOf(time);
+  std::string fraction = std::to_string(1000 + time.nanos() / 1'000'000);
+  fraction[0] = '.';
+  return text.insert(text.size() - 1, fraction);
+}
+
 std::string WordOf(std::string name, const std::string& prefix, int number) {
   if (!name.starts_with(prefix)) return std::to_string(number);
   name.erase(0, prefix.size());

@@ -14,6 +14,8 @@
 #include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
+#include "client/cli/stop_signal.h"
+#include "client/cli/stream.h"
 #include "client/internal/find_daemon.h"
 
 namespace zerocp::cli {
@@ -30,11 +32,45 @@ std::string IdOf(const std::string& name);
 // "2026-01-31T12:00:00Z"
 std::string TimeOf(const google::protobuf::Timestamp& time);
 
+// "2026-01-31T12:00:00.042Z"
+std::string PreciseTimeOf(const google::protobuf::Timestamp& time);
+
 // "pool-exhausted" of "KIND_POOL_EXHAUSTED", "KIND_" and 1; the number if the value has no name.
 std::string WordOf(std::string name, const std::string& prefix, int number);
 
 // No daemon, or one that does not answer.
 bool IsAbsent(const grpc::Status& status);
+
+// Reads a stream of the daemon until it ends, `add` returns false, a signal asks to stop, or,
+// looked at while nothing comes, `go_on` is false; all but the first cancel it. `start`: the call's
+// Async method, bound to its stub and request.
+template <class Message, class Start, class Add, class GoOn>
+grpc::Status ReadStream(grpc::ClientContext& context, Start start, Add add, GoOn go_on) {
+  grpc::CompletionQueue queue;
+  // Waits for the operation that was started last. False: the stream has ended.
+  const auto completed = [&] {
+    void* tag = nullptr;
+    bool ok = false;
+    while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kSlice) ==
+           grpc::CompletionQueue::TIMEOUT) {
+      if (StopSignal() != 0 || !go_on()) context.TryCancel();
+    }
+    return ok && StopSignal() == 0;
+  };
+  const auto reader = start(&context, &queue);
+  Message message;
+  bool wanted = true;
+  for (bool more = completed(); more && wanted;) {
+    reader->Read(&message, nullptr);
+    more = completed();
+    if (more) wanted = add(message);
+  }
+  if (!wanted) context.TryCancel();
+  grpc::Status status;
+  reader->Finish(&status, nullptr);
+  completed();
+  return status;
+}
 
 // A service of the daemon at one of its sockets.
 template <class Service>

@@ -1,7 +1,12 @@
 #include "client/cli/daemon_command.h"
 
+#include <google/protobuf/util/time_util.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -88,25 +93,25 @@ std::string SubscriberTable(const v1::Stats& stats) {
   return table.ToString();
 }
 
-void PrintStats(const v1::Stats& stats) {
-  Print(PoolStatsTable(stats.pools()) + "\n");
+std::string StatsText(const v1::Stats& stats) {
+  std::string text = PoolStatsTable(stats.pools()) + "\n";
   Table channels({"CHANNEL", ">PUBLISHERS", ">PUBLISHED", ">SUBSCRIBERS"});
   for (const v1::ChannelStats& channel : stats.channels()) {
     channels.Add({IdOf(channel.channel()), N(channel.publisher_count()),
                   N(channel.published_count()), N(channel.subscribers_size())});
   }
-  Print(channels.ToString() + "\n" + SubscriberTable(stats) + "\n");
+  text += channels.ToString() + "\n" + SubscriberTable(stats) + "\n";
   Table segments({"SEGMENT", ">SIZE", ">AVAILABLE"});
   for (const v1::Segment& segment : stats.segments()) {
     segments.Add({segment.shm_name(), FormatBytes(segment.size_bytes()),
                   FormatBytes(segment.free_size_bytes())});
   }
-  Print(segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached");
+  text += segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached";
   if (stats.has_start_time()) {
-    Print(", " + N(stats.recovered_session_count()) + " recovered after death since " +
-          TimeOf(stats.start_time()));
+    text += ", " + N(stats.recovered_session_count()) + " recovered after death since " +
+            TimeOf(stats.start_time());
   }
-  Print("\n");
+  return text + "\n";
 }
 
 }  // namespace
@@ -183,9 +188,52 @@ int Stats(const DaemonOptions& options) {
   return ShowStats(response, options.json);
 }
 
+int WatchStats(const DaemonOptions& options, double interval_s) {
+  CatchStopSignals();
+  DaemonCaller<Observer> observer(options, shm::kClientSocket);
+  if (observer.stub() == nullptr) return observer.exit_code();
+  v1::WatchStatsRequest request;
+  *request.mutable_interval() = google::protobuf::util::TimeUtil::MillisecondsToDuration(
+      static_cast<int64_t>(interval_s * 1000));
+  bool first = true;
+  bool failed = false;
+  const auto fail = [&](const std::string& why) {
+    failed = true;
+    return Failed(kFailed, why) == kDone;
+  };
+  const auto show = [&](const v1::WatchStatsResponse& update) {
+    std::string text;
+    if (options.json) {
+      if (!ToJson(update, /*one_line=*/true, &text))
+        return fail("the numbers cannot be written as JSON");
+      text += "\n";
+    } else {
+      text = (first ? "" : "\n") + PreciseTimeOf(update.stats().read_time());
+      if (const int64_t skipped = update.skipped_update_count(); skipped > 0)
+        text += ", " + N(skipped) + " updates before it were not read in time";
+      text += "\n" + StatsText(update.stats());
+    }
+    first = false;
+    // At a signal to stop the rest is left.
+    return WriteAll(STDOUT_FILENO, std::as_bytes(std::span(text))) || StopSignal() != 0 ||
+           fail(WriteErrorText(errno));
+  };
+  grpc::ClientContext context;
+  const grpc::Status status = ReadStream<v1::WatchStatsResponse>(
+      context,
+      [&](grpc::ClientContext* call, grpc::CompletionQueue* queue) {
+        return observer.stub()->AsyncWatchStats(call, request, queue, nullptr);
+      },
+      show, [&] { return !failed && (!ReaderIsGone() || fail(WriteErrorText(EPIPE))); });
+  if (failed) return kFailed;
+  if (StopSignal() != 0) return kDone;
+  observer.Fail(status);
+  return observer.exit_code();
+}
+
 int ShowStats(const v1::GetStatsResponse& response, bool json) {
   if (json) return PrintJson(response);
-  PrintStats(response.stats());
+  Print(StatsText(response.stats()));
   return kDone;
 }
 

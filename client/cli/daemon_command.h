@@ -20,6 +20,10 @@ int Pools(const DaemonOptions& options);
 int Channels(const DaemonOptions& options);
 int Sessions(const DaemonOptions& options);
 int Stats(const DaemonOptions& options);
+// What Stats prints, again every `interval_s` seconds, under the time of the numbers; with `json` a
+// WatchStatsResponse per line. Ends with kDone at SIGINT and SIGTERM, with kNotReachable when the
+// daemon goes.
+int WatchStats(const DaemonOptions& options, double interval_s);
 // What Stats prints of an answer; without a start time (offline) less.
 int ShowStats(const v1::GetStatsResponse& response, bool json);
 int Info(const DaemonOptions& options);

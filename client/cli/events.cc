@@ -7,7 +7,6 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
-#include <memory>
 #include <span>
 #include <string>
 #include <utility>
@@ -16,7 +15,6 @@
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "client/cli/stop_signal.h"
-#include "client/cli/stream.h"
 #include "shm/mutant.h"
 #include "shm/runtime_dir.h"
 #include "zerocp/v1/observer_service.grpc.pb.h"
@@ -26,14 +24,6 @@ namespace {
 
 using Event = v1::WatchEventsResponse;
 using Observer = v1::ObserverService;
-
-// "2026-01-31T12:00:00.042Z"
-std::string PreciseTimeOf(const google::protobuf::Timestamp& time) {
-  std::string text = TimeOf(time);
-  std::string fraction = std::to_string(1000 + time.nanos() / 1'000'000);
-  fraction[0] = '.';
-  return text.insert(text.size() - 1, fraction);
-}
 
 // Columns of fixed widths: lines are printed before the next ones are known.
 std::string Line(std::string number, std::string time, std::string kind, std::string resource,
@@ -115,31 +105,16 @@ class Printer {
 // Prints the events of one call. CANCELLED if one cannot be printed, and at a signal to stop.
 grpc::Status Watch(Observer::Stub& stub, grpc::ClientContext& context, bool stop_at_end,
                    Printer& printer) {
-  grpc::CompletionQueue queue;
-  // Waits for the operation that was started last. False: the stream has ended.
-  const auto completed = [&] {
-    void* tag = nullptr;
-    bool ok = false;
-    while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kSlice) ==
-           grpc::CompletionQueue::TIMEOUT) {
-      if (StopSignal() != 0 || printer.failed() || !printer.HasReader()) context.TryCancel();
-    }
-    return ok && StopSignal() == 0 && !printer.failed();
-  };
   v1::WatchEventsRequest request;
   request.set_after_sequence(printer.last());
   request.set_stop_at_end(stop_at_end);
-  const auto reader = stub.AsyncWatchEvents(&context, request, &queue, nullptr);
-  Event event;
-  for (bool more = completed(); more;) {
-    reader->Read(&event, nullptr);
-    more = completed() && printer.Add(event);
-  }
-  if (printer.failed()) context.TryCancel();
-  grpc::Status status;
-  reader->Finish(&status, nullptr);
-  completed();
-  return status;
+  return ReadStream<Event>(
+      context,
+      [&](grpc::ClientContext* call, grpc::CompletionQueue* queue) {
+        return stub.AsyncWatchEvents(call, request, queue, nullptr);
+      },
+      [&](const Event& event) { return !printer.failed() && printer.Add(event); },
+      [&] { return !printer.failed() && printer.HasReader(); });
 }
 
 }  // namespace

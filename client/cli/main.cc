@@ -139,6 +139,7 @@ constexpr char kStatsFooter[] =
     "missing. --segment-dir may name a directory with copies of both segments.\n\n"
     "Examples:\n"
     "  zerocp stats\n"
+    "  zerocp stats --watch --interval 0.5\n"
     "  zerocp stats -o json --runtime-dir /run/zerocp\n"
     "  zerocp stats --offline --runtime-dir /run/zerocp\n"
     "  zerocp stats --offline --instance video --segment-dir /dev/shm\n\n"
@@ -181,8 +182,15 @@ CLI::App* AddDaemonSubcommand(CLI::App& app, const std::string& name, const char
   return command;
 }
 
-void AddStats(CLI::App& app, DaemonOptions* daemon, OfflineOptions* options,
+struct StatsOptions {
+  OfflineOptions offline;
+  bool watch = false;
+  double interval_s = 1;
+};
+
+void AddStats(CLI::App& app, DaemonOptions* daemon, StatsOptions* stats,
               std::function<int()>* chosen) {
+  OfflineOptions* options = &stats->offline;
   CLI::App* command = AddDaemonSubcommand(
       app, "stats", "Show chunks by state, channels, and each subscriber, the slowest first",
       daemon);
@@ -199,8 +207,16 @@ void AddStats(CLI::App& app, DaemonOptions* daemon, OfflineOptions* options,
                    "Where the segments are (default /dev/shm)")
       ->type_name("DIR")
       ->needs(offline);
+  CLI::Option* watch =
+      command->add_flag("--watch", stats->watch, "Show them again and again, until a signal")
+          ->excludes(offline);
+  command->add_option("--interval", stats->interval_s, "Time between them (default: 1)")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS")
+      ->needs(watch);
   command->callback([=] {
     *chosen = [=] {
+      if (stats->watch) return WatchStats(*daemon, stats->interval_s);
       return options->offline ? OfflineStats(*options, daemon->runtime_dir, daemon->json)
                               : Stats(*daemon);
     };
@@ -235,7 +251,7 @@ int Main(int argc, char** argv) {
   SendOptions send;
   RecvOptions recv;
   DaemonOptions daemon;
-  OfflineOptions offline;
+  StatsOptions stats;
   EventsOptions events;
   AddSend(app, &send, &chosen);
   AddRecv(app, &recv, &chosen);
@@ -244,7 +260,7 @@ int Main(int argc, char** argv) {
       chosen = [&, subcommand] { return subcommand.run(daemon); };
     });
   }
-  AddStats(app, &daemon, &offline, &chosen);
+  AddStats(app, &daemon, &stats, &chosen);
   AddEvents(app, &daemon, &events, &chosen);
   try {
     app.parse(argc, argv);

@@ -312,5 +312,37 @@ TEST_F(Operator, ALoanThatWaitsInVainIsRefusedOnce) {
   EXPECT_TRUE(Has(Run({"stats", "-o", "json"}).output, "\"exhausted_count\": \"2\""));
 }
 
+TEST_F(Operator, StatsAreShownAgainAndAgainUntilASignal) {
+  const auto watch = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"stats", "--watch", "--interval", "0.1"});
+    return ChildOptions{.command = daemon_.Command(std::move(arguments)),
+                        .output = dir_.path() + "/out",
+                        .error = dir_.path() + "/err"};
+  };
+  {
+    ChildProcess tables(watch({}));
+    WaitForFollowed("sessions: 0 attached");
+    Client guest = Connect("guest");
+    WaitForFollowed("sessions: 1 attached");
+    tables.Signal(SIGINT);
+    EXPECT_EQ(tables.Wait(), 0);
+  }
+  const std::vector<std::string> lines = Lines(Followed());
+  EXPECT_TRUE(lines[0].ends_with("Z") && Has(lines[0], "T")) << lines[0];
+  EXPECT_TRUE(lines[1].starts_with("POOL ")) << lines[1];
+  EXPECT_TRUE(Has(Followed(), "\n\n" + lines[0].substr(0, 4))) << Followed();
+  ChildProcess json(watch({"-o", "json"}));
+  WaitUntil([&] { return Lines(Followed()).size() >= 3; }, "three lines");
+  daemon_.Stop(SIGTERM);
+  EXPECT_EQ(json.Wait(), 3);
+  EXPECT_TRUE(Has(FollowError(), "is stopping")) << FollowError();
+  for (const std::string& line : Lines(Followed()))
+    EXPECT_TRUE(line.starts_with("{\"stats\":{") && line.ends_with("}")) << line;
+  for (const char* interval : {"0", "0.05", "3601", "x"})
+    EXPECT_EQ(Run({"stats", "--watch", "--interval", interval}).exit_code, 2) << interval;
+  EXPECT_EQ(Run({"stats", "--interval", "1"}).exit_code, 2);
+  EXPECT_EQ(Run({"stats", "--watch", "--offline"}).exit_code, 2);
+}
+
 }  // namespace
 }  // namespace zerocp::testing
