@@ -102,6 +102,10 @@ void PrintStats(const v1::Stats& stats) {
                   FormatBytes(segment.free_size_bytes())});
   }
   Print(segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached");
+  if (stats.orphaned_session_count() != 0) {
+    Print(", " + N(stats.orphaned_session_count()) +
+          " orphaned (no connection to a daemon; what they hold stays)");
+  }
   if (stats.has_start_time()) {
     Print(", " + N(stats.recovered_session_count()) + " recovered after death since " +
           TimeOf(stats.start_time()));
