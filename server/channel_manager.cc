@@ -170,9 +170,8 @@ absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use, 
   if (!even_if_in_use && publishers + subscribers > 0) {
     return MakeError(
         Reason::kChannelInUse,
-        fmt::format("channel \"{}\" has {} publishers and {} subscribers; let them close, or set "
-                    "even_if_in_use",
-                    name, publishers, subscribers),
+        fmt::format("channel \"{}\" has {} and {}; let them close, or set even_if_in_use", name,
+                    Counted(publishers, "publisher"), Counted(subscribers, "subscriber")),
         {{"resource", ChannelResource(name)},
          {"publisherCount", std::to_string(publishers)},
          {"subscriberCount", std::to_string(subscribers)}});
@@ -180,32 +179,33 @@ absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use, 
   if (const shm::Status closed = core_.registry.Close(name); !closed.ok())
     return FromShm(closed, Resource::kChannel, ChannelResource(name));
   core_.registry.RetireLanes();  // without members it is gone now
-  spdlog::info("channel {} deleted: {} publishers and {} subscribers were told", name, publishers,
-               subscribers);
-  core_.events.Add(
-      EventKind::kChannelChanged, ChannelResource(name),
-      fmt::format("deleted: {} publishers and {} subscribers were told", publishers, subscribers));
+  const std::string told =
+      fmt::format("deleted: {} and {} were told", Counted(publishers, "publisher"),
+                  Counted(subscribers, "subscriber"));
+  spdlog::info("channel {} {}", name, told);
+  core_.events.Add(EventKind::kChannelChanged, ChannelResource(name), told);
   return absl::OkStatus();
 }
 
 absl::StatusOr<uint64_t> ChannelManager::DetachSubscriber(const SubscriberName& name) {
   MutexLock lock(core_.mutex);
   const Channel* channel = core_.registry.Find(name.channel);
-  const uint64_t queued = channel != nullptr && name.index < channel->subscribers.size()
-                              ? core_.registry.QueuedCount(*channel, name.index)
-                              : 0;
-  if (channel == nullptr ||
-      !core_.registry.StopSubscriber(channel->index, name.index, name.epoch).ok()) {
+  const bool there = channel != nullptr && name.index < channel->subscribers.size();
+  const uint64_t queued = there ? core_.registry.QueuedCount(*channel, name.index) : 0;
+  const bool stopped = there && shm::ChannelRegistry::IsStopped(*channel, name.index);
+  if (!there || !core_.registry.StopSubscriber(channel->index, name.index, name.epoch).ok()) {
     return MakeError(Reason::kSubscriberNotFound,
                      fmt::format("there is no subscriber \"{}\"; GetStats shows those that are",
                                  SubscriberResource(name)),
                      {{"resource", SubscriberResource(name)}});
   }
-  spdlog::warn("{} of session id {} detached by an operator; {} messages waited for it",
-               SubscriberResource(name), channel->subscribers[name.index].session, queued);
+  if (stopped) return queued;  // a retry
+  spdlog::warn("{} of session id {} detached by an operator; {} waited for it",
+               SubscriberResource(name), channel->subscribers[name.index].session,
+               Counted(queued, "message"));
   core_.events.Add(EventKind::kChannelChanged, ChannelResource(name.channel),
-                   fmt::format("{} detached by an operator; {} messages waited for it",
-                               SubscriberResource(name), queued));
+                   fmt::format("{} detached by an operator; {} waited for it",
+                               SubscriberResource(name), Counted(queued, "message")));
   return queued;
 }
 

@@ -64,6 +64,20 @@ std::vector<std::string> ParsePools(const Resources& resources, Violations& viol
   return names;
 }
 
+// What never changes in a pool.
+shm::PoolSpec ImmutableFields(const v1::Pool& pool, Violations& violations) {
+  shm::PoolSpec spec;
+  spec.chunk_size_bytes =
+      Narrow<uint64_t>(pool.chunk_size_bytes(), "pool.chunk_size_bytes", violations);
+  spec.chunk_alignment_bytes =
+      Narrow<uint32_t>(pool.chunk_alignment_bytes(), "pool.chunk_alignment_bytes", violations);
+  spec.max_chunk_count =
+      Narrow<uint32_t>(pool.max_chunk_count(), "pool.max_chunk_count", violations);
+  spec.max_holders =
+      Narrow<uint32_t>(pool.max_holders_per_chunk(), "pool.max_holders_per_chunk", violations);
+  return spec;
+}
+
 bool HasControlCharacter(std::string_view text) {
   return std::any_of(text.begin(), text.end(),
                      [](char c) { return static_cast<unsigned char>(c) < 0x20 || c == 0x7f; });
@@ -74,17 +88,9 @@ bool HasControlCharacter(std::string_view text) {
 absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request) {
   Violations violations;
   const v1::Pool& pool = request.pool();
-  shm::PoolSpec spec;
+  shm::PoolSpec spec = ImmutableFields(pool, violations);
   spec.name = request.pool_id();
-  spec.chunk_size_bytes =
-      Narrow<uint64_t>(pool.chunk_size_bytes(), "pool.chunk_size_bytes", violations);
-  spec.chunk_alignment_bytes =
-      Narrow<uint32_t>(pool.chunk_alignment_bytes(), "pool.chunk_alignment_bytes", violations);
   spec.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);
-  spec.max_chunk_count =
-      Narrow<uint32_t>(pool.max_chunk_count(), "pool.max_chunk_count", violations);
-  spec.max_holders =
-      Narrow<uint32_t>(pool.max_holders_per_chunk(), "pool.max_holders_per_chunk", violations);
   spec.auto_grow = pool.auto_grow();
   Merge(shm::Validate(spec), "pool_id", "pool.", violations);
   if (!violations.empty()) return InvalidArgument(violations);
@@ -136,6 +142,7 @@ absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
         {"update_mask", fmt::format("names \"{}\", but only chunk_count and auto_grow can change",
                                     path.substr(0, shm::kNameBytes))});
   }
+  if (!masked) change.immutable = ImmutableFields(pool, violations);
   if (auto_grow) change.auto_grow = pool.auto_grow();
   if (count) {
     change.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);

@@ -5,6 +5,10 @@
 
 namespace zerocp {
 
+std::string Counted(uint64_t count, std::string_view noun) {
+  return std::to_string(count) + " " + std::string(noun) + (count == 1 ? "" : "s");
+}
+
 void EventLog::Add(EventKind kind, std::string resource, std::string detail,
                    std::vector<EventHolder> holders) {
   if (resource.size() > kMaxEventText) resource.resize(kMaxEventText);

@@ -13,6 +13,7 @@
 #include <functional>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "server/mutex.h"
@@ -60,6 +61,9 @@ struct Event {
   std::string detail;    // one sentence
   std::vector<EventHolder> holders;
 };
+
+// For events and the log: "1 chunk", "2 chunks".
+std::string Counted(uint64_t count, std::string_view noun);
 
 class EventLog {
  public:

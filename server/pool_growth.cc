@@ -33,6 +33,13 @@ absl::StatusOr<PoolInfo> PoolManager::Change(const PoolChange& change, bool vali
   if (absl::Status status = CheckEtag(resource, pool->etag, change.etag); !status.ok())
     return status;
   if (pool->draining) return BeingDeleted(*pool);
+  std::vector<shm::Violation> violations;
+  for (const Difference& d : Differences(change.immutable, pool->spec)) {
+    violations.push_back(
+        {fmt::format("pool.{}", d.field),
+         fmt::format("is immutable: the pool has {}, not {}", d.actual, d.wanted)});
+  }
+  if (!violations.empty()) return InvalidArgument(violations);
   const uint32_t before = pool->spec.chunk_count;
   const bool auto_grow = change.auto_grow.value_or(pool->spec.auto_grow);
   uint32_t wanted = change.chunk_count.value_or(before);

@@ -16,34 +16,6 @@ using Clock = std::chrono::system_clock;
 
 bool Agrees(uint64_t wanted, uint64_t actual) { return wanted == 0 || wanted == actual; }
 
-// What an existing pool has in common with a wanted one that may differ, for the error.
-std::string Difference(const shm::PoolSpec& wanted, const shm::PoolSpec& actual) {
-  const shm::PoolSpec full = shm::WithDefaults(wanted);
-  const struct {
-    const char* field;
-    bool agrees;
-    uint64_t wanted, actual;
-  } fields[] = {
-      {"chunk_size_bytes", wanted.chunk_size_bytes == actual.chunk_size_bytes,
-       wanted.chunk_size_bytes, actual.chunk_size_bytes},
-      {"chunk_alignment_bytes", Agrees(wanted.chunk_alignment_bytes, actual.chunk_alignment_bytes),
-       wanted.chunk_alignment_bytes, actual.chunk_alignment_bytes},
-      {"chunk_count", wanted.chunk_count <= actual.chunk_count, wanted.chunk_count,
-       actual.chunk_count},
-      {"max_chunk_count", Agrees(wanted.max_chunk_count, actual.max_chunk_count),
-       wanted.max_chunk_count, actual.max_chunk_count},
-      {"auto_grow", !wanted.auto_grow || actual.auto_grow, wanted.auto_grow, actual.auto_grow},
-      {"max_holders_per_chunk", wanted.max_holders == 0 || full.max_holders == actual.max_holders,
-       full.max_holders, actual.max_holders},
-  };
-  std::string text;
-  for (const auto& f : fields) {
-    if (!f.agrees)
-      text += fmt::format("{}{} {}, not {}", text.empty() ? "" : ", ", f.field, f.actual, f.wanted);
-  }
-  return text;
-}
-
 absl::Status AddressRangeFull(const shm::PoolSpec& spec, shm::MemPoolManager& manager) {
   constexpr uint64_t kUnlimited = uint64_t{1} << 60;
   shm::MemPoolAllocator scratch(kUnlimited, kUnlimited, manager.session_capacity());
@@ -137,15 +109,50 @@ PoolInfo PoolManager::Describe(const std::string& name, const Entry& entry) cons
   return info;
 }
 
+std::vector<PoolManager::Difference> PoolManager::Differences(const shm::PoolSpec& wanted,
+                                                              const shm::PoolSpec& actual) {
+  const shm::PoolSpec full = shm::WithDefaults(wanted);
+  const struct {
+    bool agrees;
+    Difference values;
+  } fields[] = {
+      {Agrees(wanted.chunk_size_bytes, actual.chunk_size_bytes),
+       {"chunk_size_bytes", false, wanted.chunk_size_bytes, actual.chunk_size_bytes}},
+      {Agrees(wanted.chunk_alignment_bytes, actual.chunk_alignment_bytes),
+       {"chunk_alignment_bytes", false, wanted.chunk_alignment_bytes,
+        actual.chunk_alignment_bytes}},
+      {wanted.chunk_count <= actual.chunk_count,
+       {"chunk_count", true, wanted.chunk_count, actual.chunk_count}},
+      {Agrees(wanted.max_chunk_count, actual.max_chunk_count),
+       {"max_chunk_count", false, wanted.max_chunk_count, actual.max_chunk_count}},
+      {!wanted.auto_grow || actual.auto_grow,
+       {"auto_grow", true, wanted.auto_grow, actual.auto_grow}},
+      {wanted.max_holders == 0 || full.max_holders == actual.max_holders,
+       {"max_holders_per_chunk", false, full.max_holders, actual.max_holders}},
+  };
+  std::vector<Difference> differences;
+  for (const auto& field : fields) {
+    if (!field.agrees) differences.push_back(field.values);
+  }
+  return differences;
+}
+
 absl::StatusOr<CreatedPool> PoolManager::Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                                   CreateMode mode) const {
   if (pool.draining) return BeingDeleted(pool);
-  const std::string difference = Difference(wanted, pool.spec);
-  if (mode.allow_existing && difference.empty()) return CreatedPool{pool, false};
+  std::string text;
+  bool can_change = true;
+  for (const Difference& d : Differences(wanted, pool.spec)) {
+    text +=
+        fmt::format("{}{} {}, not {}", text.empty() ? " with " : ", ", d.field, d.actual, d.wanted);
+    can_change &= d.can_change;
+  }
+  if (mode.allow_existing && text.empty()) return CreatedPool{pool, false};
+  const char* advice = text.empty() ? "choose another name or set allow_existing"
+                       : can_change ? "change it (UpdatePool), or choose another name"
+                                    : "choose another name";
   return MakeError(Reason::kPoolAlreadyExists,
-                   fmt::format("pool \"{}\" exists already{}; choose another name{}", wanted.name,
-                               difference.empty() ? "" : " with " + difference,
-                               difference.empty() ? " or set allow_existing" : ""),
+                   fmt::format("pool \"{}\" exists already{}; {}", wanted.name, text, advice),
                    {{"resource", PoolResource(wanted.name)}});
 }
 

@@ -48,6 +48,8 @@ struct PoolChange {
   std::string etag;  // must be the pool's; empty: any
   std::optional<uint32_t> chunk_count = {};
   std::optional<bool> auto_grow = {};
+  // What is said of fields that cannot change: it must be so. 0: nothing.
+  shm::PoolSpec immutable = {};
 };
 
 // Which pool is to go, and how.
@@ -153,6 +155,15 @@ class PoolManager {
       ZEROCP_REQUIRES(core_.mutex);
   // True: the pool is gone.
   bool Drain(const std::string& name, uint32_t index) ZEROCP_REQUIRES(core_.mutex);
+  // A field in which a pool is not as it is wanted.
+  struct Difference {
+    const char* field;
+    bool can_change;
+    uint64_t wanted, actual;
+  };
+  // In field order. What `wanted` leaves 0 agrees, and so do more chunks than are wanted.
+  static std::vector<Difference> Differences(const shm::PoolSpec& wanted,
+                                             const shm::PoolSpec& actual);
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
   absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);

@@ -297,16 +297,23 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
   const auto time =
       std::chrono::duration_cast<std::chrono::microseconds>(steady_clock::now() - begin);
   std::string who;
+  std::string first;  // of those that are gone: its event tells what all of them had
   for (auto next = sessions_.begin(); next != sessions_.end();) {
     const auto session = next++;
     const auto& [id, record] = *session;
     if (!gone.test(id)) continue;
-    core_.events.Add(orderly ? EventKind::kSessionDetached : EventKind::kSessionDied,
-                     Text(record.name),
-                     fmt::format("{} {}: {} chunks {} in {} us{}", WhoText(record),
-                                 orderly ? "detached" : "died", report.freed_chunk_count,
-                                 orderly ? "freed" : "recovered", time.count(),
-                                 gone.count() == 1 ? "" : ", with those that ended with it"));
+    const char* freed = orderly ? "freed" : "recovered";
+    const std::string what =
+        first.empty()
+            ? fmt::format(
+                  "{} {} in {} us{}", Counted(report.freed_chunk_count, "chunk"), freed,
+                  time.count(),
+                  gone.count() == 1 ? "" : fmt::format(", of {} sessions together", gone.count()))
+            : fmt::format("{} together with {}", freed, first);
+    if (first.empty()) first = Text(record.name);
+    core_.events.Add(
+        orderly ? EventKind::kSessionDetached : EventKind::kSessionDied, Text(record.name),
+        fmt::format("{} {}: {}", WhoText(record), orderly ? "detached" : "died", what));
     who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
                        Text(record.name), Text(record.client_name), id, record.pid, record.uid);
     SetMirrorState(id, SessionState::kFree);
@@ -314,9 +321,9 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
       spdlog::error("cannot clear session id {} in the session table", id);
     sessions_.erase(session);
   }
-  spdlog::info("{}: {}; {} chunks freed, {} messages delivered, {} drained, {} us",
-               orderly ? "detached" : "died", who, report.freed_chunk_count, report.delivered_count,
-               report.drained_count, time.count());
+  spdlog::info("{}: {}; {} freed, {} delivered, {} drained, {} us", orderly ? "detached" : "died",
+               who, Counted(report.freed_chunk_count, "chunk"),
+               Counted(report.delivered_count, "message"), report.drained_count, time.count());
 }
 
 void SessionManager::Detach(uint16_t id) {
@@ -369,12 +376,12 @@ void SessionManager::Terminate(const std::string& name, bool kill,
       if (!table_.Write(id, record))
         spdlog::error("cannot write session id {} to the session table", id);
       SetMirrorState(id, SessionState::kRevoked);
-      spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {} chunks{}", name,
-                   Text(record.client_name), id, record.pid, record.uid, held[id],
+      spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {}{}", name,
+                   Text(record.client_name), id, record.pid, record.uid, Counted(held[id], "chunk"),
                    kill ? "; it is killed if it does not detach" : "");
       core_.events.Add(
           EventKind::kSessionRevoked, name,
-          fmt::format("{} is to detach; it holds {} chunks", WhoText(record), held[id]));
+          fmt::format("{} is to detach; it holds {}", WhoText(record), Counted(held[id], "chunk")));
       const auto now = options_.now();
       terminations_.Add({id, name, held[id], record.pid, kill, now + kKillGrace, now + patience,
                          std::move(done)});

@@ -21,9 +21,12 @@ absl::StatusOr<v1::Stats> StatsReader::Read(const std::vector<std::string>& name
   *stats.add_segments() =
       ToProto(v1::Segment::KIND_MANAGEMENT, memory.management, memory.available_bytes);
   *stats.add_segments() = ToProto(v1::Segment::KIND_CHUNK, memory.chunk, memory.available_bytes);
-  stats.set_attached_session_count(static_cast<int32_t>(
-      std::count_if(sessions.begin(), sessions.end(),
-                    [](const SessionInfo& s) { return s.phase == SessionPhase::kAttached; })));
+  const auto sessions_in = [&](SessionPhase phase) {
+    return static_cast<int32_t>(std::count_if(
+        sessions.begin(), sessions.end(), [&](const SessionInfo& s) { return s.phase == phase; }));
+  };
+  stats.set_attached_session_count(sessions_in(SessionPhase::kAttached));
+  stats.set_orphaned_session_count(sessions_in(SessionPhase::kOrphaned));
   stats.set_recovered_session_count(static_cast<int64_t>(sessions_.recovered_session_count()));
   const PoolWatch::HeldSamples held = watch_.CountHeldSamples();
   for (ChannelStats& channel : channels_.Stats()) {

@@ -137,7 +137,10 @@ void TroubleWatch::LookAtSubscribers() {
     const Clock::time_point now = now_();
     for (uint32_t k = 0; k < channel->subscribers.size(); ++k) {
       const auto& record = channel->subscribers[k];
-      if (record.session == 0 || shm::ChannelRegistry::IsStopped(*channel, k)) continue;
+      if (record.session == 0 || shm::ChannelRegistry::IsStopped(*channel, k)) {
+        subscribers_.erase({index, k});
+        continue;
+      }
       const auto counts = core_.registry.CountsOf(*channel, k);
       Subscriber& known = subscribers_[{index, k}];
       if (known.epoch != record.epoch || known.channel_uid != channel->uid ||

@@ -73,6 +73,10 @@ Result<PoolGeometry> CheckShape(const MemPool& entry) {
   if (!IsValidName(std::string_view(entry.name, strnlen(entry.name, kNameBytes)))) {
     return Damaged("impossible name");
   }
+  if (const auto auto_grow = entry.auto_grow.load(std::memory_order_relaxed);
+      auto_grow > static_cast<uint8_t>(AutoGrow::kPaused)) {
+    return Damaged("impossible auto grow " + std::to_string(auto_grow));
+  }
   if (entry.incarnation < 1 || entry.incarnation > 15) {
     return Damaged("impossible incarnation " + std::to_string(entry.incarnation));
   }

@@ -107,6 +107,10 @@ std::string StatsText(const v1::Stats& stats) {
                   FormatBytes(segment.free_size_bytes())});
   }
   text += segments.ToString() + "\nsessions: " + N(stats.attached_session_count()) + " attached";
+  if (stats.orphaned_session_count() != 0) {
+    text += ", " + N(stats.orphaned_session_count()) +
+            " orphaned (no connection to a daemon; what they hold stays)";
+  }
   if (stats.has_start_time()) {
     text += ", " + N(stats.recovered_session_count()) + " recovered after death since " +
             TimeOf(stats.start_time());

@@ -242,11 +242,14 @@ v1::GetStatsResponse StatsOf(MemPoolManager& manager, shm::ChannelRegistry& regi
   AddSegment(stats, v1::Segment::KIND_CHUNK, manager.chunk_segment(),
              MemPoolManager::ChunkName(instance), available);
   int32_t attached = 0;
+  int32_t orphaned = 0;
   for (uint32_t id = shm::kFirstSession; id < manager.session_capacity(); ++id) {
     const auto state = manager.session_entry(static_cast<uint16_t>(id)).state.load();
     if (state == static_cast<uint32_t>(SessionState::kAttached)) ++attached;
+    if (state == static_cast<uint32_t>(SessionState::kOrphaned)) ++orphaned;
   }
   stats.set_attached_session_count(attached);
+  stats.set_orphaned_session_count(orphaned);
   const HeldCounts held = HeldBySubscribers(manager, census);
   for (uint32_t index : registry.List()) {
     const shm::ChannelRegistry::Channel& channel = *registry.channel(index);

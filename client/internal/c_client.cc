@@ -7,14 +7,22 @@ namespace {
 zerocp_code Attach(std::unique_ptr<Connection> connection, const zerocp_client_options* options,
                    std::optional<Connection::Token> token, zerocp_client** client) {
   const char* name = Option(options, &zerocp_client_options::name);
-  std::string_view label = TextOf(name);
-  if (name == nullptr) {
+  std::string label(TextOf(name));
+  if (name == nullptr)
     label = TextOf(program_invocation_short_name).substr(0, zerocp::shm::kNameBytes - 1);
+  std::string printable = label;
+  for (char& c : printable) {
+    if (c < ' ' || c > '~') c = '?';
   }
+  if (name == nullptr) label = printable;
   if (label.size() >= zerocp::shm::kNameBytes) {
     return Fail(Code::kInvalid, "a client's name has at most " +
                                     std::to_string(zerocp::shm::kNameBytes - 1) +
                                     " bytes, this has " + std::to_string(label.size()));
+  }
+  if (label != printable) {
+    return Fail(Code::kInvalid, "a client's name is of printable ASCII characters, \"" + printable +
+                                    "\" (with ? for what is not) is no such name");
   }
   const int32_t read_only = Option(options, &zerocp_client_options::read_only);
   if (read_only != 0 && read_only != 1) {

@@ -1,4 +1,5 @@
 // The C++ interface against a real daemon: loans, channels, handles, errors.
+#include <errno.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 
@@ -303,6 +304,21 @@ TEST_F(ClientApi, UnknownNamesSayWhatToDo) {
   EXPECT_EQ(
       Client::Connect({.name = std::string(64, 'n'), .runtime_dir = daemon_.runtime_dir()}).code(),
       Code::kInvalid);
+}
+
+TEST_F(ClientApi, ANameIsPrintableAndTheProgramsIsMadeSo) {
+  const auto refused =
+      Client::Connect({.name = "caf\xc3\xa9", .runtime_dir = daemon_.runtime_dir()});
+  EXPECT_EQ(refused.code(), Code::kInvalid);
+  EXPECT_NE(refused.message().find("a client's name"), std::string::npos) << refused.message();
+  EXPECT_NE(refused.message().find("\"caf??\""), std::string::npos) << refused.message();
+  char program[] = "caf\xc3\xa9 viewer";
+  char* const before = std::exchange(program_invocation_short_name, program);
+  const auto client = Client::Connect({.runtime_dir = daemon_.runtime_dir()});
+  program_invocation_short_name = before;
+  ASSERT_TRUE(client) << client.message();
+  const testing::Ran sessions = testing::RunCommand(daemon_.Command({"sessions"}));
+  EXPECT_NE(sessions.output.find("  caf?? viewer  "), std::string::npos) << sessions.output;
 }
 
 TEST_F(ClientApi, ReadOnlyClientTakesOpensAndReleasesButNeitherLoansNorPublishes) {

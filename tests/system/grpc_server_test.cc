@@ -44,6 +44,15 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   const Outcome fixed = admin.Call(
       kUpdatePool, R"({"pool":{"name":"pools/audio","chunkCount":5},"updateMask":"autoGrow"})");
   EXPECT_TRUE(Contains(fixed.json, R"("chunkCount":"3")")) << fixed.message << fixed.json;
+  const Outcome before = admin.Call(kGetPool, R"({"name":"pools/audio"})");
+  const Outcome same = admin.Call(kUpdatePool, before.json);
+  EXPECT_TRUE(same.ok()) << same.message;
+  EXPECT_EQ(same.json, before.json);
+  EXPECT_TRUE(
+      admin
+          .Call(kUpdatePool,
+                R"({"pool":{"name":"pools/audio","maxChunkCount":5},"updateMask":"autoGrow"})")
+          .ok());
   EXPECT_FALSE(Contains(fixed.json, R"("autoGrow":true)")) << fixed.json;
   const Outcome channel = admin.Call(
       kCreateChannel,

@@ -301,6 +301,16 @@ TEST_F(Operator, StatsNameTheSlowSubscriberFirst) {
   EXPECT_TRUE(seen[2].ends_with(lost + " -")) << seen[2];
 }
 
+TEST_F(Operator, StatsCountWhoHasNotComeBackToARestartedDaemon) {
+  const Client client = Connect("guest");
+  EXPECT_TRUE(Has(Run({"stats"}).output, "\nsessions: 1 attached, 0 recovered"));
+  daemon_.Stop(SIGKILL);
+  daemon_.Start();
+  const char* const orphaned = "\nsessions: 0 attached, 1 orphaned (no connection to a daemon; ";
+  for (const Ran& stats : {Run({"stats"}), Run({"stats", "--offline"})})
+    EXPECT_TRUE(Has(stats.output, orphaned)) << stats.output;
+}
+
 TEST_F(Operator, ALoanThatWaitsInVainIsRefusedOnce) {
   Client hog = Connect("hog");
   std::vector<Loan> loans;

@@ -196,11 +196,16 @@ TEST_F(ChannelManagerTest, DetachSubscriberTakesTheNameThatStatsGive) {
                                       SubscriberName{"frames", 1u << 30, name.epoch}}) {
     EXPECT_EQ(ReasonOf(instance.channels.DetachSubscriber(other).status()), "SUBSCRIBER_NOT_FOUND");
   }
+  int64_t told = 0;
   for (int i = 0; i < 2; ++i) {  // a retry finds it stopped
     const auto queued = instance.channels.DetachSubscriber(name);
     ASSERT_TRUE(queued.ok()) << queued.status();
     EXPECT_EQ(*queued, 0u);
   }
+  int64_t number = 0;
+  while (const auto event = instance.core.events.Next(number++))
+    told += event->detail.find("detached by an operator; 0 messages waited") != std::string::npos;
+  EXPECT_EQ(told, 1);
 }
 
 TEST_F(ChannelManagerTest, UsedUpAddressRangeIsAnErrorWithNumbers) {

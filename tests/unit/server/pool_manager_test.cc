@@ -95,6 +95,10 @@ TEST(PoolManager, AllowExistingTakesAPoolThatAgreesAndIsLargeEnough) {
     EXPECT_EQ(ReasonOf(result.status()), "POOL_ALREADY_EXISTS");
     EXPECT_NE(std::string(result.status().message()).find(difference), std::string::npos)
         << result.status();
+    const bool can_change = difference.starts_with("chunk_count");
+    EXPECT_EQ(std::string(result.status().message()).find("UpdatePool") != std::string::npos,
+              can_change)
+        << result.status();
   }
 }
 

@@ -315,16 +315,24 @@ TEST_F(SessionManagerTest, EventsTellWhoCameWhoLeftAndWhoDied) {
   sessions_->Orphan(dies->id);
   sessions_->Detach(left->id);
   sessions_->Died(shm::SessionSet().set(dies->id));
+  const auto first = sessions_->Attach(Self(), "first", nullptr);
+  const auto second = sessions_->Attach(Self(), "second", nullptr);
+  ASSERT_TRUE(first.ok() && second.ok());
+  sessions_->Died(shm::SessionSet().set(first->id).set(second->id));
   const struct {
     EventKind kind;
     std::string resource;
-    const char* text;
+    std::string text;
   } expected[] = {
       {EventKind::kSessionAttached, left->name, "\"left\" pid"},
       {EventKind::kSessionAttached, dies->name, "\"dies\" pid"},
       {EventKind::kSessionOrphaned, dies->name, "what it holds stays"},
       {EventKind::kSessionDetached, left->name, "detached: 0 chunks freed"},
       {EventKind::kSessionDied, dies->name, "died: 0 chunks recovered in"},
+      {EventKind::kSessionAttached, first->name, "\"first\" pid"},
+      {EventKind::kSessionAttached, second->name, "\"second\" pid"},
+      {EventKind::kSessionDied, first->name, " us, of 2 sessions together"},
+      {EventKind::kSessionDied, second->name, "died: recovered together with " + first->name},
   };
   int64_t number = 0;
   for (const auto& wanted : expected) {

@@ -217,6 +217,19 @@ TEST_F(TroubleWatchTest, ADropUnderWayIsNotTakenForATake) {
   EXPECT_EQ(events[0].kind, EventKind::kSubscriberStalled);
 }
 
+TEST_F(TroubleWatchTest, ASubscriberThatIsTakenOffIsNotStalledAnyMore) {
+  JoinBoth(shm::WhenFull::kWait);
+  for (int i = 0; i < 2; ++i) Publish();
+  EXPECT_TRUE(Look().empty());
+  EXPECT_EQ(Look(seconds(2)).size(), 1u);
+  const ChannelStats channel = instance_.channels.Stats()[0];
+  const SubscriberStats& viewer = channel.subscribers[0];
+  EXPECT_EQ(watch_.StalledFor(channel.index, viewer.index, viewer.epoch), seconds(2));
+  ASSERT_TRUE(instance_.channels.DetachSubscriber({"frames", viewer.index, viewer.epoch}).ok());
+  EXPECT_TRUE(Look(seconds(1)).empty());
+  EXPECT_EQ(watch_.StalledFor(channel.index, viewer.index, viewer.epoch), seconds(0));
+}
+
 TEST_F(TroubleWatchTest, ASubscriberOfADeletedChannelIsNobodysTrouble) {
   JoinBoth(shm::WhenFull::kWait);
   for (int i = 0; i < 2; ++i) Publish();

@@ -197,6 +197,10 @@ TEST_F(GeometryTest, AnEntryThatAStrangerWroteIsRefused) {
   corrupt(entry.slot_count, 25);
   corrupt(entry.grant_slots, 0);
   corrupt(entry.incarnation, 0);
+  entry.auto_grow = 3;
+  EXPECT_EQ(check(), Code::kDamaged);
+  entry.auto_grow = static_cast<uint8_t>(AutoGrow::kPaused);
+  EXPECT_EQ(check(), Code::kOk);
   corrupt(entry.records_offset, uint64_t{1} << 60);
   corrupt(entry.hints_offset, uint64_t{0});
   corrupt(entry.headers_offset, uint64_t{100});
