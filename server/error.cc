@@ -247,6 +247,7 @@ absl::Status FromShm(const shm::Status& status, Resource resource, std::string_v
     case shm::Code::kEndOfStream:
     case shm::Code::kPublisherDied:
     case shm::Code::kDetached:
+    case shm::Code::kChannelDeleted:
     case shm::Code::kInstanceLost:
     case shm::Code::kExhausted:
     case shm::Code::kTooLarge:

@@ -48,7 +48,7 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
 Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published* published) {
   if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) [[unlikely]] {
     Refresh();  // PAIR sub.stamp
-    if (!IsOpen()) return Code::kDetached;
+    if (!IsOpen()) return Code::kChannelDeleted;
   }
   // A chunk of another pool needs a grant slot for each subscriber that there can be.
   if (chunk.pool != pool_ && chunk.pool->grant_slots < info_.grant_slots()) return Code::kInvalid;
@@ -105,7 +105,7 @@ Code PublisherPort::WaitForSubscribers(int count, Deadline deadline, int* presen
     const uint32_t bell = lane.publisher_bell.load(std::memory_order_acquire);
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) Refresh();
     *present = active_count_;
-    if (!IsOpen()) return Code::kDetached;
+    if (!IsOpen()) return Code::kChannelDeleted;
     if (*present >= count) return Code::kOk;
     if (deadline.Passed()) return Code::kTimeout;
     // The daemon rings every bell after each join, whether anybody waits or not.
@@ -348,7 +348,7 @@ Code PublisherPort::WaitForRoom(Deadline deadline) {
     if (free == 0) SleepUntilRoom(quarter, Deadline::After(deadline.Left(kFirstSlice)));
   }
   while (FreeCells(~lossy_, 1) == 0) {
-    if (!IsOpen()) return Code::kDetached;
+    if (!IsOpen()) return Code::kChannelDeleted;
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
       Refresh();
       continue;

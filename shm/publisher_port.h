@@ -45,11 +45,11 @@ class PublisherPort {
                                                        const JoinInfo& info);
 
   // Sends an exclusive chunk whose header size is set; stamps its sequence. kOk: the chunk is given
-  // up. Any other code: the caller still has it and nobody got it. kTimeout; kDetached: the channel
-  // was deleted; kInvalid: a chunk of another pool than the channel's, with fewer grant slots than
-  // the channel has subscribers at most.
+  // up. Any other code: the caller still has it and nobody got it. kTimeout; kChannelDeleted: the
+  // channel was deleted; kInvalid: a chunk of another pool than the channel's, with fewer grant
+  // slots than the channel has subscribers at most.
   Code Publish(const ChunkRef& chunk, Deadline deadline, Published* published);
-  // Waits until at least `count` subscribers are served. kTimeout, kDetached.
+  // Waits until at least `count` subscribers are served. kTimeout, kChannelDeleted.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
 
   // Lets go of what is kept for late joiners: before the publisher leaves. The last call but Leave.

@@ -34,6 +34,7 @@ enum class Code : int32_t {
   kVersionMismatch = 16,  // another shared-memory layout: both versions are in the message
   kDamaged = 17,          // a word in shared memory is impossible; the object is given up
   kLimit = 18,            // a table is full: publishers, subscribers, sessions
+  kChannelDeleted = 19,
   // Daemon only.
   kAlreadyExists = 64,
   kNoMemory = 65,  // memory was refused; needed and available bytes are in the message

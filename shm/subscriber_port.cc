@@ -52,7 +52,7 @@ Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
     if (next_lane_ >= lanes_.size()) next_lane_ = 0;
     Code code = TakeFrom(lanes_[next_lane_], out);
     if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
-    if (code == Code::kDetached) return code;
+    if (left_) return code;
     taken_in_a_row_ = 0;
     ++next_lane_;
     // A publisher that keeps its queue full must not keep new ones out of sight.
@@ -257,7 +257,7 @@ void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
 
 // Nothing to take: are there new lanes, have old ones ended, is this the end of the stream?
 Code SubscriberPort::Idle(ChunkRef* out) {
-  if (left_) return Code::kDetached;
+  if (left_) return why_left_;
   const uint32_t stamp =
       channel_.header->lane_stamp.load(std::memory_order_acquire);  // PAIR lane.stamp
   if (stamp == stamp_ && stamp_known_) [[likely]]
@@ -300,7 +300,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
     stamp_known_ = false;
     const Code code = TakeFromLanes(out);
     if (code != Code::kTimeout) return code;
-    channel_was_deleted_ = true;
+    why_left_ = Code::kChannelDeleted;
     return Detached();
   }
   if (!lanes_.empty()) return TakeFromLanes(out);
@@ -326,7 +326,7 @@ void SubscriberPort::Leave() {
 // Leaves: the last look at the channel. The daemon's next tick lets go of what waits.
 Code SubscriberPort::Detached() {
   Leave();
-  return Code::kDetached;
+  return why_left_;
 }
 
 // Reads the lane table anew and says so: lanes that are not listed any more are not looked at any

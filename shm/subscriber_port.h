@@ -65,8 +65,8 @@ class SubscriberPort {
 
   // The next message. kTimeout: nothing is there now. kEndOfStream: every publisher that was there
   // has closed and nothing is left; said once, then the port waits for new publishers.
-  // kPublisherDied: the same, but at least one of them died. kDetached: the channel was deleted and
-  // nothing is left, or an operator took this subscriber off; it has left then.
+  // kPublisherDied: the same, but at least one of them died. kDetached: an operator took this
+  // subscriber off; it has left then, and so after kChannelDeleted, when nothing is left to take.
   // kDamaged: a lane held something impossible and was given up.
   Code TryTake(ChunkRef* out) {
     Code code = TakeFromLanes(out);
@@ -92,9 +92,9 @@ class SubscriberPort {
   // Says in shared memory that nothing will be taken any more, for when the daemon cannot be told:
   // it, or the next one, lets go of what waits. The last call.
   void Leave();
-  // True after kDetached and Leave: the channel's memory must not be touched any more.
+  // True after kDetached, kChannelDeleted and Leave: the channel's memory must not be touched any
+  // more.
   bool left() const { return left_; }
-  bool channel_was_deleted() const { return channel_was_deleted_; }
 
   // Messages lost between the message that was taken last and the one taken before it.
   uint64_t missed_before() const { return missed_before_; }
@@ -151,7 +151,7 @@ class SubscriberPort {
   uint32_t ended_count_ = 0;  // lanes that ended since the last kEndOfStream
   bool publisher_died_ = false;
   bool left_ = false;
-  bool channel_was_deleted_ = false;
+  Code why_left_ = Code::kDetached;  // or kChannelDeleted
   std::array<uint32_t, kLaneEntries> finished_epoch_{};
   std::array<uint32_t, kLaneEntries> last_rung_{};
 };

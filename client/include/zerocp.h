@@ -69,8 +69,8 @@ enum {
   ZEROCP_TIMEOUT = 1,        /* nothing came before the deadline: try again */
   ZEROCP_END_OF_STREAM = 2,  /* the last publisher closed in order and nothing is left to take */
   ZEROCP_PUBLISHER_DIED = 3, /* the same, but a publisher died instead of closing */
-  ZEROCP_DETACHED = 4, /* an operator deleted the channel, detached the subscriber, or ended the
-                          session; the text says which */
+  ZEROCP_DETACHED = 4,       /* an operator detached the subscriber, or ended the session; the text
+                                says which */
   ZEROCP_INSTANCE_LOST = 5,  /* the daemon came back with other segments: connect again */
   ZEROCP_EXHAUSTED = 6,      /* the pool has no free chunk: wait, release, or make it larger */
   ZEROCP_TOO_LARGE = 7,      /* more bytes than the pool's chunks have */
@@ -85,8 +85,9 @@ enum {
   ZEROCP_VERSION_MISMATCH =
       16,              /* daemon and library have other memory layouts; the text names both */
   ZEROCP_DAMAGED = 17, /* shared memory holds something impossible; the object was given up */
-  ZEROCP_LIMIT = 18    /* a table is full: sessions, publishers, subscribers; or the process may not
+  ZEROCP_LIMIT = 18,   /* a table is full: sessions, publishers, subscribers; or the process may not
                           map or open so much; the text says which */
+  ZEROCP_CHANNEL_DELETED = 19 /* by an operator; what waited was taken before */
 };
 
 /* "TIMEOUT" for ZEROCP_TIMEOUT and so on; "UNKNOWN" for others. Static storage. */
@@ -253,24 +254,25 @@ typedef struct zerocp_published {
  * as a subscriber's queue is full; those of lossy subscribers and of a channel that drops lose
  * their oldest messages instead. On success `loan` is none afterwards; `published` may be NULL.
  * On every error the caller still has the loan and nobody got the message, so that a retry repeats
- * nothing. TIMEOUT: a queue stayed full. DETACHED. INVALID: not a loan of this publisher's client,
- * loan->size is more than its capacity, or its pool allows fewer holders than the channel
- * subscribers. UNAVAILABLE after fork. */
+ * nothing. TIMEOUT: a queue stayed full. CHANNEL_DELETED. DETACHED. INVALID: not a loan of this
+ * publisher's client, loan->size is more than its capacity, or its pool allows fewer holders than
+ * the channel subscribers. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* loan,
                                                 int64_t timeout_ns, zerocp_published* published);
 
 /* Waits until the channel has at least `count` subscribers; `present` (may be NULL) is how many it
- * has, also on TIMEOUT. DETACHED. UNAVAILABLE after fork. */
+ * has, also on TIMEOUT. CHANNEL_DELETED. DETACHED. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_publisher_wait(zerocp_publisher* publisher, int32_t count,
                                              int64_t timeout_ns, int32_t* present);
 
 /* Takes the next message. TIMEOUT: none came. END_OF_STREAM or PUBLISHER_DIED: every publisher that
  * was there is gone and nothing is left; said once, then the call waits for the next publisher.
- * DETACHED. DAMAGED: what a publisher sent is impossible; it is not listened to any more.
- * HELD_LIMIT: the subscriber holds as many samples as its channel allows (max_held_count), or the
- * session as many loans and samples as the daemon does (--max-chunks-per-session). Said at once,
- * whatever `timeout_ns` is and whether or not a message is there; the queue stays as it is. Samples
- * count until they are released, by whatever thread. UNAVAILABLE after fork. */
+ * DETACHED. CHANNEL_DELETED. DAMAGED: what a publisher sent is impossible; it is not listened to
+ * any more. HELD_LIMIT: the subscriber holds as many samples as its channel allows
+ * (max_held_count), or the session as many loans and samples as the daemon does
+ * (--max-chunks-per-session). Said at once, whatever `timeout_ns` is and whether or not a message
+ * is there; the queue stays as it is. Samples count until they are released, by whatever thread.
+ * UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeout_ns,
                                               zerocp_sample* sample);
 

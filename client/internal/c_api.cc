@@ -8,6 +8,7 @@ static_assert(ZEROCP_TIMEOUT == static_cast<int>(Code::kTimeout));
 static_assert(ZEROCP_END_OF_STREAM == static_cast<int>(Code::kEndOfStream));
 static_assert(ZEROCP_PUBLISHER_DIED == static_cast<int>(Code::kPublisherDied));
 static_assert(ZEROCP_DETACHED == static_cast<int>(Code::kDetached));
+static_assert(ZEROCP_CHANNEL_DELETED == static_cast<int>(Code::kChannelDeleted));
 static_assert(ZEROCP_INSTANCE_LOST == static_cast<int>(Code::kInstanceLost));
 static_assert(ZEROCP_EXHAUSTED == static_cast<int>(Code::kExhausted));
 static_assert(ZEROCP_TOO_LARGE == static_cast<int>(Code::kTooLarge));
@@ -111,6 +112,8 @@ const char* zerocp_code_name(zerocp_code code) {
       return "DAMAGED";
     case ZEROCP_LIMIT:
       return "LIMIT";
+    case ZEROCP_CHANNEL_DELETED:
+      return "CHANNEL_DELETED";
     default:
       return "UNKNOWN";
   }

@@ -8,7 +8,6 @@ namespace {
 [[gnu::cold, gnu::noinline]] zerocp_code FailTake(const zerocp_subscriber& subscriber, Code code) {
   if (code == Code::kHeldLimit) return FailHeldLimit(*subscriber.core);
   if (code != Code::kDetached || !subscriber.port->left()) return FailWait(*subscriber.core, code);
-  if (subscriber.port->channel_was_deleted()) return Fail(code);
   return Fail(code, "an operator detached this subscriber from its channel; close it");
 }
 

@@ -13,7 +13,7 @@ const char* FixedText(shm::Code code) {
       return "end of stream: every publisher closed in order and nothing is left to take";
     case shm::Code::kPublisherDied:
       return "a publisher died, and nothing is left to take";
-    case shm::Code::kDetached:
+    case shm::Code::kChannelDeleted:
       return "the channel was deleted; close what belongs to it";
     case shm::Code::kStale:
       return "the handle's chunk was released or used again since";

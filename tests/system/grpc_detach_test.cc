@@ -106,12 +106,12 @@ TEST_F(DetachTest, ADeletedChannelIsTakenToItsEndAndItsNameIsFree) {
   auto ended = looper->TryTake();
   while (ended.code() == Code::kTimeout && poll(&readable, 1, 60'000) == 1)
     ended = looper->TryTake();
-  EXPECT_EQ(ended.code(), Code::kDetached);
+  EXPECT_EQ(ended.code(), Code::kChannelDeleted);
   EXPECT_TRUE(subscriber->Wait(seconds(60)));  // what was published before
-  EXPECT_EQ(subscriber->Wait(seconds(60)).code(), Code::kDetached);
+  EXPECT_EQ(subscriber->Wait(seconds(60)).code(), Code::kChannelDeleted);
   auto loan = publisher->NewLoan(1);
   ASSERT_TRUE(loan) << loan.message();
-  EXPECT_EQ(publisher->Publish(*loan, seconds(60)).code(), Code::kDetached);
+  EXPECT_EQ(publisher->Publish(*loan, seconds(60)).code(), Code::kChannelDeleted);
   EXPECT_EQ(client_.JoinAsSubscriber("camera").code(), Code::kNotFound);
 }
 

@@ -33,7 +33,7 @@ class Publisher {
   // Sends the loan to every subscriber; waits while one of them has a full queue, but for lossy
   // ones and on a channel that drops, which lose their oldest message. On success `loan` is empty.
   // Otherwise it stays as it was and nobody got the message: a retry repeats nothing. kTimeout,
-  // kDetached, kInvalid, kUnavailable.
+  // kChannelDeleted, kDetached, kInvalid, kUnavailable.
   Result<Published> Publish(Loan& loan, Deadline wait = std::nullopt) {
     Result<Published> result;
     zerocp_published published{};
@@ -44,7 +44,7 @@ class Publisher {
     return result;
   }
   // Waits until the channel has at least `count` subscribers; the value is how many it has, also on
-  // kTimeout. kDetached, kUnavailable.
+  // kTimeout. kChannelDeleted, kDetached, kUnavailable.
   Result<int> WaitForSubscribers(int count, Deadline wait = std::nullopt) {
     Result<int> result;
     result.Set(zerocp_publisher_wait(raw_.get(), count, internal::TimeoutOf(wait), &*result));

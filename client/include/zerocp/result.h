@@ -18,9 +18,10 @@ enum class Code : std::int32_t {
   kTimeout = ZEROCP_TIMEOUT,               // nothing came before the deadline: try again
   kEndOfStream = ZEROCP_END_OF_STREAM,     // the last publisher closed in order; nothing is left
   kPublisherDied = ZEROCP_PUBLISHER_DIED,  // the same, but a publisher died
-  kDetached = ZEROCP_DETACHED,             // by an operator: channel, subscriber or session is gone
-  kInstanceLost = ZEROCP_INSTANCE_LOST,    // the daemon came back with other segments
-  kExhausted = ZEROCP_EXHAUSTED,           // the pool is empty; message() names the largest holders
+  kDetached = ZEROCP_DETACHED,  // an operator detached the subscriber, or ended the session
+  kChannelDeleted = ZEROCP_CHANNEL_DELETED,  // by an operator; what waited was taken before
+  kInstanceLost = ZEROCP_INSTANCE_LOST,      // the daemon came back with other segments
+  kExhausted = ZEROCP_EXHAUSTED,         // the pool is empty; message() names the largest holders
   kTooLarge = ZEROCP_TOO_LARGE,          // larger than the pool's chunks; message() has both sizes
   kHeldLimit = ZEROCP_HELD_LIMIT,        // as many loans or samples are held as may be: release one
   kHoldersFull = ZEROCP_HOLDERS_FULL,    // as many holders as the chunk's pool allows

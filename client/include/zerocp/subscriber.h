@@ -18,9 +18,9 @@ class Subscriber {
 
   // The next message; in the order of sending for each publisher. Spins briefly, then sleeps.
   // kTimeout. kEndOfStream, kPublisherDied: every publisher that was there is gone and nothing is
-  // left; said once, then the call waits for the next publisher. kDetached. kDamaged. kHeldLimit,
-  // at once: as many samples are held as the channel (max_held_count) or the daemon
-  // (--max-chunks-per-session) allows; nothing is taken.
+  // left; said once, then the call waits for the next publisher. kDetached. kChannelDeleted:
+  // nothing is left there either. kDamaged. kHeldLimit, at once: as many samples are held as the
+  // channel (max_held_count) or the daemon (--max-chunks-per-session) allows; nothing is taken.
   // kUnavailable after fork. REQUIRES here and below: not closed, not moved from.
   Result<Sample> Wait(Deadline wait = std::nullopt) { return Take(internal::TimeoutOf(wait)); }
   // The same without waiting: kTimeout if there is none now.

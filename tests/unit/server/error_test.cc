@@ -65,6 +65,7 @@ TEST(Error, EveryShmCodeIsMapped) {
       {Code::kEndOfStream, "INTERNAL", "INTERNAL"},
       {Code::kPublisherDied, "INTERNAL", "INTERNAL"},
       {Code::kDetached, "INTERNAL", "INTERNAL"},
+      {Code::kChannelDeleted, "INTERNAL", "INTERNAL"},
       {Code::kExhausted, "INTERNAL", "INTERNAL"},
       {Code::kTooLarge, "INTERNAL", "INTERNAL"},
       {Code::kHeldLimit, "INTERNAL", "INTERNAL"},

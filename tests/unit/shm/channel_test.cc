@@ -467,7 +467,6 @@ TEST_F(ChannelTest, ADetachedSubscriberStallsNobodyAndKeepsItsIndexUntilItCallsA
   EXPECT_EQ(Value(held), 0u);
   ChunkRef chunk;
   for (int i = 0; i < 3; ++i) EXPECT_EQ(slow->TryTake(&chunk), Code::kDetached);
-  EXPECT_FALSE(slow->channel_was_deleted());
   recovery_->Tick(attached_);
   EXPECT_EQ(Subscribe(third_, "feed")->info().index, info.index);
   EXPECT_EQ(slow->TryTake(&chunk), Code::kDetached);
@@ -542,16 +541,15 @@ TEST_F(ChannelTest, ADeletedChannelIsReadToItsEndAndItsNameIsFreeAtOnce) {
   const uint32_t index = registry_->Find("temp")->index;
   ASSERT_TRUE(registry_->Close("temp").ok());
   EXPECT_EQ(registry_->Close("temp").code(), Code::kNotFound);
-  for (int i = 0; i < 2; ++i) EXPECT_EQ(Send(*first_, *publisher, 9), Code::kDetached);
+  for (int i = 0; i < 2; ++i) EXPECT_EQ(Send(*first_, *publisher, 9), Code::kChannelDeleted);
   int present;
-  EXPECT_EQ(publisher->WaitForSubscribers(1, Deadline::Never(), &present), Code::kDetached);
+  EXPECT_EQ(publisher->WaitForSubscribers(1, Deadline::Never(), &present), Code::kChannelDeleted);
   EXPECT_EQ(registry_->JoinAsPublisher("temp", "", first_->id()).code(), Code::kNotFound);
   AddChannel("temp", "pool", 4);
   EXPECT_NE(registry_->Find("temp")->index, index);
   for (uint64_t i = 0; i < 2; ++i) ExpectTakes(*second_, *subscriber, i);
   ChunkRef chunk;
-  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kDetached);
-  EXPECT_TRUE(subscriber->channel_was_deleted());
+  EXPECT_EQ(subscriber->TryTake(&chunk), Code::kChannelDeleted);
   recovery_->Tick(attached_);
   ASSERT_NE(registry_->channel(index), nullptr);  // the publisher has not closed
   ASSERT_TRUE(registry_->LeavePublisher(index, publisher->info().index, first_->id()).ok());

@@ -129,7 +129,7 @@ TEST_F(HistoryTest, APublisherOfADeletedChannelLetsGoAtItsNextPublish) {
   SendUpTo(*publisher, 1, 9);
   ASSERT_TRUE(registry_->Close("feed").ok());
   EXPECT_EQ(Kept(), kHistory);
-  EXPECT_EQ(Send(*sender_, *publisher, 10), Code::kDetached);
+  EXPECT_EQ(Send(*sender_, *publisher, 10), Code::kChannelDeleted);
   EXPECT_EQ(Kept(), 0u);
 }
 
