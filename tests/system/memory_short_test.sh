@@ -152,11 +152,14 @@ for root in /sys/fs/cgroup /sys/fs/cgroup/memory; do
     # shellcheck disable=SC2016 # expanded by the inner shell
     start sh -c 'echo $$ >"$0/cgroup.procs" && exec "$@"' "$group"
     expect_refused MEMORY_LIMIT create huge 1048576 1024
-    # The daemon still has memory to work in: it is not killed for want of it.
-    fill
-    expect_refused MEMORY_LIMIT create one-more 1048576 1
-    for _ in {1..20}; do "$bin/zerocp" stats -o json --runtime-dir "$work/run" >"$work/log.stats"; done
-    "$bin/zerocp" audit --runtime-dir "$work/run" >"$work/log.audit"
+    # The daemon still has memory to work in: it is not killed for want of it. (One with a sanitizer
+    # needs a multiple.)
+    if ! ldd "$bin/zerocpd" | grep libasan >/dev/null; then
+      fill
+      expect_refused MEMORY_LIMIT create one-more 1048576 1
+      for _ in {1..20}; do "$bin/zerocp" stats -o json --runtime-dir "$work/run" >"$work/log.stats"; done
+      "$bin/zerocp" audit --runtime-dir "$work/run" >"$work/log.audit"
+    fi
     stop
     echo "memory_short_test: a memory cgroup of 128 MiB: refused with the numbers, and works when it is full"
     exit 0

@@ -40,8 +40,8 @@ TEST(CppApi, EmptyLoanCannotBeShared) {
 }
 
 TEST(CppApi, EveryCodeHasAName) {
-  for (int code = 0; code <= 18; ++code) EXPECT_STRNE(zerocp_code_name(code), "UNKNOWN") << code;
-  EXPECT_STREQ(zerocp_code_name(19), "UNKNOWN");
+  for (int code = 0; code <= 19; ++code) EXPECT_STRNE(zerocp_code_name(code), "UNKNOWN") << code;
+  EXPECT_STREQ(zerocp_code_name(20), "UNKNOWN");
   EXPECT_STREQ(zerocp_code_name(-1), "UNKNOWN");
   EXPECT_STREQ(Name(Code::kTimeout), "TIMEOUT");
 }
