@@ -143,7 +143,7 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
     const uint64_t end = served ? cursor.start.load(std::memory_order_relaxed) : tail;
     const uint64_t oldest = end - std::min<uint64_t>(end, info_.history_count);
     if (lane.history_next == kHistoryUnseen || lane.history_next < oldest) {
-      if (lane.history_begun && !Mutant(55)) missed_count_ += oldest - lane.history_next;
+      if (lane.history_begun) missed_count_ += oldest - lane.history_next;
       lane.history_next = oldest;
     }
     if (lane.history_next >= end) {
@@ -157,7 +157,7 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
     crowded_since_ = {};
     ++lane.history_next;
     if (code != Code::kOk) {  // it has just left the history, or is left out
-      missed_count_ += lane.history_begun || code == Code::kHoldersFull ? 1 : 0;
+      if ((lane.history_begun && !Mutant(55)) || code == Code::kHoldersFull) ++missed_count_;
       continue;
     }
     lane.history_begun = true;

@@ -108,7 +108,10 @@ void ReadyFd::Run() {
       continue;
     }
     Watch();
-    if (Mutant(52)) Write();
+    if (Mutant(52)) {
+      Write();
+      usleep(1000);  // so that the order can be seen
+    }
     if (phase_.exchange(kIdle, std::memory_order_acq_rel) == kRecalled) shm::FutexWake(phase_);
     if (!Mutant(52)) Write();  // after the phase (F3)
   }

@@ -200,6 +200,14 @@ TEST_F(ChannelTest, ASubscriberThatJoinsLaterIsWaitedForToo) {
     EXPECT_EQ(Send(*first_, *publisher, 5), Code::kTimeout);
     Leave(std::move(late), *second_);
   }
+  auto wide = Subscribe(second_, "feed");
+  ASSERT_EQ(Send(*first_, *publisher, 6), Code::kOk);
+  ExpectTakes(*second_, *wide, 6);
+  Leave(std::move(wide), *second_);
+  auto narrow = Subscribe(second_, "feed", {.queue_capacity = 1});
+  ASSERT_EQ(Send(*first_, *publisher, 7), Code::kOk);
+  EXPECT_EQ(Send(*first_, *publisher, 8), Code::kTimeout);
+  ExpectTakes(*second_, *narrow, 7);
 }
 
 // A publisher that publishes nothing does not see who comes and goes.
