@@ -74,6 +74,7 @@ absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool 
   const std::string& name = pool.spec.name;
   const std::string resource = PoolResource(name);
   const uint32_t before = pool.spec.chunk_count;
+  if (chunk_count == before) return absl::OkStatus();
   const uint32_t index = Find(name)->index;
   // Goes with the growth mutex only.
   const shm::PoolView& view = *core_.manager->pool(index);
@@ -82,7 +83,7 @@ absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool 
   const auto budget = [this] { return shm::AvailableMemory(core_.manager->options().segment_dir); };
   if (const auto there = budget(); needed > there.available_bytes)
     return OutOfMemory(resource, needed, there);
-  if (validate_only || chunk_count == before) return absl::OkStatus();
+  if (validate_only) return absl::OkStatus();
   const shm::Status grown = core_.manager->GrowPool(index, chunk_count);
   if (grown.code() == shm::Code::kNoMemory)  // somebody else took it meanwhile
     return OutOfMemory(resource, needed, budget());
@@ -112,7 +113,9 @@ bool PoolManager::NeedsGrowth(Entry& entry) const {
   const bool grows = Mutant(49) ? view.shared->auto_grow.load() != 0 : entry.auto_grow;
   if (!grows || !view.IsOpen() || std::chrono::steady_clock::now() < entry.next_growth)
     return false;
-  core_.manager->SetAutoGrow(entry.index, shm::AutoGrow::kOn);  // a pause is over
+  // A pause is over. Else nothing is stored: clients read this line.
+  if (view.shared->auto_grow.load() != static_cast<uint8_t>(shm::AutoGrow::kOn))
+    core_.manager->SetAutoGrow(entry.index, shm::AutoGrow::kOn);
   return view.live_chunk_count() < view.max_chunk_count && view.shared->pressure.load() != 0 &&
          shm::FreeList::FindGroup(view.hints, 0) == shm::FreeList::kNone;
 }

@@ -265,18 +265,24 @@ absl::StatusOr<std::optional<PoolInfo>> PoolManager::Delete(const PoolDeletion& 
     return NotFound(deletion.name);
   }
   MutexLock growth_lock(growth_mutexes_[entry->index]);
-  MutexLock lock(core_.mutex);
-  PoolInfo pool = Describe(deletion.name, *entry);
-  if (absl::Status status = CheckEtag(PoolResource(deletion.name), pool.etag, deletion.etag);
-      !status.ok())
-    return status;
-  if (absl::Status status = CheckUnused(pool, entry->index, deletion.drain); !status.ok())
-    return status;
-  if (deletion.validate_only) return std::optional(pool);
-  if (!pool.draining) {
-    spdlog::info("pool {} is being deleted: {} chunks", deletion.name, pool.spec.chunk_count);
-    drain_.Begin(entry->index);
+  PoolInfo pool;
+  {
+    MutexLock lock(core_.mutex);
+    pool = Describe(deletion.name, *entry);
+    if (absl::Status status = CheckEtag(PoolResource(deletion.name), pool.etag, deletion.etag);
+        !status.ok())
+      return status;
+    if (absl::Status status = CheckUnused(pool, entry->index, deletion.drain); !status.ok())
+      return status;
+    if (deletion.validate_only) return std::optional(pool);
+    if (!pool.draining) {
+      spdlog::info("pool {} is being deleted: {} chunks", deletion.name, pool.spec.chunk_count);
+      drain_.Begin(entry->index);
+    }
   }
+  // Not under core.mutex. No Tick takes a step meanwhile: create_mutex_ is held.
+  if (!pool.draining) core_.manager->SettleDrain(entry->index);
+  MutexLock lock(core_.mutex);
   pool.draining = !Drain(deletion.name, entry->index);
   return std::optional(pool);
 }

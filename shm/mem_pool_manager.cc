@@ -198,7 +198,10 @@ Status MemPoolManager::AdoptPools(bool copy) {
     for (const Range& range : RangesOf(*geometry, geometry->chunk_count, geometry->max_chunk_count))
       range.segment->Decommit(range.offset, range.bytes);
     entry.use.store(use, std::memory_order_release);  // PAIR pool.use
-    if (state == static_cast<uint32_t>(PoolState::kDraining)) StartDrain(index);
+    if (state == static_cast<uint32_t>(PoolState::kDraining)) {
+      StartDrain(index);
+      SettleDrain(index);
+    }
   }
   return Status();
 }

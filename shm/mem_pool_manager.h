@@ -136,12 +136,14 @@ class MemPoolManager {
   void SetAutoGrow(uint32_t index, AutoGrow value);
   // Loans that wait for a chunk look again, and fail if they need not.
   void WakeLoans(uint32_t index);
-  // The first and the last step of deleting a pool; PoolDrain has those between. StartDrain: nobody
-  // loans from it any more, and what is on its way to be cached can be seen when it returns.
+  // Steps of deleting a pool; PoolDrain has those between. StartDrain: nobody loans from it any
+  // more. SettleDrain: what was on its way to be cached then can be seen, and loans that wait for
+  // the pool fail. It takes as long as Settle, so nothing that others wait for is to be locked.
   // RemovePool: the pool is gone, its memory is the system's, and its address range in the chunk
   // segment is free; that in the management segment is the caller's to free.
   // REQUIRES: each chunk is the daemon's; `generation` is at least each record's.
   void StartDrain(uint32_t index);
+  void SettleDrain(uint32_t index);
   PoolGeometry RemovePool(uint32_t index, uint32_t generation);
   // Gives back what a daemon that was killed in RemovePool had not.
   void DecommitFreeChunks();

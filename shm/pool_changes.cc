@@ -154,6 +154,9 @@ void MemPoolManager::StartDrain(uint32_t index) {
   const uint64_t closed = uses_[index].load() & ~uint64_t{1};
   uses_[index].store(closed);
   entry.use.store(closed);  // PAIR pool.use
+}
+
+void MemPoolManager::SettleDrain(uint32_t index) {
   Settle();
   WakeLoans(index);
 }

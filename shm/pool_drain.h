@@ -1,6 +1,7 @@
 // Deletes a pool under its clients.
 //
-// What. Begin closes the pool: nothing is loaned from it any more. Step takes every chunk that is
+// What. Begin closes the pool: nothing is loaned from it any more. Then the daemon settles
+// (MemPoolManager::SettleDrain). Step takes every chunk that is
 // free or in a thread's cache, wherever that thread is and whether it runs or not, by
 // compare-exchange to LOANED by the daemon, and is called until it has all: those that applications
 // hold come with their release. Then the pool goes, and its memory with it.
@@ -43,7 +44,7 @@ class PoolDrain {
   // Closes a pool. Nothing if it is closed. REQUIRES: it exists, no channel uses it.
   void Begin(uint32_t index);
   // Takes what is free or cached of a pool that was closed. True: that was all of it, and the pool
-  // is gone. Reads every record.
+  // is gone. Reads every record. REQUIRES: MemPoolManager::SettleDrain since Begin.
   bool Step(uint32_t index, const SessionSet& attached);
   // After adoption, and after the channels: keeps what is not in use away from `attached`.
   void AdoptGaps(const SessionSet& attached);

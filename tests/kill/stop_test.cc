@@ -307,6 +307,7 @@ TEST_P(StepTest, DeleteAPoolWhoseClientIsStoppedInALoan) {
       },
       [&] {
         drain.Begin(index);
+        manager_->SettleDrain(index);
         gone = drain.Step(index, attached_);
         const PoolView& pool = AddPool("next", 64, GetParam());  // so that any chunk is another's
         next = pool.index;
@@ -326,6 +327,7 @@ TEST_P(StepTest, DeleteAPoolWhoseClientIsStoppedInALoan) {
         }
         EXPECT_TRUE(gone || drain.Step(index, attached_)) << "a chunk did not come back";
         drain.Begin(next);
+        manager_->SettleDrain(next);
         EXPECT_TRUE(drain.Step(next, attached_));
         ExpectAuditHolds();
       },

@@ -37,6 +37,7 @@ class PoolDrainTest : public InstanceFixture {
   }
   bool Delete(uint32_t index) {
     drain_.Begin(index);
+    manager_->SettleDrain(index);
     return drain_.Step(index, attached_);
   }
   uint64_t Blocks() const {
@@ -225,6 +226,7 @@ TEST_F(PoolDrainTest, ADaemonThatAdoptsGoesOnAndKeepsTheAddresses) {
   ASSERT_TRUE(created.ok());
   EXPECT_NE(next.pool(*created)->records_offset, records);
   drain.Begin(*created);
+  next.SettleDrain(*created);
   EXPECT_TRUE(drain.Step(*created, attached_));
   EXPECT_FALSE(drain.Step(index, attached_));
   EXPECT_TRUE(client->Release(loan));
