@@ -1,8 +1,7 @@
 // What all managers work on: the instance's memory, its channels, and who is attached.
 //
 // One mutex: control calls are rare, and nothing under it waits for a client. Held briefly, but for
-// an audit and a recovery, which read every record, and for StopSubscriber, which settles
-// (shm/settle.h). Creating a pool reserves memory for seconds and
+// an audit and a recovery, which read every record. Creating a pool reserves memory for seconds and
 // so runs without it, one at a time (PoolManager).
 #pragma once
 

@@ -233,9 +233,10 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   if (!table_.Write(id, record)) {
     return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
   }
-  core_.manager->session_entry(id).cache_thread_count.store(0, std::memory_order_relaxed);
-  for (auto& serial : core_.manager->session_entry(id).known_serials)
-    serial.store(0, std::memory_order_relaxed);
+  shm::SessionEntry& entry = core_.manager->session_entry(id);
+  entry.cache_thread_count.store(0, std::memory_order_relaxed);
+  if (!Mutant(71)) entry.joined_barrier.store(0, std::memory_order_relaxed);
+  for (auto& serial : entry.known_serials) serial.store(0, std::memory_order_relaxed);
   WriteMirror(id, record);
   sessions_[id] = record;
   MutexLock core_lock(core_.mutex);

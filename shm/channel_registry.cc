@@ -290,7 +290,7 @@ void ChannelRegistry::StopTaking(Channel& channel, uint32_t k) {
         .cursors[k]
         .stopped_epoch.store(epoch, std::memory_order_release);  // PAIR cursor.stopped
   }
-  Settle();
+  Settle(manager_);
   CloseSubscriber(channel, k);
 }
 

@@ -117,7 +117,7 @@ class ChannelRegistry {
   Status LeaveSubscriber(uint32_t channel, uint32_t index, uint16_t session);
   // Stops a subscriber that lives: publishers do not wait for it any more. It takes at most the
   // message that it is taking now, says so at its next call (`left_epoch`), and keeps its index
-  // until then or its death (R1). Takes as long as Settle. kNotFound unless `epoch` is the index's.
+  // until then or its death (R1). It settles (settle.h). kNotFound unless `epoch` is the index's.
   Status StopSubscriber(uint32_t channel, uint32_t index, uint32_t epoch);
   // Takes the name from a channel: publishing ends, subscribers take what is there. The channel is
   // gone with its last member (RetireLanes). kNotFound.

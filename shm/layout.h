@@ -172,8 +172,8 @@ struct SessionEntry {
   uint32_t uid;
   uint64_t start_time;  // of the process, clock ticks since boot, as in /proc/<pid>/stat
   std::atomic<uint32_t>
-      cache_thread_count;  // (C) threads of this session that keep chunks in a cache
-  uint32_t reserved0;
+      cache_thread_count;                // (C) threads of this session that keep chunks in a cache
+  std::atomic<uint32_t> joined_barrier;  // (C) 1: Barrier (settle.h) reaches its process
   char name[kNameBytes];
   // (C) By pool index: low 16 bits of the serial of the pool that this session knows last, stored
   // before it reads the pool's entry.
@@ -337,7 +337,8 @@ static_assert(offsetof(MemPool, loan_count) == 104 && offsetof(MemPool, exhauste
               offsetof(MemPool, recovered_chunk_count) == 120 && offsetof(Lane, waited) == 8);
 static_assert(offsetof(Cursor, stopped_epoch) == 40 && offsetof(Cursor, start_epoch) == 44 &&
               offsetof(Cursor, given_up) == 48 && offsetof(Cursor, kept_cell) == 56);
-static_assert(offsetof(SessionEntry, cache_thread_count) == 24 && offsetof(SessionEntry, pid) == 8);
+static_assert(offsetof(SessionEntry, cache_thread_count) == 24 &&
+              offsetof(SessionEntry, joined_barrier) == 28 && offsetof(SessionEntry, pid) == 8);
 static_assert(offsetof(MemPool, records_offset) == 32 && offsetof(MemPool, uid) == 72);
 static_assert(offsetof(ChannelHeader, subscriber_stamp) == 4 &&
               offsetof(ChannelHeader, lane_stamp) == 8);

@@ -157,7 +157,7 @@ void MemPoolManager::StartDrain(uint32_t index) {
 }
 
 void MemPoolManager::SettleDrain(uint32_t index) {
-  Settle();
+  Settle(*this);
   WakeLoans(index);
 }
 

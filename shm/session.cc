@@ -10,6 +10,7 @@
 #include "shm/chunk_ops.h"
 #include "shm/free_list.h"
 #include "shm/futex.h"
+#include "shm/settle.h"
 
 namespace zerocp::shm {
 namespace {
@@ -103,6 +104,8 @@ Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
       serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
       self_(std::make_shared<Session*>(this)) {
   manager_->set_session(id);
+  const bool joined = JoinBarrier() && !Mutant(72);
+  manager_->session_entry(id).joined_barrier.store(joined, std::memory_order_release);
 }
 
 Session::~Session() { Close(); }

@@ -7,14 +7,37 @@
 #include <thread>
 
 #include "shm/futex.h"
+#include "shm/mem_pool_manager.h"
 
 namespace zerocp::shm {
+namespace {
 
-void Settle() {
+bool Membarrier(int command) { return syscall(SYS_membarrier, command, 0, 0) == 0; }
+
+}  // namespace
+
+bool JoinBarrier() {
+  static const bool joined = Membarrier(MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED);
+  return joined;
+}
+
+void Barrier() { (void)Membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED); }
+
+bool NeedsGracePeriod(const MemPoolManager& manager) {
+  for (uint32_t id = kFirstSession; id < manager.session_capacity(); ++id) {
+    const SessionEntry& entry = manager.session_entry(static_cast<uint16_t>(id));
+    const auto state = static_cast<SessionState>(entry.state.load(std::memory_order_acquire));
+    if (state == SessionState::kFree || state == SessionState::kDead) continue;
+    if (entry.joined_barrier.load(std::memory_order_acquire) == 0) return true;
+  }
+  return false;
+}
+
+void Settle(const MemPoolManager& manager) {
+  if (!NeedsGracePeriod(manager)) return Barrier();
   // All processors have been through the scheduler or user mode since. Where that is not to be had
   // (nohz_full, a sandbox), time does it: no store stays in a store buffer for as long.
-  if (syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) != 0)
-    std::this_thread::sleep_for(kFirstSlice);
+  if (!Membarrier(MEMBARRIER_CMD_GLOBAL)) std::this_thread::sleep_for(kFirstSlice);
 }
 
 }  // namespace zerocp::shm

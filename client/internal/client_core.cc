@@ -1,14 +1,12 @@
 #include "client/internal/client_core.h"
 
-#include <linux/membarrier.h>
 #include <pthread.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include <utility>
 #include <vector>
 
 #include "shm/census.h"
+#include "shm/settle.h"
 
 namespace zerocp::internal {
 
@@ -33,7 +31,6 @@ class CoreTable {
 
  private:
   CoreTable() {
-    syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
     pthread_atfork([] { Get().mutex_.lock(); }, [] { Get().mutex_.unlock(); },
                    [] { Get().InChild(); });
   }
@@ -85,7 +82,7 @@ void ClientCore::DropUser() {
     if (!mapped() || --user_count_ > 0) return;
     if (state() != kLost) state_.store(kClosing, std::memory_order_relaxed);
   }
-  syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);  // see Letting go
+  shm::Barrier();  // see Letting go
   Retire();
 }
 

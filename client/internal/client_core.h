@@ -13,12 +13,11 @@
 // that makes it 0 does. Neither may miss the other: a release stores its thread's count, then loads
 // the state; the last user stores the state, then sums the counts. Each is a store followed by a
 // load of something else, which a processor may swap. Instead of a fence in every release the last
-// user executes membarrier(PRIVATE_EXPEDITED) between the two: an interrupt to every processor that
-// runs a thread of this process, each of which is a full fence there. A release whose count was
-// stored before the interrupt is summed, and one that was not loads kClosing. Both may find 0:
-// Retire lets one of them go on. Counting is the last thing a release does to the session, so that
-// a sum of 0 also means that nobody touches the memory. Where membarrier is forbidden, a release
-// may miss kClosing: the memory then stays mapped until the process ends.
+// user executes shm::Barrier between the two, a full fence in every thread. A release whose count
+// was stored before it is summed, and one that was not loads kClosing. Both may find 0: Retire lets
+// one of them go on. Counting is the last thing a release does to the session, so that a sum of 0
+// also means that nobody touches the memory. Where membarrier is forbidden, a release may miss
+// kClosing: the memory then stays mapped until the process ends.
 //
 // The daemon and what becomes of it. Calls that wait do so in slices of kLookInterval; between two
 // of them Look() asks the connection, which reconnects to a daemon that came back. So

@@ -200,10 +200,9 @@ TEST_F(InstanceLostTest, ABlockedPublisherAndAWaitingLoanLearnItToo) {
   auto subscriber = client.JoinAsSubscriber("camera");
   auto publisher = client.JoinAsPublisher("camera");
   for (uint64_t i = 0; i < 4; ++i) ASSERT_TRUE(Send(*publisher, i));  // the queue is full
-  std::thread blocked([&] {
-    auto loan = publisher->NewLoan(1);
-    EXPECT_EQ(publisher->Publish(*loan).code(), Code::kInstanceLost);
-  });
+  auto next = publisher->NewLoan(1);                                  // before all others are taken
+  ASSERT_TRUE(next) << next.message();
+  std::thread blocked([&] { EXPECT_EQ(publisher->Publish(*next).code(), Code::kInstanceLost); });
   std::thread starved([&] {
     std::vector<Loan> all;
     for (;;) {

@@ -155,6 +155,20 @@ TEST_F(SessionManagerTest, IdsGoRoundRobinUntilAllAreTaken) {
   EXPECT_EQ(AttachSelf(), 77);
 }
 
+TEST_F(SessionManagerTest, WhatASessionSaidOfItsProcessIsForgottenWhenItsIdIsUsedAgain) {
+  const uint16_t id = AttachSelf();
+  shm::SessionEntry& entry = instance_.core.manager->session_entry(id);
+  entry.joined_barrier.store(1);
+  entry.cache_thread_count.store(3);
+  entry.known_serials[0].store(9);
+  sessions_->Detach(id);
+  while (AttachSelf() != id) {
+  }
+  EXPECT_EQ(entry.joined_barrier.load(), 0u);
+  EXPECT_EQ(entry.cache_thread_count.load(), 0u);
+  EXPECT_EQ(entry.known_serials[0].load(), 0u);
+}
+
 TEST_F(SessionManagerTest, WhatADeadSessionOwnedIsFreeBeforeItsIdIsUsedAgain) {
   ASSERT_TRUE(instance_.pools.Create(Spec("p", 4096, 64)).ok());
   const uint16_t id = AttachSelf();

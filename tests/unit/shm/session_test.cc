@@ -5,6 +5,7 @@
 #include <thread>
 
 #include "shm/free_list.h"
+#include "shm/settle.h"
 #include "tests/unit/shm/instance_fixture.h"
 
 namespace zerocp::shm {
@@ -210,6 +211,24 @@ TEST_F(SessionTest, SessionsLoanAndReleaseWhileTheirPoolGrows) {
   stop = true;
   for (std::thread& thread : threads) thread.join();
   ExpectAuditHolds();
+}
+
+TEST_F(SessionTest, TheDaemonWaitsForTheKernelOnlyIfASessionIsOutOfTheBarriersReach) {
+  if (!JoinBarrier()) FAIL() << "membarrier(2) is not to be had: " << strerror(errno);
+  const auto session = Attach();
+  SessionEntry& entry = manager_->session_entry(session->id());
+  SessionEntry& other = manager_->session_entry(static_cast<uint16_t>(session->id() + 1));
+  entry.state.store(static_cast<uint32_t>(SessionState::kAttached));
+  EXPECT_FALSE(NeedsGracePeriod(*manager_));
+  for (const SessionState state :
+       {SessionState::kAttached, SessionState::kOrphaned, SessionState::kRevoked}) {
+    other.state.store(static_cast<uint32_t>(state));
+    EXPECT_TRUE(NeedsGracePeriod(*manager_));
+  }
+  Settle(*manager_);
+  other.state.store(static_cast<uint32_t>(SessionState::kDead));
+  EXPECT_FALSE(NeedsGracePeriod(*manager_));
+  Settle(*manager_);
 }
 
 TEST_F(SessionTest, AWaitingLoanGivesUpAtItsDeadline) {
