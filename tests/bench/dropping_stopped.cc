@@ -25,6 +25,7 @@ constexpr size_t kStopped = 5;
 constexpr uint64_t kQueue = 128;
 constexpr uint64_t kBurst = 32;
 constexpr uint64_t kBurstsOfRound = 25;
+constexpr uint64_t kFlood = 20'000;
 constexpr std::chrono::microseconds kNap{100};
 
 // A publisher and twelve processes that take, each of which says how far it is.
@@ -47,13 +48,7 @@ class Fan {
   // taken all there is; so all messages find room, but at the stopped one, which drops one for
   // each.
   double Round(bool one_stopped) {
-    const testing::ChildProcess& one = *drains_[kStopped];
-    if (one_stopped) {
-      CatchUp(false);
-      one.Signal(SIGSTOP);
-      while (!IsStopped(one.pid())) std::this_thread::yield();
-      for (uint64_t i = 0; i < kQueue / kBurst; ++i) (void)Burst(true);  // its queue is full now
-    }
+    if (one_stopped) StopOne();
     const uint64_t dropped_before = dropped_;
     std::vector<double> bursts;
     while (bursts.size() < kBurstsOfRound) bursts.push_back(Burst(one_stopped));
@@ -64,8 +59,17 @@ class Fan {
                    one_stopped ? "one subscriber stopped" : "no subscriber stopped");
       std::exit(1);
     }
-    if (one_stopped) one.Signal(SIGCONT);
+    if (one_stopped) drains_[kStopped]->Signal(SIGCONT);
     return Quantile(bursts, 0.5);
+  }
+
+  // Nanoseconds of one loan and publish, as fast as they go: whoever is slower misses messages.
+  double Flood(bool one_stopped) {
+    CatchUp(false);
+    if (one_stopped) StopOne();
+    const double time = Publish(kFlood);
+    if (one_stopped) drains_[kStopped]->Signal(SIGCONT);
+    return time;
   }
 
   void End() {
@@ -89,10 +93,20 @@ class Fan {
         std::this_thread::sleep_for(kNap);
     }
   }
+  void StopOne() {
+    const testing::ChildProcess& one = *drains_[kStopped];
+    CatchUp(false);
+    one.Signal(SIGSTOP);
+    while (!IsStopped(one.pid())) std::this_thread::yield();
+    for (uint64_t i = 0; i < kQueue / kBurst; ++i) (void)Burst(true);  // its queue is full now
+  }
   double Burst(bool one_stopped) {
     CatchUp(one_stopped);
+    return Publish(kBurst);
+  }
+  double Publish(uint64_t count) {
     const auto start = std::chrono::steady_clock::now();
-    for (uint64_t i = 0; i < kBurst; ++i) {
+    for (uint64_t i = 0; i < count; ++i) {
       // Checked in place: a copy of what was just written would wait for the stores before it.
       auto loan = publisher_.NewLoan(kBytes);
       const auto published = publisher_.Publish(*loan, std::chrono::nanoseconds{0});
@@ -100,8 +114,8 @@ class Fan {
       dropped_ += static_cast<uint64_t>(published->dropped);
     }
     const std::chrono::duration<double, std::nano> time = std::chrono::steady_clock::now() - start;
-    published_ += kBurst;
-    return time.count() / kBurst;
+    published_ += count;
+    return time.count() / static_cast<double>(count);
   }
 
   const testing::SharedCounts taken_;  // by subscriber: the last message that it has taken
@@ -141,6 +155,20 @@ Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel,
   for (int round = 0; round < rounds; ++round) {
     stopped.samples.push_back(fan.Round(true));
     healthy.samples.push_back(fan.Round(false));
+  }
+  fan.End();
+  return {stopped, healthy};
+}
+
+Pair DroppingFlood(const std::string& runtime_dir, const std::string& channel, int rounds) {
+  PinTo(0);
+  Fan fan(runtime_dir, channel);
+  Series stopped{"dropping_flood", "one stopped", kSubscribers + 1, kBytes, {}};
+  Series healthy{"dropping_flood", "none stopped", kSubscribers + 1, kBytes, {}};
+  (void)fan.Flood(false);
+  for (int round = 0; round < rounds; ++round) {
+    stopped.samples.push_back(fan.Flood(true));
+    healthy.samples.push_back(fan.Flood(false));
   }
   fan.End();
   return {stopped, healthy};

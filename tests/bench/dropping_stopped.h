@@ -17,4 +17,7 @@ int RunDrain(const std::string& runtime_dir, const std::string& channel, int cou
 // REQUIRES: the channel's queues have 128 places.
 Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds);
 
+// The same without waiting for anybody: the publisher's rate where it is the fastest.
+Pair DroppingFlood(const std::string& runtime_dir, const std::string& channel, int rounds);
+
 }  // namespace zerocp::bench

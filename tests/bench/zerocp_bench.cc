@@ -31,6 +31,7 @@ constexpr char kHelp[] =
     "                beside two cache lines written in turn (the floor)\n"
     "  dropping_stopped  loan and publish to 12 subscribers of a channel that drops, one of them\n"
     "                stopped, beside none\n"
+    "  dropping_flood  the same as fast as it goes, so that all of them miss messages\n"
     "  daemon_dead   a stream of 1 KiB messages to another process while the daemon is dead,\n"
     "                beside the same stream with it\n"
     "\n"
@@ -111,6 +112,10 @@ constexpr Work kWorks[] = {
     {"dropping_stopped", 1.1, 1.25,
      [](auto& daemon, int rounds) {
        return DroppingStopped(daemon.runtime_dir(), "drop", rounds);
+     }},
+    {"dropping_flood", 1.1, 1.25,
+     [](auto& daemon, int rounds) {
+       return DroppingFlood(daemon.runtime_dir(), "drop", rounds / 4);
      }},
     {"daemon_dead", 1 / 0.9, 1 / 0.9,  // 90 % of the messages per second
      [](auto& daemon, int rounds) { return DaemonDead(daemon, "ping", rounds / 2); }},
