@@ -72,6 +72,7 @@ class Session {
       return false;
     }
     Count(thread.acquired);
+    if (Mutant(77)) CountRefusal(pool);  // a shared read-modify-write
     *out = {&pool, chunk, ChunkRef::kExclusive};
     if (cache.loan_count % kLoansPerReport == 0) [[unlikely]]
       ReportLoans(pool, cache);
