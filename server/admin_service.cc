@@ -91,6 +91,17 @@ grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerCon
   });
 }
 
+grpc::ServerUnaryReactor* AdminService::Cleanup(grpc::CallbackServerContext* call,
+                                                const v1::CleanupRequest* request,
+                                                v1::CleanupResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto scope = ToScope(*request);
+    if (!scope.ok()) return scope.status();
+    *response = ToProto(context_.cleaner.Run(*scope));
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
                                               const v1::AuditRequest*,
                                               v1::AuditResponse* response) {

@@ -31,6 +31,9 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* DetachSubscriber(grpc::CallbackServerContext* call,
                                              const v1::DetachSubscriberRequest* request,
                                              v1::DetachSubscriberResponse* response) override;
+  grpc::ServerUnaryReactor* Cleanup(grpc::CallbackServerContext* call,
+                                    const v1::CleanupRequest* request,
+                                    v1::CleanupResponse* response) override;
   grpc::ServerUnaryReactor* Audit(grpc::CallbackServerContext* call,
                                   const v1::AuditRequest* request,
                                   v1::AuditResponse* response) override;

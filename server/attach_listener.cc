@@ -28,9 +28,6 @@ using shm::UniqueFd;
 using std::chrono::milliseconds;
 
 constexpr int kPacketsPerEvent = 16;  // then others have their turn
-constexpr milliseconds kFirstDelay{5};
-constexpr milliseconds kOrphanDelay{80};  // reached some 150 ms after the connection's end
-constexpr milliseconds kLongestDelay{2000};
 
 constexpr int kSourceShift = 56;
 
@@ -55,10 +52,10 @@ AttachListener::~AttachListener() { Stop(); }
 Status AttachListener::Start() {
   if (Status status = OpenReadOnlyChunk(); !status.ok()) return status;
   epoll_ = UniqueFd(epoll_create1(EPOLL_CLOEXEC));
-  stop_event_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
-  if (!epoll_ || !stop_event_ ||
+  wake_ = UniqueFd(eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK));
+  if (!epoll_ || !wake_ ||
       !SetEpoll(EPOLL_CTL_ADD, listener_.get(), Source::kListener, 0, EPOLLIN) ||
-      !SetEpoll(EPOLL_CTL_ADD, stop_event_.get(), Source::kStop, 0, EPOLLIN)) {
+      !SetEpoll(EPOLL_CTL_ADD, wake_.get(), Source::kWake, 0, EPOLLIN)) {
     return Status::FromErrno(Code::kInternal, "cannot watch the attach socket", errno);
   }
   for (const auto& [session, process] : sessions_.Living()) {
@@ -68,6 +65,10 @@ Status AttachListener::Start() {
   LookAtSessions(Clock::now());
   RecoverDead();
   next_tick_ = Clock::now() + kTickInterval;
+  {
+    MutexLock lock(requests_mutex_);
+    answering_ = true;
+  }
   thread_ = std::thread([this] { Run(); });
   return Status();
 }
@@ -88,12 +89,20 @@ Status AttachListener::OpenReadOnlyChunk() {
 
 void AttachListener::Stop() {
   if (!thread_.joinable()) return;
-  const uint64_t one = 1;
-  (void)!write(stop_event_.get(), &one, sizeof(one));
+  stopping_ = true;
+  Wake();
   thread_.join();
+  {
+    MutexLock lock(requests_mutex_);
+    answering_ = false;
+    for (DeadRequest& request : requests_) request.found.set_value({});
+    requests_.clear();
+  }
   connections_.clear();
   watched_.clear();
 }
+
+void AttachListener::Wake() const { eventfd_write(wake_.get(), 1); }
 
 bool AttachListener::SetEpoll(int operation, int fd, Source source, uint64_t key, uint32_t events) {
   epoll_event event{};
@@ -114,25 +123,10 @@ void AttachListener::Run() {
     const Clock::time_point now = Clock::now();
     LookAtSessions(now);
     RecoverDead();
+    AnswerDeadRequests();
     if (now >= next_tick_) Tick(now);
   }
   Settle();
-}
-
-// Who died just before the stop is not left behind: looks until nobody's fate is open.
-void AttachListener::Settle() {
-  std::vector<uint16_t> all;
-  for (const auto& [session, watched] : watched_) all.push_back(session);
-  for (uint16_t session : all) HandleDeath(session);
-  for (;;) {
-    LookAtSessions(Clock::now());
-    RecoverDead();
-    const auto open = std::find_if(watched_.begin(), watched_.end(), [](const auto& entry) {
-      return entry.second.connection == 0 && !entry.second.orphaned;
-    });
-    if (open == watched_.end()) return;
-    std::this_thread::sleep_until(open->second.look_at);
-  }
 }
 
 int AttachListener::TimeoutMs() const {
@@ -146,9 +140,11 @@ int AttachListener::TimeoutMs() const {
 
 void AttachListener::HandleEvent(Source source, uint64_t key, uint32_t events) {
   switch (source) {
-    case Source::kStop:
-      stopping_ = true;
+    case Source::kWake: {
+      eventfd_t count = 0;
+      eventfd_read(wake_.get(), &count);
       return;
+    }
     case Source::kListener:
       AcceptAll();
       return;
@@ -378,78 +374,6 @@ bool AttachListener::Send(Connection& connection) {
   if (connection.closing || (!sent && !later)) return false;
   return SetEpoll(EPOLL_CTL_MOD, connection.fd.get(), Source::kConnection, connection.serial,
                   later ? EPOLLOUT : EPOLLIN);
-}
-
-// The end of a connection starts the search for a proof that its process is dead.
-void AttachListener::Close(uint64_t serial) {
-  const auto found = connections_.find(serial);
-  if (found == connections_.end()) return;
-  const uint16_t session = found->second->session;
-  connections_.erase(found);
-  const auto watched = watched_.find(session);
-  if (watched == watched_.end()) return;
-  watched->second.connection = 0;
-  watched->second.delay = kFirstDelay;
-  watched->second.look_at = Clock::now();
-}
-
-// Deaths.
-
-void AttachListener::Watch(uint16_t session, DeathWatch watch, uint64_t connection) {
-  Watched& watched = watched_[session];
-  watched = Watched();
-  watched.watch = std::move(watch);
-  watched.connection = connection;
-  watched.look_at = Clock::now();
-  if (connection == 0) watched.delay = kFirstDelay;
-  const int pidfd = watched.watch.pidfd();
-  watched.has_event =
-      pidfd >= 0 && SetEpoll(EPOLL_CTL_ADD, pidfd, Source::kSession, session, EPOLLIN);
-}
-
-// What the process had still sent is handled first: it may have detached in order and then ended.
-void AttachListener::HandleDeath(uint16_t session) {
-  const auto watched = watched_.find(session);
-  if (watched == watched_.end() || watched->second.watch.Examine() != DeathWatch::Verdict::kDead)
-    return;
-  const auto found = connections_.find(watched->second.connection);
-  if (found != connections_.end()) {
-    Connection& connection = *found->second;
-    connection.outbox.reset();
-    if (!HandleInput(connection, INT32_MAX)) Close(found->first);
-  }
-  if (watched_.count(session) != 0) dead_.set(session);
-}
-
-void AttachListener::LookAtSessions(Clock::time_point now) {
-  for (auto& [session, watched] : watched_) {
-    const bool lost = watched.connection == 0;
-    if ((!lost && watched.has_event) || now < watched.look_at || dead_.test(session)) continue;
-    const DeathWatch::Verdict verdict =
-        lost ? watched.watch.ExamineMappings(segment_inodes_) : watched.watch.Examine();
-    if (verdict == DeathWatch::Verdict::kDead) {
-      dead_.set(session);
-      continue;
-    }
-    if (lost && !watched.orphaned && watched.delay >= kOrphanDelay) {
-      watched.orphaned = true;
-      sessions_.Orphan(session);
-    }
-    if (lost) watched.delay = std::min(2 * watched.delay, kLongestDelay);
-    watched.look_at = now + watched.delay;
-  }
-}
-
-void AttachListener::RecoverDead() {
-  if (dead_.none()) return;
-  sessions_.Died(dead_);
-  for (auto next = watched_.begin(); next != watched_.end();) {
-    const auto watched = next++;
-    if (!dead_.test(watched->first)) continue;
-    connections_.erase(watched->second.connection);
-    watched_.erase(watched);
-  }
-  dead_.reset();
 }
 
 void AttachListener::CloseSilent(Clock::time_point now) {

@@ -16,6 +16,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <future>
 #include <map>
 #include <memory>
 #include <optional>
@@ -39,10 +40,10 @@ class AttachListener {
     DeathWatchMode death_watch = DeathWatchMode::kAuto;
     std::chrono::milliseconds silence{10'000};  // until an unattached connection is closed
     size_t max_unattached = 256;                // beyond it the oldest one is closed
+    // A session that no pidfd speaks for is looked at this often.
+    std::chrono::milliseconds look_interval{200};
   };
   static constexpr std::chrono::milliseconds kTickInterval{100};
-  // A session that no pidfd speaks for is looked at this often.
-  static constexpr std::chrono::milliseconds kLookInterval{200};
 
   // `listener`: a listening, non-blocking SOCK_SEQPACKET socket. REQUIRES: both outlive this.
   AttachListener(Core& core, SessionManager& sessions, shm::UniqueFd listener, Options options);
@@ -56,6 +57,10 @@ class AttachListener {
   shm::Status Start();
   // Ends the thread and closes every connection; the sessions stay as they are.
   void Stop();
+
+  // Looks at every session now. Those whose process is gone; with `recover` they are recovered when
+  // this returns. None before Start and after Stop. From any thread; waits for the thread.
+  shm::SessionSet FindDead(bool recover);
 
  private:
   using Clock = std::chrono::steady_clock;
@@ -77,10 +82,14 @@ class AttachListener {
     bool has_event = false;   // the epoll set tells of its death
     bool orphaned = false;
     Clock::time_point look_at;  // the next look, unless connected and has_event
-    std::chrono::milliseconds delay = kLookInterval;
+    std::chrono::milliseconds delay{};
+  };
+  struct DeadRequest {
+    bool recover = false;
+    std::promise<shm::SessionSet> found;
   };
   // What an event of the epoll set is about.
-  enum class Source : uint32_t { kListener, kStop, kConnection, kSession };
+  enum class Source : uint32_t { kListener, kWake, kConnection, kSession };
 
   void Run();
   int TimeoutMs() const;
@@ -110,7 +119,10 @@ class AttachListener {
   void Close(uint64_t serial);
   void Watch(uint16_t session, DeathWatch watch, uint64_t connection);
   void HandleDeath(uint16_t session);
+  DeathWatch::Verdict VerdictOn(const Watched& watched) const;
   void LookAtSessions(Clock::time_point now);
+  void AnswerDeadRequests();
+  void Wake() const;
   void RecoverDead();
   void Settle();
   void CloseSilent(Clock::time_point now);
@@ -124,8 +136,12 @@ class AttachListener {
   const Options options_;
   const shm::UniqueFd listener_;
   shm::UniqueFd epoll_;
-  shm::UniqueFd stop_event_;
+  shm::UniqueFd wake_;  // an eventfd: stopping_ or requests_ has changed
   std::thread thread_;
+  std::atomic<bool> stopping_{false};
+  Mutex requests_mutex_;
+  bool answering_ ZEROCP_GUARDED_BY(requests_mutex_) = false;
+  std::vector<DeadRequest> requests_ ZEROCP_GUARDED_BY(requests_mutex_);
   std::vector<ino_t> segment_inodes_;
   shm::UniqueFd read_only_chunk_;  // the chunk segment, opened for reading only
 
@@ -137,7 +153,6 @@ class AttachListener {
   bool listening_ = true;  // false: out of descriptors, until the next tick
   bool shortage_logged_ = false;
   bool damage_logged_ = false;
-  bool stopping_ = false;
   Clock::time_point next_tick_;
 };
 

@@ -16,6 +16,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
+#include "server/cleanup.h"
 #include "server/event_log.h"
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
@@ -63,6 +64,8 @@ struct StatsWatch {
 };
 absl::StatusOr<StatsWatch> ToWatch(const v1::WatchStatsRequest& request);
 
+absl::StatusOr<CleanupScope> ToScope(const v1::CleanupRequest& request);
+
 absl::StatusOr<SubscriberName> ToSubscriber(const v1::DetachSubscriberRequest& request);
 
 // The filter of a ListHeldChunks request; its page is ToPage's. POOL_NOT_FOUND, CHANNEL_NOT_FOUND
@@ -103,6 +106,8 @@ v1::ListHeldChunksResponse ToProto(const PoolWatch::List& list,
                                    const std::vector<SessionInfo>& sessions);
 // Names the subscribers' sessions from `sessions`.
 v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInfo>& sessions);
+// At most 100 items are listed, all are counted.
+v1::CleanupResponse ToProto(const std::vector<LeftBehind>& found);
 v1::Segment ToProto(v1::Segment::Kind kind, const SegmentUse& segment, uint64_t available_bytes);
 
 }  // namespace zerocp

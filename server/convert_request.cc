@@ -223,6 +223,29 @@ absl::StatusOr<std::vector<std::string>> ToPoolNames(const v1::GetStatsRequest& 
   return names;
 }
 
+absl::StatusOr<CleanupScope> ToScope(const v1::CleanupRequest& request) {
+  CleanupScope scope;
+  scope.execute = request.execute();
+  scope.dead_sessions = scope.stale_segments = request.kinds().empty();
+  Violations violations;
+  for (int i = 0; i < request.kinds_size(); ++i) {
+    switch (request.kinds(i)) {
+      case v1::CleanupRequest::KIND_DEAD_SESSION:
+        scope.dead_sessions = true;
+        break;
+      case v1::CleanupRequest::KIND_STALE_SEGMENT:
+        scope.stale_segments = true;
+        break;
+      default:
+        violations.push_back(
+            {fmt::format("kinds[{}]", i), fmt::format("is {}, which is no kind to clean up",
+                                                      static_cast<int>(request.kinds(i)))});
+    }
+  }
+  if (!violations.empty()) return InvalidArgument(violations);
+  return scope;
+}
+
 absl::StatusOr<StatsWatch> ToWatch(const v1::WatchStatsRequest& request) {
   using std::chrono::nanoseconds, std::chrono::seconds;
   Violations violations;

@@ -212,6 +212,25 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
   return proto;
 }
 
+v1::CleanupResponse ToProto(const std::vector<LeftBehind>& found) {
+  constexpr int kMostItems = 100;
+  v1::CleanupResponse proto;
+  proto.set_removed_count(static_cast<int32_t>(found.size()));
+  uint64_t chunk_count = 0;
+  for (const LeftBehind& thing : found) {
+    chunk_count += thing.chunk_count;
+    if (proto.items_size() == kMostItems) continue;
+    v1::CleanupResponse::Item& item = *proto.add_items();
+    item.set_kind(thing.kind == LeftBehind::Kind::kDeadSession
+                      ? v1::CleanupRequest::KIND_DEAD_SESSION
+                      : v1::CleanupRequest::KIND_STALE_SEGMENT);
+    item.set_name(thing.name);
+    item.set_reason(thing.reason);
+  }
+  proto.set_chunk_count(static_cast<int64_t>(chunk_count));
+  return proto;
+}
+
 v1::Segment ToProto(v1::Segment::Kind kind, const SegmentUse& segment, uint64_t available_bytes) {
   v1::Segment proto;
   proto.set_kind(kind);

@@ -15,9 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
-#include <fstream>
 #include <future>
-#include <iterator>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -252,8 +250,10 @@ Status Daemon::Serve() {
   attach_options.death_watch = options_.death_watch;
   attach_ = std::make_unique<AttachListener>(core_, *sessions_, std::move(*attach), attach_options);
   if (Status status = attach_->Start(); !status.ok()) return status;
+  cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
+                                       [this](bool recover) { return attach_->FindDead(recover); });
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(
-      {core_, *pools_, *channels_, *sessions_, std::move(*admin), std::move(*client)});
+      {core_, *pools_, *channels_, *sessions_, *cleaner_, std::move(*admin), std::move(*client)});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
   return Status();
@@ -328,23 +328,6 @@ int ExitCodeOf(const Status& status) {
   return status.code() == Code::kAlreadyExists ? kExitHeld : kExitFailed;
 }
 
-// Pids, separated by commas, of other processes of this user that map the management segment:
-// clients that outlived their daemon, or the daemon.
-std::string UsersOf(const shm::MemPoolManager::CreateOptions& segments) {
-  const std::string path =
-      segments.segment_dir + "/" + shm::MemPoolManager::ManagementName(segments.instance) + "\n";
-  std::string users;
-  std::error_code ignored;
-  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
-    const std::string pid = process.path().filename();
-    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(process.path() / "maps");
-    const std::string maps{std::istreambuf_iterator<char>(file), {}};
-    if (maps.find(path) != std::string::npos) users += (users.empty() ? "" : ", ") + pid;
-  }
-  return users;
-}
-
 // What `zerocpd --cleanup` does; its report goes to stdout.
 Status CleanUp(const Options& options) {
   Result<RuntimeDirectory> directory =
@@ -355,14 +338,10 @@ Status CleanUp(const Options& options) {
                                : std::filesystem::weakly_canonical(options.runtime_dir).string();
   shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, path);
   if (directory.ok()) segments.lock = directory->lock();
-  if (const std::string users = UsersOf(segments); !users.empty()) {
-    return Status(Code::kAlreadyExists,
-                  "still in use by process " + users +
-                      ": stop them first, or start zerocpd, which adopts the segments");
-  }
   Result<std::vector<std::string>> done = CleanUpInstance(segments);
   if (!done.ok()) return done.status();
-  for (const std::string& line : *done) std::printf("%s\n", line.c_str());
+  for (const std::string& name : *done)
+    std::printf("removed %s/%s\n", options.segment_dir.c_str(), name.c_str());
   if (done->empty()) {
     std::printf("nothing to remove: %s/%s is not there\n", options.segment_dir.c_str(),
                 shm::MemPoolManager::ManagementName(segments.instance).c_str());

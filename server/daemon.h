@@ -13,6 +13,7 @@
 
 #include "server/attach_listener.h"
 #include "server/channel_manager.h"
+#include "server/cleanup.h"
 #include "server/core.h"
 #include "server/grpc_server.h"
 #include "server/instance.h"
@@ -53,6 +54,7 @@ class Daemon {
   std::unique_ptr<PoolKeeper> keeper_;
   std::unique_ptr<ChannelManager> channels_;
   std::unique_ptr<AttachListener> attach_;
+  std::unique_ptr<Cleaner> cleaner_;
   std::unique_ptr<GrpcServer> grpc_;
 };
 

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "server/channel_manager.h"
+#include "server/cleanup.h"
 #include "server/error.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
@@ -26,6 +27,7 @@ struct ServiceContext {
   PoolManager& pools;
   ChannelManager& channels;
   SessionDirectory& sessions;
+  Cleaner& cleaner;
   PoolWatch& watch;
   StatsReader& stats;
   Worker& long_worker;   // changes and the audit: one after the other, for seconds at times

@@ -156,8 +156,9 @@ struct GrpcServer::Parts {
         stats(options.core, options.pools, options.channels, options.sessions, watch, trouble),
         event_streams(options.core.events, short_worker),
         stats_streams(stats, short_worker),
-        context{options.core, options.pools, options.channels, options.sessions, watch,
-                stats,        long_worker,   short_worker,     event_streams,    stats_streams} {
+        context{options.core, options.pools, options.channels, options.sessions, options.cleaner,
+                watch,        stats,         long_worker,      short_worker,     event_streams,
+                stats_streams} {
     watch.Start([this] {
       trouble.Look();
       stats_streams.Tick();

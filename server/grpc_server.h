@@ -13,6 +13,7 @@
 
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
+#include "server/cleanup.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
 #include "server/session_manager.h"
@@ -28,6 +29,7 @@ class GrpcServer {
     PoolManager& pools;
     ChannelManager& channels;
     SessionDirectory& sessions;
+    Cleaner& cleaner;
     shm::UniqueFd admin_listener;
     shm::UniqueFd client_listener;
   };

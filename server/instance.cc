@@ -6,8 +6,12 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "shm/segment.h"
@@ -83,6 +87,30 @@ Status NotOurs(const CreateOptions& options) {
                                    " is there without a management segment that belongs to it; "
                                    "it is left alone: remove it yourself if nobody needs it, or "
                                    "choose another --instance");
+}
+
+// Pids, separated by commas, of processes of this user that map the management segment: clients
+// that outlived their daemon, or the daemon.
+std::string UsersOf(const CreateOptions& options) {
+  const std::string path = ManagementPath(options) + "\n";
+  std::string users;
+  std::error_code ignored;
+  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
+    const std::string pid = process.path().filename();
+    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
+    std::ifstream file(process.path() / "maps");
+    const std::string maps{std::istreambuf_iterator<char>(file), {}};
+    if (maps.find(path) != std::string::npos) users += (users.empty() ? "" : ", ") + pid;
+  }
+  return users;
+}
+
+// True if there is a segment of this name, and it is a private file of this user.
+Result<bool> HasSegment(const CreateOptions& options, const std::string& name) {
+  Result<Segment> segment = Segment::Open(options.segment_dir, name);
+  if (segment.code() == Code::kNotFound) return false;
+  if (!segment.ok()) return segment.status();
+  return true;
 }
 
 // Unlinks a segment if it is a private file of this user; true if it was there.
@@ -163,8 +191,8 @@ Result<Instance> OpenInstance(const CreateOptions& options) {
   }
 }
 
-Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options) {
-  std::vector<std::string> lines;
+Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options, bool preview) {
+  std::vector<std::string> names;
   Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
   if (named.code() == Code::kDenied) return named.status();
   if (named.code() == Code::kDamaged) return NotASegment(named.status());
@@ -180,14 +208,41 @@ Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options) {
     if (!lock.ok()) return lock.status();
     segment_lock = std::move(*lock);
   }
+  if (const std::string users = UsersOf(options); !users.empty()) {
+    return Status(Code::kAlreadyExists,
+                  "still in use by process " + users +
+                      ": stop them first, or start zerocpd, which adopts the segments");
+  }
   // The management segment last: it is the one that says whose they are.
   for (const std::string& name : {MemPoolManager::ChunkName(options.instance),
                                   MemPoolManager::ManagementName(options.instance)}) {
-    Result<bool> removed = RemoveSegment(options, name);
+    Result<bool> removed = preview ? HasSegment(options, name) : RemoveSegment(options, name);
     if (!removed.ok()) return removed.status();
-    if (*removed) lines.push_back("removed " + options.segment_dir + "/" + name);
+    if (*removed) names.push_back(name);
   }
-  return lines;
+  return names;
+}
+
+std::vector<std::string> InstancesIn(const std::string& segment_dir) {
+  // "zerocp_memory_management", or with "NAME_" in the middle.
+  const std::string whole = MemPoolManager::ManagementName("");
+  const size_t middle = whole.find('_') + 1;
+  const std::string_view prefix = std::string_view(whole).substr(0, middle);
+  const std::string suffix = "_" + whole.substr(middle);
+  std::vector<std::string> instances;
+  std::error_code ignored;
+  for (const auto& file : std::filesystem::directory_iterator(segment_dir, ignored)) {
+    const std::string name = file.path().filename();
+    if (name == whole) instances.emplace_back();
+    if (!name.starts_with(prefix) || !name.ends_with(suffix) ||
+        name.size() <= prefix.size() + suffix.size())
+      continue;
+    const std::string instance =
+        name.substr(prefix.size(), name.size() - prefix.size() - suffix.size());
+    if (shm::IsValidName(instance)) instances.push_back(instance);
+  }
+  std::sort(instances.begin(), instances.end());
+  return instances;
 }
 
 }  // namespace zerocp

@@ -31,10 +31,15 @@ struct Instance {
 // kNoMemory. REQUIRES: `options.lock` is held by this process.
 shm::Result<Instance> OpenInstance(const shm::MemPoolManager::CreateOptions& options);
 
-// Removes both segments, or what is left of them; what is not zerocp's is left alone. Returns what
-// was done, a line each; no lines if there was nothing. kAlreadyExists, kDenied: as OpenInstance.
-// REQUIRES: as OpenInstance, unless the runtime directory is gone: then `options.lock` is empty.
+// Removes both segments, or what is left of them; what is not zerocp's is left alone. Returns the
+// names of the files that were removed, or with `preview` would be. kAlreadyExists: a living daemon
+// owns them, or processes use them still; kDenied: as OpenInstance. `options.lock` is one that this
+// process holds, if it holds one that the segments may name.
 shm::Result<std::vector<std::string>> CleanUpInstance(
-    const shm::MemPoolManager::CreateOptions& options);
+    const shm::MemPoolManager::CreateOptions& options, bool preview = false);
+
+// Names of the instances that have a management segment in `segment_dir`, in order; "" is the
+// default one. Whether they are in use is CleanUpInstance's to say.
+std::vector<std::string> InstancesIn(const std::string& segment_dir);
 
 }  // namespace zerocp

@@ -268,6 +268,31 @@ int Info(const DaemonOptions& options) {
   return kDone;
 }
 
+int Cleanup(const DaemonOptions& options, bool execute) {
+  DaemonCaller<Admin> admin(options, shm::kAdminSocket);
+  v1::CleanupRequest request;
+  request.set_execute(execute);
+  v1::CleanupResponse response;
+  if (!admin.Call(&Admin::Stub::Cleanup, request, &response)) return admin.exit_code();
+  if (options.json) return PrintJson(response);
+  if (response.removed_count() == 0) {
+    Print("nothing is left behind\n");
+    return kDone;
+  }
+  Table table({"KIND", "NAME", "REASON"});
+  for (const auto& item : response.items()) {
+    table.Add({WordOf(v1::CleanupRequest::Kind_Name(item.kind()), "KIND_", item.kind()),
+               item.name(), item.reason()});
+  }
+  std::string text = table.ToString();
+  if (response.items_size() < response.removed_count())
+    text += "and " + N(response.removed_count() - response.items_size()) + " more\n";
+  text += execute ? N(response.removed_count()) + " removed"
+                  : N(response.removed_count()) + " would be removed with --execute";
+  Print(text + ", with " + N(response.chunk_count()) + " chunks of dead sessions\n");
+  return kDone;
+}
+
 int Audit(const DaemonOptions& options) {
   DaemonCaller<Admin> admin(options, shm::kAdminSocket);
   v1::AuditResponse response;

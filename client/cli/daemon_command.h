@@ -27,6 +27,8 @@ int WatchStats(const DaemonOptions& options, double interval_s);
 // What Stats prints of an answer; without a start time (offline) less.
 int ShowStats(const v1::GetStatsResponse& response, bool json);
 int Info(const DaemonOptions& options);
+// What is left behind; `execute`: removed, else only shown.
+int Cleanup(const DaemonOptions& options, bool execute);
 // kFailed also when an invariant does not hold.
 int Audit(const DaemonOptions& options);
 

@@ -242,6 +242,22 @@ void AddEvents(CLI::App& app, DaemonOptions* daemon, EventsOptions* options,
   command->callback([=] { *chosen = [=] { return Events(*daemon, *options); }; });
 }
 
+constexpr char kCleanupFooter[] =
+    "Dead sessions of this daemon, and segments of daemons that no longer run and that no process "
+    "uses;\n"
+    "what is in them is lost. Without --execute nothing is changed.\n\n"
+    "Examples:\n"
+    "  zerocp cleanup\n"
+    "  zerocp cleanup --execute";
+
+void AddCleanup(CLI::App& app, DaemonOptions* daemon, bool* execute, std::function<int()>* chosen) {
+  CLI::App* command = AddDaemonSubcommand(
+      app, "cleanup", "Show what dead processes and daemons left behind, or remove it", daemon);
+  command->footer(kCleanupFooter);
+  command->add_flag("--execute", *execute, "Really remove it");
+  command->callback([=] { *chosen = [=] { return Cleanup(*daemon, *execute); }; });
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(kAbout, "zerocp");
   app.footer(kFooter);
@@ -262,6 +278,8 @@ int Main(int argc, char** argv) {
   }
   AddStats(app, &daemon, &stats, &chosen);
   AddEvents(app, &daemon, &events, &chosen);
+  bool execute = false;
+  AddCleanup(app, &daemon, &execute, &chosen);
   try {
     app.parse(argc, argv);
     if (!chosen) throw CLI::RequiredError("A subcommand");

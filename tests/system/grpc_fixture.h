@@ -117,6 +117,8 @@ class ControlPlane {
 
   TestInstance instance;
   FakeSessions sessions;
+  shm::SessionSet dead;  // what the cleaner hears of
+  Cleaner cleaner{instance.core, sessions, [this](bool) { return dead; }};
   std::unique_ptr<GrpcServer> server;
 
  private:

@@ -150,6 +150,8 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
       {R"({"name":"pools/video"})", {}, kFailedPrecondition, "POOL_IN_USE"},
       {R"({"name":"pools/video","drain":true})", {}, kFailedPrecondition, "POOL_IN_USE"},
       {R"({"name":"pools/none"})", {}, kNotFound, "POOL_NOT_FOUND"}}},
+    {"zerocp.v1.AdminService/Cleanup",
+     {{R"({"kinds":[1,0,2,3,-1]})", {"kinds[1]", "kinds[3]", "kinds[4]"}}}},
     {"zerocp.v1.AdminService/DetachSubscriber",
      {{"{}", {"name"}},
       {R"({"name":"channels/frames"})", {"name"}},

@@ -1,7 +1,8 @@
 // The client that dies is this program again: `--attach PATH` attaches, maps and waits to be
 // killed;
 // `--attach-and-exec PATH` then runs another program instead; `--attach-and-end PATH` detaches and
-// ends at once; `--attach-as-nobody PATH` attaches read-only as another user, and tries to write.
+// ends at once; `--attach-and-leave-a-child PATH` has a child that keeps its connection open;
+// `--attach-as-nobody PATH` attaches read-only as another user, and tries to write.
 #include "server/attach_listener.h"
 
 #include <gtest/gtest.h>
@@ -24,6 +25,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/cleanup.h"
 #include "server/runtime_directory.h"
 #include "tests/unit/server/session_fixture.h"
 
@@ -629,6 +631,30 @@ TEST_F(AttachListenerTest, OutOfDescriptorsTheListenerWaitsAndIsNeverDeaf) {
   close(socket_fd);
 }
 
+TEST_F(AttachListenerTest, ADeadProcessThatNothingTellsOfIsFoundAndRecoveredOnDemand) {
+  AttachListener::Options options;
+  options.death_watch = DeathWatchMode::kHangup;
+  options.look_interval = std::chrono::hours(1);
+  Serve(options);
+  const pid_t child = SpawnAttached("--attach-and-leave-a-child");
+  EXPECT_TRUE(listener_->FindDead(false).none());  // after the first look
+  kill(child, SIGKILL);
+  waitpid(child, nullptr, 0);
+  // The connection lives on in the grandchild.
+  const shm::SessionSet preview = listener_->FindDead(false);
+  EXPECT_EQ(preview.count(), 1u);
+  EXPECT_EQ(sessions_->List().size(), 1u);
+  Cleaner cleaner(instance_.core, *sessions_,
+                  [this](bool recover) { return listener_->FindDead(recover); });
+  const auto found = cleaner.Run({.stale_segments = false, .execute = true});
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_NE(found[0].reason.find(std::to_string(child)), std::string::npos) << found[0].reason;
+  EXPECT_TRUE(sessions_->List().empty());
+  EXPECT_TRUE(listener_->FindDead(false).none());
+  listener_->Stop();
+  EXPECT_TRUE(listener_->FindDead(true).none());
+}
+
 class AnyUserListenerTest : public AttachListenerTest {
  protected:
   AnyUserListenerTest() : AttachListenerTest(/*any_user=*/true) {}
@@ -742,6 +768,9 @@ int BeAClient(const std::string& mode, const std::string& path) {
   if (mode == "--attach-and-end") {
     client.Send(Request(AttachOp::kDetach));
     _exit(0);
+  }
+  if (mode == "--attach-and-leave-a-child" && fork() == 0) {  // no other thread runs
+    return client.Ended() ? 0 : 1;
   }
   pause();
   return 0;

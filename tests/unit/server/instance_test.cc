@@ -230,10 +230,15 @@ TEST_F(InstanceTest, CleanupSaysWhatItDid) {
   ASSERT_TRUE(nothing.ok());
   EXPECT_TRUE(nothing->empty());
   ASSERT_TRUE(OpenInstance(options_).ok());
-  const auto lines = CleanUpInstance(options_);
-  ASSERT_TRUE(lines.ok()) << lines.status().message();
-  EXPECT_EQ(lines->size(), 2u);
-  EXPECT_NE(lines->back().find(Management()), std::string::npos);
+  const std::vector<std::string> both = {"zerocp_test_memory_chunk",
+                                         "zerocp_test_memory_management"};
+  const auto preview = CleanUpInstance(options_, /*preview=*/true);
+  ASSERT_TRUE(preview.ok()) << preview.status().message();
+  EXPECT_EQ(*preview, both);
+  EXPECT_TRUE(std::filesystem::exists(Management()) && std::filesystem::exists(Chunk()));
+  const auto names = CleanUpInstance(options_);
+  ASSERT_TRUE(names.ok()) << names.status().message();
+  EXPECT_EQ(*names, both);
   EXPECT_TRUE(std::filesystem::is_empty(segments_));
 }
 
