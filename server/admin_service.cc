@@ -13,7 +13,7 @@ namespace zerocp {
 grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* call,
                                                    const v1::CreatePoolRequest* request,
                                                    v1::CreatePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -28,7 +28,7 @@ grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
                                                    const v1::UpdatePoolRequest* request,
                                                    v1::UpdatePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto change = ToChange(*request);
     if (!change.ok()) return change.status();
     const auto pool = context_.pools.Update(*change, request->validate_only());
@@ -41,7 +41,7 @@ grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
                                                    const v1::DeletePoolRequest* request,
                                                    v1::DeletePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToName("pools", "name", request->name());
     if (!name.ok()) return name.status();
     const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
@@ -55,7 +55,7 @@ grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -70,7 +70,7 @@ grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContext* call,
                                                       const v1::DeleteChannelRequest* request,
                                                       v1::DeleteChannelResponse*) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
     return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing(),
@@ -81,7 +81,7 @@ grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerContext* call,
                                                          const v1::DetachSubscriberRequest* request,
                                                          v1::DetachSubscriberResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToSubscriber(*request);
     if (!name.ok()) return name.status();
     const auto queued = context_.channels.DetachSubscriber(*name);
@@ -94,7 +94,7 @@ grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerCon
 grpc::ServerUnaryReactor* AdminService::Cleanup(grpc::CallbackServerContext* call,
                                                 const v1::CleanupRequest* request,
                                                 v1::CleanupResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
     const auto scope = ToScope(*request);
     if (!scope.ok()) return scope.status();
     *response = ToProto(context_.cleaner.Run(*scope));
@@ -103,9 +103,9 @@ grpc::ServerUnaryReactor* AdminService::Cleanup(grpc::CallbackServerContext* cal
 }
 
 grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
-                                              const v1::AuditRequest*,
+                                              const v1::AuditRequest* request,
                                               v1::AuditResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this] {
+  return RunOn(context_, context_.long_worker, call, request, [=, this] {
     const shm::AuditReport report = context_.channels.Audit();
     for (const shm::PoolCounts& counts : report.pools) {
       *response->add_pools() = ToProto(context_.pools.StatsOf(counts));
@@ -126,7 +126,7 @@ grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* call,
                                                     const v1::SetLogLevelRequest* request,
                                                     v1::SetLogLevelResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto wanted = ToLevel(*request);
     if (!wanted.ok()) return wanted.status();
     const auto before = spdlog::get_level();
@@ -161,19 +161,18 @@ std::chrono::milliseconds PatienceOf(const grpc::CallbackServerContext& call) {
 grpc::ServerUnaryReactor* AdminService::TerminateSession(grpc::CallbackServerContext* call,
                                                          const v1::TerminateSessionRequest* request,
                                                          v1::TerminateSessionResponse* response) {
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  context_.short_worker.Post([=, this](bool run) {
-    if (!run) return reactor->Finish(ToGrpc(Draining()));
+  return RunUntilDone(context_, context_.short_worker, call, request, [=, this](const Done& done) {
     const auto name = ToSessionName(*request);
-    if (!name.ok()) return reactor->Finish(ToGrpc(name.status()));
+    if (!name.ok()) return done(name.status());
     context_.sessions.Terminate(
         *name, request->kill(), PatienceOf(*call),
-        [reactor, response](const absl::StatusOr<uint64_t>& released) {
-          if (released.ok()) response->set_released_chunk_count(static_cast<int64_t>(*released));
-          reactor->Finish(ToGrpc(released.status()));
+        [done, response](const absl::StatusOr<uint64_t>& released) {
+          if (released.ok()) {
+            response->set_released_chunk_count(static_cast<int64_t>(*released));
+          }
+          done(released.status());
         });
   });
-  return reactor;
 }
 
 }  // namespace zerocp

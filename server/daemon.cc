@@ -233,6 +233,8 @@ Status Daemon::CreatePoolsAndChannels() {
 }
 
 Status Daemon::Serve() {
+  Result<std::optional<TlsEndpoint>> tls = OpenTls(options_.security);
+  if (!tls.ok()) return tls.status();
   Result<std::optional<gid_t>> admins =
       SocketGroup(options_, options_.admin_group, options_.admin_group_named);
   if (!admins.ok()) return admins.status();
@@ -252,8 +254,9 @@ Status Daemon::Serve() {
   if (Status status = attach_->Start(); !status.ok()) return status;
   cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
                                        [this](bool recover) { return attach_->FindDead(recover); });
-  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc = GrpcServer::Start(
-      {core_, *pools_, *channels_, *sessions_, *cleaner_, std::move(*admin), std::move(*client)});
+  absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
+      GrpcServer::Start({core_, *pools_, *channels_, *sessions_, *cleaner_, std::move(*admin),
+                         std::move(*client), std::move(*tls)});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
   return Status();

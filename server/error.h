@@ -51,6 +51,7 @@ enum class Reason {
   kPoolDraining,           // FAILED_PRECONDITION: it is being deleted
   kPoolShrinkUnsupported,  // FAILED_PRECONDITION: a pool only grows
   kEtagMismatch,           // ABORTED: the resource has changed since it was read
+  kRoleRequired,           // PERMISSION_DENIED: the caller's role is too low
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug

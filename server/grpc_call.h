@@ -3,12 +3,15 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <functional>
+#include <string>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
 #include "server/error.h"
+#include "server/grpc_access.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
@@ -34,6 +37,14 @@ struct ServiceContext {
   Worker& short_worker;  // everything else: does not wait for those
   EventStreams& event_streams;
   StatsStreams& stats_streams;
+  std::string tls_address = {};    // empty: off
+  const Access* access = nullptr;  // of the listener whose service this is
+
+  ServiceContext With(const Access& of_listener) const {
+    ServiceContext copy = *this;
+    copy.access = &of_listener;
+    return copy;
+  }
 };
 
 // The answer to a call that came too late.
@@ -41,21 +52,76 @@ inline absl::Status Draining() {
   return MakeError(Reason::kServerDraining, "the daemon is stopping; try again when it is back");
 }
 
-// Runs `work`, which returns an absl::Status, on `worker` and finishes the call with it. A call
-// that its caller gave up before its turn does not run.
-template <class Work>
-grpc::ServerUnaryReactor* RunOn(Worker& worker, grpc::CallbackServerContext* context, Work work) {
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  worker.Post([context, reactor, work = std::move(work)](bool run) {
+// Ends a call with `status` and does nothing else.
+template <class Message>
+grpc::ServerWriteReactor<Message>* Refuse(const absl::Status& status) {
+  class Refusal final : public grpc::ServerWriteReactor<Message> {
+   public:
+    explicit Refusal(const grpc::Status& end) { this->Finish(end); }
+    void OnDone() override { delete this; }
+  };
+  return new Refusal(ToGrpc(status));  // OnDone deletes it
+}
+
+// What the call at hand may do: the one place where roles are checked. Its handler has nothing done
+// before, and nothing is done if it is not OK.
+inline absl::Status CheckCaller(const ServiceContext& context, const grpc::ServerContextBase& call,
+                                const google::protobuf::Message& request) {
+  return CheckRole(context.access->Identify(call), MethodOf(request));
+}
+
+using Done = std::function<void(const absl::Status&)>;
+
+// Runs `work` on `worker` if the caller may call this; it finishes the call by its Done, once, then
+// or later. A call that its caller gave up before its turn does not run.
+template <class Request, class Work>
+grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& worker,
+                                       grpc::CallbackServerContext* call, const Request* request,
+                                       Work work) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const Done done = [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); };
+  if (const absl::Status allowed = CheckCaller(context, *call, *request); !allowed.ok()) {
+    done(allowed);
+    return reactor;
+  }
+  worker.Post([call, done, work = std::move(work)](bool run) {
     if (!run) {
-      reactor->Finish(ToGrpc(Draining()));
-    } else if (context->IsCancelled()) {
-      reactor->Finish(grpc::Status::CANCELLED);
+      done(Draining());
+    } else if (call->IsCancelled()) {
+      done(absl::CancelledError());
     } else {
-      reactor->Finish(ToGrpc(work()));
+      work(done);
     }
   });
   return reactor;
+}
+
+// The same for `work` that returns the call's status.
+template <class Request, class Work>
+grpc::ServerUnaryReactor* RunOn(const ServiceContext& context, Worker& worker,
+                                grpc::CallbackServerContext* call, const Request* request,
+                                Work work) {
+  return RunUntilDone(context, worker, call, request,
+                      [work = std::move(work)](const Done& done) { done(work()); });
+}
+
+// The same without a worker, for `work` that only reads what never changes.
+template <class Request, class Work>
+grpc::ServerUnaryReactor* RunHere(const ServiceContext& context, grpc::CallbackServerContext* call,
+                                  const Request* request, Work work) {
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  const absl::Status allowed = CheckCaller(context, *call, *request);
+  reactor->Finish(ToGrpc(allowed.ok() ? work() : allowed));
+  return reactor;
+}
+
+// The stream that `open` returns, if the caller may call this.
+template <class Message, class Request, class Open>
+grpc::ServerWriteReactor<Message>* OpenStream(const ServiceContext& context,
+                                              grpc::CallbackServerContext* call,
+                                              const Request* request, Open open) {
+  const absl::Status allowed = CheckCaller(context, *call, *request);
+  return allowed.ok() ? open() : Refuse<Message>(allowed);
 }
 
 }  // namespace zerocp

@@ -55,6 +55,7 @@ google::rpc::Status Reveal(const absl::Status& status) {
 
 grpc::Status ToGrpc(const absl::Status& status) {
   if (status.ok()) return grpc::Status::OK;
+  if (absl::IsCancelled(status)) return grpc::Status::CANCELLED;  // nobody reads it
   const bool bug = status.code() == absl::StatusCode::kInternal || !ReasonOf(status).has_value();
   const google::rpc::Status details = bug ? Conceal(status) : Reveal(status);
   return grpc::Status(static_cast<grpc::StatusCode>(details.code()), details.message(),

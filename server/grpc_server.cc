@@ -20,9 +20,11 @@
 
 #include "grpc/health/v1/health.pb.h"
 #include "server/admin_service.h"
+#include "server/grpc_access.h"
 #include "server/grpc_event_stream.h"
 #include "server/grpc_listener.h"
 #include "server/grpc_stats_stream.h"
+#include "server/grpc_tls.h"
 #include "server/observer_service.h"
 #include "server/session_service.h"
 #include "server/trouble_watch.h"
@@ -127,6 +129,15 @@ void LogFromProtobuf(google::protobuf::LogLevel, const char*, int, const std::st
   spdlog::debug("protobuf: {}", message);
 }
 
+// A Unix socket tells of its peer's death, TCP has to ask.
+void KeepTcpAlive(grpc::ServerBuilder& builder) {
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 60'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONNECTION_IDLE_MS, 15 * 60'000);
+}
+
 // What gRPC and Protobuf have once per process.
 void SetUpGrpc() {
   static const bool once = [] {
@@ -143,8 +154,17 @@ void SetUpGrpc() {
 
 }  // namespace
 
-// One grpc::Server with its accept loop. Members are destroyed in reverse order: the loop first.
-struct Endpoint {
+// One grpc::Server with its services and its accept loop. Members are destroyed in reverse order:
+// the loop first.
+struct GrpcServer::Endpoint {
+  Endpoint(const ServiceContext& shared, Access listener_access)
+      : access(std::move(listener_access)), context(shared.With(access)) {}
+
+  const Access access;
+  const ServiceContext context;
+  AdminService admin_service{context};
+  ObserverService observer_service{context};
+  SessionService session_service{context};
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcListener> listener;
 };
@@ -156,17 +176,29 @@ struct GrpcServer::Parts {
         stats(options.core, options.pools, options.channels, options.sessions, watch, trouble),
         event_streams(options.core.events, short_worker),
         stats_streams(stats, short_worker),
-        context{options.core, options.pools, options.channels, options.sessions, options.cleaner,
-                watch,        stats,         long_worker,      short_worker,     event_streams,
-                stats_streams} {
+        context{options.core,
+                options.pools,
+                options.channels,
+                options.sessions,
+                options.cleaner,
+                watch,
+                stats,
+                long_worker,
+                short_worker,
+                event_streams,
+                stats_streams,
+                options.tls ? options.tls->listener.address : ""} {
     watch.Start([this] {
       trouble.Look();
       stats_streams.Tick();
     });
   }
 
-  bool Serve(const std::string& name, shm::UniqueFd listening,
-             const std::vector<std::pair<grpc::Service*, const char*>>& services);
+  using Services = std::vector<std::pair<grpc::Service*, const char*>>;
+  // False if gRPC refuses.
+  bool Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd listening, const Services& services,
+             std::shared_ptr<grpc::ServerCredentials> credentials);
+  bool ServeAll(Options& options);
 
   TroubleWatch trouble;  // looks in the thread of `watch`
   PoolWatch watch;
@@ -174,21 +206,22 @@ struct GrpcServer::Parts {
   Worker long_worker;
   Worker short_worker;
   EventStreams event_streams;
-  StatsStreams stats_streams;  // ticks in the thread of `watch`
-  const ServiceContext context;
-  AdminService admin_service{context};
-  ObserverService observer_service{context};
-  SessionService session_service{context};
-  std::vector<Endpoint> endpoints;
+  StatsStreams stats_streams;    // ticks in the thread of `watch`
+  const ServiceContext context;  // each endpoint has a copy, with its own access
+  std::unique_ptr<TlsFiles> tls_files;
+  std::vector<std::unique_ptr<Endpoint>> endpoints;
 };
 
-bool GrpcServer::Parts::Serve(const std::string& name, shm::UniqueFd listening,
-                              const std::vector<std::pair<grpc::Service*, const char*>>& services) {
+bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd listening,
+                              const Services& services,
+                              std::shared_ptr<grpc::ServerCredentials> credentials) {
+  const std::string& name = endpoint->access.listener();
   grpc::ServerBuilder builder;
   builder.SetMaxReceiveMessageSize(kMaxReceiveBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
   builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreamsPerConnection);
   builder.AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeTimeoutMs);
+  if (endpoint->access.remote()) KeepTcpAlive(builder);
   grpc::ResourceQuota quota("zerocp-" + name);
   builder.SetResourceQuota(quota.Resize(kMaxServerBytes).SetMaxThreads(kMaxServerThreads));
   std::set<std::string> names;
@@ -199,35 +232,52 @@ bool GrpcServer::Parts::Serve(const std::string& name, shm::UniqueFd listening,
   for (const auto& service : services) builder.RegisterService(service.first);
   auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
       grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      grpc::InsecureServerCredentials());  // the socket's mode decides who gets here
+      std::move(credentials));
 
-  Endpoint endpoint;
-  endpoint.server = builder.BuildAndStart();
-  if (endpoint.server == nullptr) return false;
+  endpoint->server = builder.BuildAndStart();
+  if (endpoint->server == nullptr) return false;
   for (const auto& service : services) {
-    endpoint.server->GetHealthCheckService()->SetServingStatus(service.second, true);
+    endpoint->server->GetHealthCheckService()->SetServingStatus(service.second, true);
   }
-  endpoint.listener =
+  endpoint->listener =
       std::make_unique<GrpcListener>(name + " socket", std::move(listening), std::move(acceptor));
   endpoints.push_back(std::move(endpoint));
   return true;
 }
 
+bool GrpcServer::Parts::ServeAll(Options& options) {
+  const auto services = [](Endpoint& endpoint, bool admin, bool session) {
+    Services chosen{{&endpoint.observer_service, v1::ObserverService::service_full_name()}};
+    if (admin) chosen.emplace_back(&endpoint.admin_service, v1::AdminService::service_full_name());
+    if (session)
+      chosen.emplace_back(&endpoint.session_service, v1::SessionService::service_full_name());
+    return chosen;
+  };
+  // The mode of a Unix socket decides who gets here.
+  auto admin = std::make_unique<Endpoint>(context, Access("admin", Role::kAdmin));
+  auto client = std::make_unique<Endpoint>(context, Access("client", Role::kClient));
+  const Services admin_services = services(*admin, true, true);
+  const Services client_services = services(*client, false, true);
+  if (!Serve(std::move(admin), std::move(options.admin_listener), admin_services,
+             grpc::InsecureServerCredentials()) ||
+      !Serve(std::move(client), std::move(options.client_listener), client_services,
+             grpc::InsecureServerCredentials())) {
+    return false;
+  }
+  if (!options.tls) return true;
+  tls_files = std::move(options.tls->files);
+  auto tls = std::make_unique<Endpoint>(
+      context, Access("tls", std::move(options.tls->admins), std::move(options.tls->observers)));
+  const Services tls_services = services(*tls, true, false);
+  return Serve(std::move(tls), std::move(options.tls->listener.fd), tls_services,
+               TlsCredentials(*tls_files));
+}
+
 absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Options options) {
   SetUpGrpc();
-  auto parts = std::make_unique<Parts>(options);
-  const std::pair<grpc::Service*, const char*> admin{&parts->admin_service,
-                                                     v1::AdminService::service_full_name()};
-  const std::pair<grpc::Service*, const char*> observer{&parts->observer_service,
-                                                        v1::ObserverService::service_full_name()};
-  const std::pair<grpc::Service*, const char*> session{&parts->session_service,
-                                                       v1::SessionService::service_full_name()};
-  std::unique_ptr<GrpcServer> server(new GrpcServer(std::move(parts)));
-  if (!server->parts_->Serve("admin", std::move(options.admin_listener),
-                             {admin, observer, session}) ||
-      !server->parts_->Serve("client", std::move(options.client_listener), {observer, session})) {
+  std::unique_ptr<GrpcServer> server(new GrpcServer(std::make_unique<Parts>(options)));
+  if (!server->parts_->ServeAll(options))
     return MakeError(Reason::kInternal, "gRPC cannot start a server; its log lines say why");
-  }
   return server;
 }
 
@@ -238,9 +288,9 @@ GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);
   const auto deadline = std::chrono::system_clock::now() + grace;
-  for (Endpoint& endpoint : parts_->endpoints) {
-    endpoint.server->GetHealthCheckService()->Shutdown();
-    endpoint.listener->Stop();
+  for (const auto& endpoint : parts_->endpoints) {
+    endpoint->server->GetHealthCheckService()->Shutdown();
+    endpoint->listener->Stop();
   }
   // From here on every call is answered by its worker: gRPC waits for each without limit.
   parts_->short_worker.Stop();
@@ -249,7 +299,7 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   parts_->watch.Stop();
   parts_->event_streams.Stop();
   parts_->stats_streams.Stop();
-  for (Endpoint& endpoint : parts_->endpoints) endpoint.server->Shutdown(deadline);
+  for (const auto& endpoint : parts_->endpoints) endpoint->server->Shutdown(deadline);
   parts_->endpoints.clear();
 }
 

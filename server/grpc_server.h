@@ -1,21 +1,24 @@
-// The two gRPC servers of the daemon, and the order in which they start and stop.
+// The gRPC servers of the daemon, one per listener, and the order in which they start and stop.
 //
 // admin:  AdminService, ObserverService, SessionService, health, reflection.
 // client: ObserverService, SessionService, health, reflection.
+// tls:    AdminService, ObserverService, health, reflection. Off if there is no endpoint for it.
 // The role of a caller is the socket it could open; the sockets' modes and groups are their
-// maker's.
+// maker's. Over TLS it is its certificate's (grpc_access.h).
 //
 // Threads. Start, Shutdown and the destructor from one thread.
 #pragma once
 
 #include <chrono>
 #include <memory>
+#include <optional>
 
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
+#include "server/security_options.h"
 #include "server/session_manager.h"
 #include "shm/unique_fd.h"
 
@@ -32,6 +35,7 @@ class GrpcServer {
     Cleaner& cleaner;
     shm::UniqueFd admin_listener;
     shm::UniqueFd client_listener;
+    std::optional<TlsEndpoint> tls = std::nullopt;
   };
 
   // Serving when it returns. INTERNAL if gRPC refuses.
@@ -47,6 +51,7 @@ class GrpcServer {
   void Shutdown(std::chrono::milliseconds grace);
 
  private:
+  struct Endpoint;
   struct Parts;
   explicit GrpcServer(std::unique_ptr<Parts> parts);
 

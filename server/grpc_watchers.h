@@ -96,17 +96,6 @@ class Watcher : public grpc::ServerWriteReactor<Message> {
   std::function<void()> leave_ = [] {};
 };
 
-// Ends a call with `status` and does nothing else.
-template <class Message>
-grpc::ServerWriteReactor<Message>* Refuse(const absl::Status& status) {
-  class Refusal final : public grpc::ServerWriteReactor<Message> {
-   public:
-    explicit Refusal(const grpc::Status& end) { this->Finish(end); }
-    void OnDone() override { delete this; }
-  };
-  return new Refusal(ToGrpc(status));  // OnDone deletes it
-}
-
 // Those of one method; W is a Watcher<Message>.
 template <class W, class Message>
 class WatcherSet {

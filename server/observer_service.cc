@@ -29,34 +29,36 @@ constexpr const char* kFeatures[] = {
 }  // namespace
 
 grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerContext* call,
-                                                         const v1::GetServerInfoRequest*,
+                                                         const v1::GetServerInfoRequest* request,
                                                          v1::GetServerInfoResponse* response) {
-  const shm::MemPoolManager& manager = *context_.core.manager;
-  const shm::MemPoolManager::CreateOptions& options = manager.options();
-  response->set_version(kVersion);
-  response->set_git_commit(kGitCommit);
-  response->set_instance_id(UuidText(manager.instance_uuid()));
-  *response->mutable_start_time() = ToProto(context_.core.start_time);
-  response->set_layout_version(static_cast<int32_t>(shm::kLayoutVersion));
-  for (const char* feature : kFeatures) response->add_features(feature);
-  response->set_pid(getpid());
-  response->set_grpc_version(grpc::Version());
-  response->set_instance_name(options.instance);
-  response->set_segment_dir(options.segment_dir);
-  response->set_management_reserved_bytes(static_cast<int64_t>(options.management_reserved_bytes));
-  response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
-  response->set_max_session_count(
-      static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
-  response->set_max_chunks_per_session(options.max_chunks_per_session);
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return RunHere(context_, call, request, [&] {
+    const shm::MemPoolManager& manager = *context_.core.manager;
+    const shm::MemPoolManager::CreateOptions& options = manager.options();
+    response->set_version(kVersion);
+    response->set_git_commit(kGitCommit);
+    response->set_instance_id(UuidText(manager.instance_uuid()));
+    *response->mutable_start_time() = ToProto(context_.core.start_time);
+    response->set_layout_version(static_cast<int32_t>(shm::kLayoutVersion));
+    for (const char* feature : kFeatures) response->add_features(feature);
+    response->set_pid(getpid());
+    response->set_grpc_version(grpc::Version());
+    response->set_instance_name(options.instance);
+    response->set_segment_dir(options.segment_dir);
+    response->set_management_reserved_bytes(
+        static_cast<int64_t>(options.management_reserved_bytes));
+    response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
+    response->set_max_session_count(
+        static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
+    response->set_max_chunks_per_session(options.max_chunks_per_session);
+    response->set_tls_address(context_.tls_address);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetPool(grpc::CallbackServerContext* call,
                                                    const v1::GetPoolRequest* request,
                                                    v1::GetPoolResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToName("pools", "name", request->name());
     if (!name.ok()) return name.status();
     const auto pool = context_.pools.Get(*name);
@@ -67,9 +69,9 @@ grpc::ServerUnaryReactor* ObserverService::GetPool(grpc::CallbackServerContext* 
 }
 
 grpc::ServerUnaryReactor* ObserverService::ListPools(grpc::CallbackServerContext* call,
-                                                     const v1::ListPoolsRequest*,
+                                                     const v1::ListPoolsRequest* request,
                                                      v1::ListPoolsResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this] {
+  return RunOn(context_, context_.short_worker, call, request, [=, this] {
     for (const PoolInfo& pool : context_.pools.List()) *response->add_pools() = ToProto(pool);
     return absl::OkStatus();
   });
@@ -78,7 +80,7 @@ grpc::ServerUnaryReactor* ObserverService::ListPools(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* ObserverService::ListSessions(grpc::CallbackServerContext* call,
                                                         const v1::ListSessionsRequest* request,
                                                         v1::ListSessionsResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto page = ToPage(kSessionList, request->page_size(), request->page_token());
     if (!page.ok()) return page.status();
     std::vector<SessionInfo> sessions = context_.sessions.List();
@@ -103,7 +105,7 @@ grpc::ServerUnaryReactor* ObserverService::ListSessions(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* ObserverService::GetChannel(grpc::CallbackServerContext* call,
                                                       const v1::GetChannelRequest* request,
                                                       v1::GetChannelResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
     const auto channel = context_.channels.Get(*name);
@@ -116,7 +118,7 @@ grpc::ServerUnaryReactor* ObserverService::GetChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* ObserverService::ListChannels(grpc::CallbackServerContext* call,
                                                         const v1::ListChannelsRequest* request,
                                                         v1::ListChannelsResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto page = ToPage(kChannelList, request->page_size(), request->page_token());
     if (!page.ok()) return page.status();
     std::vector<ChannelInfo> channels = context_.channels.List(page->after, page->size + 1);
@@ -132,7 +134,7 @@ grpc::ServerUnaryReactor* ObserverService::ListChannels(grpc::CallbackServerCont
 grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerContext* call,
                                                           const v1::ListHeldChunksRequest* request,
                                                           v1::ListHeldChunksResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     // A token belongs to the list of one filter.
     const std::string name = fmt::format("{}:{}:{}", kHeldList, request->holder(), request->pool());
     const auto page = ToPage(name, request->page_size(), request->page_token());
@@ -154,14 +156,15 @@ grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerCo
 }
 
 grpc::ServerWriteReactor<v1::WatchEventsResponse>* ObserverService::WatchEvents(
-    grpc::CallbackServerContext*, const v1::WatchEventsRequest* request) {
-  return context_.event_streams.Open(*request);
+    grpc::CallbackServerContext* call, const v1::WatchEventsRequest* request) {
+  return OpenStream<v1::WatchEventsResponse>(context_, call, request,
+                                             [&] { return context_.event_streams.Open(*request); });
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,
                                                     const v1::GetStatsRequest* request,
                                                     v1::GetStatsResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto names = ToPoolNames(*request);
     if (!names.ok()) return names.status();
     auto stats = context_.stats.Read(*names);
@@ -172,8 +175,9 @@ grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext*
 }
 
 grpc::ServerWriteReactor<v1::WatchStatsResponse>* ObserverService::WatchStats(
-    grpc::CallbackServerContext*, const v1::WatchStatsRequest* request) {
-  return context_.stats_streams.Open(*request);
+    grpc::CallbackServerContext* call, const v1::WatchStatsRequest* request) {
+  return OpenStream<v1::WatchStatsResponse>(context_, call, request,
+                                            [&] { return context_.stats_streams.Open(*request); });
 }
 
 }  // namespace zerocp

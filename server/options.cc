@@ -153,6 +153,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->transform(OneOf<DeathWatchMode>({{"auto", DeathWatchMode::kAuto},
                                          {"pidfd-open", DeathWatchMode::kPidfdOpen},
                                          {"hangup", DeathWatchMode::kHangup}}));
+  Declare(app, options.security);
   app.add_flag("--cleanup", options.cleanup,
                "remove the segments of an instance whose daemon is gone, and exit");
 }
@@ -212,6 +213,7 @@ Status Check(const CLI::App& app, const RawOptions& raw, Options& options) {
     }
     options.chunk_reserved_bytes = *bytes;
   }
+  if (Status status = Check(options.security); !status.ok()) return status;
   return ParsePoolsAndChannels(raw, options);
 }
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "server/death_watch.h"
+#include "server/security_options.h"
 #include "shm/channel_registry.h"
 #include "shm/mem_pool_config.h"
 #include "shm/status.h"
@@ -46,6 +47,7 @@ struct Options {
   bool cleanup = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
   DeathWatchMode death_watch = DeathWatchMode::kAuto;
+  SecurityOptions security;
 
   uint64_t management_reserved_bytes() const;
 };

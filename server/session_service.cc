@@ -7,7 +7,7 @@ namespace zerocp {
 grpc::ServerUnaryReactor* SessionService::CreateSession(grpc::CallbackServerContext* call,
                                                         const v1::CreateSessionRequest* request,
                                                         v1::CreateSessionResponse* response) {
-  return RunOn(context_.short_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto wanted = ToSession(*request);
     if (!wanted.ok()) return wanted.status();
     const auto result = context_.sessions.Create(wanted->client_name, wanted->layout_version,

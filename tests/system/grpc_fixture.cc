@@ -167,10 +167,10 @@ std::vector<SessionInfo> FakeSessions::List() {
   return sessions_;
 }
 
-ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
-  auto started =
-      GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions, cleaner,
-                         Listen(directory_ + "/admin.sock"), Listen(directory_ + "/client.sock")});
+ControlPlane::ControlPlane(std::optional<TlsEndpoint> tls) : directory_(NewDirectory("/tmp")) {
+  auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
+                                    cleaner, Listen(directory_ + "/admin.sock"),
+                                    Listen(directory_ + "/client.sock"), std::move(tls)});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();
     abort();

@@ -8,7 +8,9 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "google/rpc/error_details.pb.h"
@@ -29,6 +31,7 @@ inline constexpr int kInvalidArgument = 3;
 inline constexpr int kDeadlineExceeded = 4;
 inline constexpr int kNotFound = 5;
 inline constexpr int kAlreadyExists = 6;
+inline constexpr int kPermissionDenied = 7;
 inline constexpr int kResourceExhausted = 8;
 inline constexpr int kFailedPrecondition = 9;
 inline constexpr int kAborted = 10;
@@ -69,6 +72,7 @@ struct Outcome {
 class Caller {
  public:
   explicit Caller(const std::string& socket_path);
+  explicit Caller(std::shared_ptr<grpc::Channel> channel) : channel_(std::move(channel)) {}
   Outcome Call(const std::string& method, const std::string& json = "{}",
                std::chrono::milliseconds timeout = std::chrono::seconds(30)) const;
   // With a request of any bytes; the response is not decoded.
@@ -106,7 +110,7 @@ class FakeSessions : public SessionDirectory {
 
 class ControlPlane {
  public:
-  ControlPlane();
+  explicit ControlPlane(std::optional<TlsEndpoint> tls = std::nullopt);
   ~ControlPlane();
   ControlPlane(const ControlPlane&) = delete;
   ControlPlane& operator=(const ControlPlane&) = delete;

@@ -1,0 +1,73 @@
+// Who calls over a listener, and what they may do there.
+//
+// On a Unix socket everybody has the role of the socket, whose mode and group decide who can open
+// it. Over TLS the role is that of the certificate's identities: its URI and DNS names, compared
+// exactly.
+//
+// Threads. Functions from any thread.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <set>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace google::protobuf {
+class Message;
+class MethodDescriptor;
+}  // namespace google::protobuf
+
+namespace zerocp {
+
+// Each may do what those before it may.
+enum class Role {
+  kNone,      // health and reflection
+  kObserver,  // ObserverService
+  kClient,    // SessionService
+  kAdmin,     // AdminService
+};
+std::string_view RoleName(Role role);
+
+struct CallerIdentity {
+  Role role = Role::kNone;
+  std::string identity;  // as the audit log and errors name it
+};
+
+class Access {
+ public:
+  // A Unix socket.
+  Access(std::string listener, Role role) : listener_(std::move(listener)), role_(role) {}
+  // TLS.
+  Access(std::string listener, std::set<std::string> admins, std::set<std::string> observers)
+      : listener_(std::move(listener)),
+        by_certificate_(true),
+        admins_(std::move(admins)),
+        observers_(std::move(observers)) {}
+
+  const std::string& listener() const { return listener_; }
+  // Callers are on other machines: errors tell them nothing of this one.
+  bool remote() const { return by_certificate_; }
+  CallerIdentity Identify(const grpc::ServerContextBase& call) const;
+
+ private:
+  CallerIdentity IdentifyCertificate(const grpc::AuthContext& context) const;
+
+  const std::string listener_;
+  const Role role_ = Role::kNone;
+  const bool by_certificate_ = false;
+  const std::set<std::string> admins_;
+  const std::set<std::string> observers_;
+};
+
+// The method with this request: each has a request type of its own. nullptr: none of ours.
+const google::protobuf::MethodDescriptor* MethodOf(const google::protobuf::Message& request);
+// "zerocp.v1.AdminService/CreatePool".
+std::string MethodName(const google::protobuf::MethodDescriptor* method);
+// ROLE_REQUIRED if `caller` may not call it.
+absl::Status CheckRole(const CallerIdentity& caller,
+                       const google::protobuf::MethodDescriptor* method);
+
+}  // namespace zerocp

@@ -1,0 +1,73 @@
+#include "server/security_options.h"
+
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <utility>
+
+namespace zerocp {
+
+using shm::Code;
+using shm::Result;
+using shm::Status;
+
+void Declare(CLI::App& app, SecurityOptions& options) {
+  app.add_option("--tls-listen", options.tls_listen,
+                 "gRPC over TCP with client certificates, as 127.0.0.1:7747; off by default")
+      ->type_name("ADDRESS:PORT");
+  app.add_option("--tls-cert", options.tls.certificate, "TLS: the daemon's certificate chain, PEM")
+      ->type_name("FILE");
+  app.add_option("--tls-key", options.tls.key, "TLS: the certificate's private key, PEM")
+      ->type_name("FILE");
+  app.add_option(
+         "--tls-ca", options.tls.authority,
+         "TLS: certificates of the authorities that sign clients', PEM; all three files are\n"
+         "read again when they change")
+      ->type_name("FILE");
+  app.add_option("--tls-admin", options.tls_admins,
+                 "TLS: who may do everything: a URI or DNS name in the certificate, as\n"
+                 "spiffe://example.org/operator; repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+  app.add_option("--tls-observer", options.tls_observers, "TLS: who may read; repeatable")
+      ->type_name("NAME")
+      ->allow_extra_args(false);
+}
+
+Status Check(const SecurityOptions& options) {
+  const TlsPaths& paths = options.tls;
+  const bool any_file =
+      !paths.certificate.empty() || !paths.key.empty() || !paths.authority.empty();
+  const bool any_name = !options.tls_admins.empty() || !options.tls_observers.empty();
+  if (options.tls_listen.empty()) {
+    if (!any_file && !any_name) return Status();
+    return Status(Code::kInvalid,
+                  "--tls-cert, --tls-key, --tls-ca, --tls-admin and --tls-observer go with "
+                  "--tls-listen ADDRESS:PORT");
+  }
+  if (Status status = CheckTcpAddress(options.tls_listen); !status.ok())
+    return Status(Code::kInvalid, "--tls-listen " + status.message());
+  if (paths.certificate.empty() || paths.key.empty() || paths.authority.empty())
+    return Status(Code::kInvalid, "--tls-listen needs --tls-cert, --tls-key and --tls-ca");
+  if (!any_name) {
+    return Status(Code::kInvalid,
+                  "--tls-listen needs a --tls-admin or a --tls-observer: nobody else may do "
+                  "anything there");
+  }
+  return Status();
+}
+
+Result<std::optional<TlsEndpoint>> OpenTls(const SecurityOptions& options) {
+  if (options.tls_listen.empty()) return std::optional<TlsEndpoint>();
+  Result<std::unique_ptr<TlsFiles>> files = TlsFiles::Open(options.tls);
+  if (!files.ok()) return files.status();
+  Result<TcpListener> listener = ListenTcp(options.tls_listen);
+  if (!listener.ok())
+    return Status(listener.code(), "--tls-listen: " + listener.status().message());
+  spdlog::info("TLS on {}: the certificate of {} expires on {}", listener->address,
+               (*files)->subject(), UtcText((*files)->expire_time()));
+  return std::optional<TlsEndpoint>(TlsEndpoint{std::move(*files), std::move(*listener),
+                                                options.tls_admins, options.tls_observers});
+}
+
+}  // namespace zerocp
