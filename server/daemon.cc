@@ -235,6 +235,11 @@ Status Daemon::CreatePoolsAndChannels() {
 Status Daemon::Serve() {
   Result<std::optional<TlsEndpoint>> tls = OpenTls(options_.security);
   if (!tls.ok()) return tls.status();
+  if (!options_.security.audit_log.empty()) {
+    Result<std::unique_ptr<AuditLog>> audit = AuditLog::Open(options_.security.audit_log);
+    if (!audit.ok()) return audit.status();
+    audit_ = std::move(*audit);
+  }
   Result<std::optional<gid_t>> admins =
       SocketGroup(options_, options_.admin_group, options_.admin_group_named);
   if (!admins.ok()) return admins.status();
@@ -256,7 +261,7 @@ Status Daemon::Serve() {
                                        [this](bool recover) { return attach_->FindDead(recover); });
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
       GrpcServer::Start({core_, *pools_, *channels_, *sessions_, *cleaner_, std::move(*admin),
-                         std::move(*client), std::move(*tls)});
+                         std::move(*client), std::move(*tls), audit_.get()});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
   return Status();

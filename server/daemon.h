@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "server/attach_listener.h"
+#include "server/audit_log.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
 #include "server/core.h"
@@ -55,6 +56,7 @@ class Daemon {
   std::unique_ptr<ChannelManager> channels_;
   std::unique_ptr<AttachListener> attach_;
   std::unique_ptr<Cleaner> cleaner_;
+  std::unique_ptr<AuditLog> audit_;
   std::unique_ptr<GrpcServer> grpc_;
 };
 

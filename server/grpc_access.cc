@@ -64,10 +64,13 @@ std::string_view RoleName(Role role) {
 }
 
 CallerIdentity Access::Identify(const grpc::ServerContextBase& call) const {
-  if (!by_certificate_) return {role_, ""};
+  const std::string peer = call.peer();
+  if (connections_ != nullptr) return {role_, "", "", connections_->PeerOf(peer)};
   const auto context = call.auth_context();
-  if (context == nullptr || !context->IsPeerAuthenticated()) return {};
-  return IdentifyCertificate(*context);
+  CallerIdentity caller;
+  if (context != nullptr && context->IsPeerAuthenticated()) caller = IdentifyCertificate(*context);
+  caller.address = peer;
+  return caller;
 }
 
 CallerIdentity Access::IdentifyCertificate(const grpc::AuthContext& context) const {
@@ -80,7 +83,9 @@ CallerIdentity Access::IdentifyCertificate(const grpc::AuthContext& context) con
       const Role role = admins_.count(name) != 0      ? Role::kAdmin
                         : observers_.count(name) != 0 ? Role::kObserver
                                                       : Role::kNone;
-      if (role > caller.role) caller = {role, name};
+      if (role <= caller.role) continue;
+      caller.role = role;
+      caller.identity = name;
     }
   }
   if (caller.identity.empty()) {

@@ -9,11 +9,14 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
+#include <utility>
 
 #include "absl/status/status.h"
+#include "server/grpc_connections.h"
 
 namespace google::protobuf {
 class Message;
@@ -33,23 +36,25 @@ std::string_view RoleName(Role role);
 
 struct CallerIdentity {
   Role role = Role::kNone;
-  std::string identity;  // as the audit log and errors name it
+  std::string identity;          // TLS: the certificate's name that decided, else its first
+  std::string address;           // TLS
+  std::optional<UnixPeer> user;  // Unix
 };
 
 class Access {
  public:
-  // A Unix socket.
-  Access(std::string listener, Role role) : listener_(std::move(listener)), role_(role) {}
+  // A Unix socket. REQUIRES: `connections`, the listener's, outlives this.
+  Access(std::string listener, Role role, GrpcConnections& connections)
+      : listener_(std::move(listener)), role_(role), connections_(&connections) {}
   // TLS.
   Access(std::string listener, std::set<std::string> admins, std::set<std::string> observers)
       : listener_(std::move(listener)),
-        by_certificate_(true),
         admins_(std::move(admins)),
         observers_(std::move(observers)) {}
 
   const std::string& listener() const { return listener_; }
   // Callers are on other machines: errors tell them nothing of this one.
-  bool remote() const { return by_certificate_; }
+  bool remote() const { return connections_ == nullptr; }
   CallerIdentity Identify(const grpc::ServerContextBase& call) const;
 
  private:
@@ -57,7 +62,7 @@ class Access {
 
   const std::string listener_;
   const Role role_ = Role::kNone;
-  const bool by_certificate_ = false;
+  GrpcConnections* const connections_ = nullptr;  // nullptr: TLS
   const std::set<std::string> admins_;
   const std::set<std::string> observers_;
 };

@@ -4,6 +4,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 
@@ -12,6 +13,7 @@
 #include "server/cleanup.h"
 #include "server/error.h"
 #include "server/grpc_access.h"
+#include "server/grpc_call_record.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
@@ -38,6 +40,7 @@ struct ServiceContext {
   EventStreams& event_streams;
   StatsStreams& stats_streams;
   std::string tls_address = {};    // empty: off
+  AuditLog* audit = nullptr;       // nullptr: none
   const Access* access = nullptr;  // of the listener whose service this is
 
   ServiceContext With(const Access& of_listener) const {
@@ -54,20 +57,23 @@ inline absl::Status Draining() {
 
 // Ends a call with `status` and does nothing else.
 template <class Message>
-grpc::ServerWriteReactor<Message>* Refuse(const absl::Status& status) {
+grpc::ServerWriteReactor<Message>* Refuse(const grpc::Status& status) {
   class Refusal final : public grpc::ServerWriteReactor<Message> {
    public:
     explicit Refusal(const grpc::Status& end) { this->Finish(end); }
     void OnDone() override { delete this; }
   };
-  return new Refusal(ToGrpc(status));  // OnDone deletes it
+  return new Refusal(status);  // OnDone deletes it
 }
 
-// What the call at hand may do: the one place where roles are checked. Its handler has nothing done
-// before, and nothing is done if it is not OK.
-inline absl::Status CheckCaller(const ServiceContext& context, const grpc::ServerContextBase& call,
-                                const google::protobuf::Message& request) {
-  return CheckRole(context.access->Identify(call), MethodOf(request));
+template <class Message>
+grpc::ServerWriteReactor<Message>* Refuse(const absl::Status& status) {
+  return Refuse<Message>(ToGrpc(status));
+}
+
+inline CallRecord BeginCall(const ServiceContext& context, const grpc::ServerContextBase& call,
+                            const google::protobuf::Message& request) {
+  return CallRecord(*context.access, context.audit, call, request);
 }
 
 using Done = std::function<void(const absl::Status&)>;
@@ -79,16 +85,19 @@ grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& wo
                                        grpc::CallbackServerContext* call, const Request* request,
                                        Work work) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  const Done done = [reactor](const absl::Status& status) { reactor->Finish(ToGrpc(status)); };
-  if (const absl::Status allowed = CheckCaller(context, *call, *request); !allowed.ok()) {
-    done(allowed);
+  const auto record = std::make_shared<const CallRecord>(BeginCall(context, *call, *request));
+  const Done done = [reactor, record](const absl::Status& status) {
+    reactor->Finish(record->End(status));
+  };
+  if (!record->allowed().ok()) {
+    done(record->allowed());
     return reactor;
   }
   worker.Post([call, done, work = std::move(work)](bool run) {
     if (!run) {
       done(Draining());
     } else if (call->IsCancelled()) {
-      done(absl::CancelledError());
+      done(absl::CancelledError("given up by the caller before its turn"));
     } else {
       work(done);
     }
@@ -110,8 +119,8 @@ template <class Request, class Work>
 grpc::ServerUnaryReactor* RunHere(const ServiceContext& context, grpc::CallbackServerContext* call,
                                   const Request* request, Work work) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  const absl::Status allowed = CheckCaller(context, *call, *request);
-  reactor->Finish(ToGrpc(allowed.ok() ? work() : allowed));
+  const CallRecord record = BeginCall(context, *call, *request);
+  reactor->Finish(record.End(record.allowed().ok() ? work() : record.allowed()));
   return reactor;
 }
 
@@ -120,8 +129,8 @@ template <class Message, class Request, class Open>
 grpc::ServerWriteReactor<Message>* OpenStream(const ServiceContext& context,
                                               grpc::CallbackServerContext* call,
                                               const Request* request, Open open) {
-  const absl::Status allowed = CheckCaller(context, *call, *request);
-  return allowed.ok() ? open() : Refuse<Message>(allowed);
+  const CallRecord record = BeginCall(context, *call, *request);
+  return record.allowed().ok() ? open() : Refuse<Message>(record.End(record.allowed()));
 }
 
 }  // namespace zerocp

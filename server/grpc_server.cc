@@ -7,6 +7,7 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
+#include <grpcpp/server_posix.h>
 #include <grpcpp/support/server_interceptor.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
@@ -157,9 +158,13 @@ void SetUpGrpc() {
 // One grpc::Server with its services and its accept loop. Members are destroyed in reverse order:
 // the loop first.
 struct GrpcServer::Endpoint {
-  Endpoint(const ServiceContext& shared, Access listener_access)
-      : access(std::move(listener_access)), context(shared.With(access)) {}
+  Endpoint(const ServiceContext& shared, const char* name, Role role)
+      : access(name, role, connections), context(shared.With(access)) {}
+  Endpoint(const ServiceContext& shared, const char* name, TlsEndpoint& tls)
+      : access(name, std::move(tls.admins), std::move(tls.observers)),
+        context(shared.With(access)) {}
 
+  GrpcConnections connections;
   const Access access;
   const ServiceContext context;
   AdminService admin_service{context};
@@ -187,7 +192,8 @@ struct GrpcServer::Parts {
                 short_worker,
                 event_streams,
                 stats_streams,
-                options.tls ? options.tls->listener.address : ""} {
+                options.tls ? options.tls->listener.address : "",
+                options.audit} {
     watch.Start([this] {
       trouble.Look();
       stats_streams.Tick();
@@ -195,7 +201,7 @@ struct GrpcServer::Parts {
   }
 
   using Services = std::vector<std::pair<grpc::Service*, const char*>>;
-  // False if gRPC refuses.
+  // With credentials: TCP; without: a Unix socket. False if gRPC refuses.
   bool Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd listening, const Services& services,
              std::shared_ptr<grpc::ServerCredentials> credentials);
   bool ServeAll(Options& options);
@@ -230,9 +236,23 @@ bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd 
   interceptors.push_back(std::make_unique<UndecodableRequestFactory>(names));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (const auto& service : services) builder.RegisterService(service.first);
-  auto acceptor = builder.experimental().AddExternalConnectionAcceptor(
-      grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
-      std::move(credentials));
+  GrpcListener::Options listener_options{name + " socket"};
+  GrpcListener::HandOver hand_over;
+  if (credentials == nullptr) {
+    hand_over = [&server = endpoint->server](int fd) {
+      grpc::AddInsecureChannelFromFd(server.get(), fd);
+    };
+  } else {
+    listener_options.tcp = true;
+    hand_over = [acceptor = std::shared_ptr<grpc::experimental::ExternalConnectionAcceptor>(
+                     builder.experimental().AddExternalConnectionAcceptor(
+                         grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+                         std::move(credentials)))](int fd) {
+      grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+      connection.fd = fd;
+      acceptor->HandleNewConnection(&connection);
+    };
+  }
 
   endpoint->server = builder.BuildAndStart();
   if (endpoint->server == nullptr) return false;
@@ -240,7 +260,8 @@ bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd 
     endpoint->server->GetHealthCheckService()->SetServingStatus(service.second, true);
   }
   endpoint->listener =
-      std::make_unique<GrpcListener>(name + " socket", std::move(listening), std::move(acceptor));
+      std::make_unique<GrpcListener>(std::move(listener_options), std::move(listening),
+                                     endpoint->connections, std::move(hand_over));
   endpoints.push_back(std::move(endpoint));
   return true;
 }
@@ -254,20 +275,17 @@ bool GrpcServer::Parts::ServeAll(Options& options) {
     return chosen;
   };
   // The mode of a Unix socket decides who gets here.
-  auto admin = std::make_unique<Endpoint>(context, Access("admin", Role::kAdmin));
-  auto client = std::make_unique<Endpoint>(context, Access("client", Role::kClient));
+  auto admin = std::make_unique<Endpoint>(context, "admin", Role::kAdmin);
+  auto client = std::make_unique<Endpoint>(context, "client", Role::kClient);
   const Services admin_services = services(*admin, true, true);
   const Services client_services = services(*client, false, true);
-  if (!Serve(std::move(admin), std::move(options.admin_listener), admin_services,
-             grpc::InsecureServerCredentials()) ||
-      !Serve(std::move(client), std::move(options.client_listener), client_services,
-             grpc::InsecureServerCredentials())) {
+  if (!Serve(std::move(admin), std::move(options.admin_listener), admin_services, nullptr) ||
+      !Serve(std::move(client), std::move(options.client_listener), client_services, nullptr)) {
     return false;
   }
   if (!options.tls) return true;
   tls_files = std::move(options.tls->files);
-  auto tls = std::make_unique<Endpoint>(
-      context, Access("tls", std::move(options.tls->admins), std::move(options.tls->observers)));
+  auto tls = std::make_unique<Endpoint>(context, "tls", *options.tls);
   const Services tls_services = services(*tls, true, false);
   return Serve(std::move(tls), std::move(options.tls->listener.fd), tls_services,
                TlsCredentials(*tls_files));

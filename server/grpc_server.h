@@ -14,6 +14,7 @@
 #include <optional>
 
 #include "absl/status/statusor.h"
+#include "server/audit_log.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
 #include "server/core.h"
@@ -36,6 +37,7 @@ class GrpcServer {
     shm::UniqueFd admin_listener;
     shm::UniqueFd client_listener;
     std::optional<TlsEndpoint> tls = std::nullopt;
+    AuditLog* audit = nullptr;  // nullptr: none
   };
 
   // Serving when it returns. INTERNAL if gRPC refuses.

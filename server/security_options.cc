@@ -32,6 +32,9 @@ void Declare(CLI::App& app, SecurityOptions& options) {
   app.add_option("--tls-observer", options.tls_observers, "TLS: who may read; repeatable")
       ->type_name("NAME")
       ->allow_extra_args(false);
+  app.add_option("--audit-log", options.audit_log,
+                 "a JSON line for every call that changes something, or tries to; -: to stdout")
+      ->type_name("FILE");
 }
 
 Status Check(const SecurityOptions& options) {

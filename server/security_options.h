@@ -20,6 +20,7 @@ struct SecurityOptions {
   TlsPaths tls;
   std::set<std::string> tls_admins;  // identities of certificates: a URI or DNS name each
   std::set<std::string> tls_observers;
+  std::string audit_log;  // a path, or "-"; empty: none
 };
 
 // Declares its options on `app`, which parses into `options`.

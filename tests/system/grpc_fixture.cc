@@ -50,13 +50,17 @@ void Decode(const grpc::Status& status, Outcome* outcome) {
   google::rpc::Status details;
   ASSERT_TRUE(details.ParseFromString(status.error_details()));
   outcome->details_size = details.details_size();
+  outcome->status_bytes = status.error_details().size();
   for (const auto& detail : details.details()) {
     google::rpc::BadRequest bad_request;
+    google::rpc::RequestInfo request;
     if (detail.UnpackTo(&bad_request)) {
       for (const auto& violation : bad_request.field_violations()) {
         EXPECT_FALSE(violation.description().empty());
         outcome->fields.push_back(violation.field());
       }
+    } else if (detail.UnpackTo(&request)) {
+      outcome->request_id = request.request_id();
     } else {
       detail.UnpackTo(&outcome->info);
     }

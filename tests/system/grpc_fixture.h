@@ -63,6 +63,8 @@ struct Outcome {
   google::rpc::ErrorInfo info;
   std::vector<std::string> fields;  // of the BadRequest
   int details_size = 0;
+  std::string request_id;   // of the RequestInfo
+  size_t status_bytes = 0;  // of the serialized google.rpc.Status
 
   bool ok() const { return code == 0; }
   std::string reason() const { return info.reason(); }

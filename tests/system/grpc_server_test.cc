@@ -214,7 +214,7 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
   } while (waiting.code == kDeadlineExceeded);
   EXPECT_EQ(waiting.code, kUnavailable) << waiting.message;
   EXPECT_EQ(waiting.reason(), "SERVER_DRAINING");
-  EXPECT_EQ(waiting.details_size, 2);
+  EXPECT_EQ(waiting.details_size, 3);
   EXPECT_TRUE(Contains(client.Call(kHealthCheck).json, "\"NOT_SERVING\""));
   go_on.set_value();
   EXPECT_TRUE(running.get().ok());

@@ -239,7 +239,7 @@ TEST_F(RpcErrors, EveryMalformedRequestGetsItsCodeReasonAndFields) {
 TEST_F(RpcErrors, NamesAndNumbersAreInTheMetadata) {
   const Outcome missing = admin.Call(kGetPool, R"({"name":"pools/none"})");
   EXPECT_EQ(missing.info.metadata().at("resource"), "pools/none");
-  EXPECT_EQ(missing.details_size, 2);
+  EXPECT_EQ(missing.details_size, 3);
   const Outcome version = client.Call(kCreateSession, R"({"layoutVersion":4711})");
   EXPECT_EQ(version.info.metadata().at("client"), "4711");
   EXPECT_EQ(version.info.metadata().at("server"), std::to_string(shm::kLayoutVersion));

@@ -97,7 +97,8 @@ TEST(GrpcError, EachReasonHasItsCodeAndDetails) {
     if (row.retry) {
       EXPECT_EQ(Only<google::rpc::RetryInfo>(details).retry_delay().seconds(), 1);
     }
-    EXPECT_EQ(details.details_size(), 1 + (detail.empty() ? 0 : 1) + (row.retry ? 1 : 0));
+    EXPECT_EQ(Only<google::rpc::RequestInfo>(details).request_id().size(), 16u);
+    EXPECT_EQ(details.details_size(), 2 + (detail.empty() ? 0 : 1) + (row.retry ? 1 : 0));
   }
 }
 
@@ -137,15 +138,42 @@ TEST(GrpcError, ABugIsConcealedAndGetsANumber) {
   }
 }
 
+TEST(GrpcError, ARemoteCallerLearnsNoPaths) {
+  const absl::Status status =
+      MakeError(Reason::kMemoryLimit,
+                "pools/a needs 7 bytes (limited by: memory cgroup /sys/fs/cgroup/a b); see "
+                "/dev/shm, \"/run/zerocp/x\", spiffe://test/admin and zerocp.v1.AdminService/Audit",
+                {{"limitedBy", "memory cgroup /sys/fs/cgroup/a"},
+                 {"resource", "pools/a"},
+                 {"path", "/dev/shm/x"}});
+  const grpc::Status local = ToGrpc(status);
+  EXPECT_NE(local.error_message().find("cgroup /sys/fs/cgroup/a"), std::string::npos);
+  const grpc::Status remote = ToGrpc(status, {.remote = true});
+  EXPECT_EQ(remote.error_message(),
+            "pools/a needs 7 bytes (limited by: memory cgroup (path) b); see (path), \"(path)\", "
+            "spiffe://test/admin and zerocp.v1.AdminService/Audit");
+  const Status details = Details(remote);
+  const auto info = Only<google::rpc::ErrorInfo>(details);
+  EXPECT_EQ(info.metadata().at("limitedBy"), "memory cgroup (path)");
+  EXPECT_EQ(info.metadata().at("resource"), "pools/a");
+  EXPECT_EQ(info.metadata().at("path"), "(path)");
+  EXPECT_EQ(Only<google::rpc::QuotaFailure>(details).violations(0).description(),
+            remote.error_message());
+  EXPECT_EQ(remote.error_details().find("/sys"), std::string::npos);
+}
+
 TEST(GrpcError, TheWorstErrorFitsIntoHeaders) {
   std::vector<shm::Violation> violations(100, {std::string(100, 'f'), std::string(300, 'd')});
-  for (const absl::Status& worst : {InvalidArgument(violations, "pool."),
-                                    MakeError(Reason::kSegmentFull, std::string(5000, 'm'),
-                                              {{"resource", std::string(1500, 'r')}})}) {
+  for (const absl::Status& worst :
+       {InvalidArgument(violations, "pool."),
+        MakeError(Reason::kSegmentFull, std::string(5000, 'm'),
+                  {{"resource", std::string(1500, 'r')}}),
+        MakeError(Reason::kSessionNotFound, "x", {{"resource", std::string(100'000, 'r')}})}) {
     const grpc::Status status = ToGrpc(worst);
     EXPECT_LE(status.error_message().size(), kMaxMessageBytes);
     EXPECT_LE(status.error_details().size(), kMaxStatusBytes);
     Only<google::rpc::ErrorInfo>(Details(status));
+    Only<google::rpc::RequestInfo>(Details(status));
   }
 }
 

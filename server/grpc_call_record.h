@@ -1,0 +1,42 @@
+// One call from its beginning to its end: who calls what, whether they may, and what came of it.
+//
+// Every call has a number, the correlation id: its error carries it (RequestInfo), and so do the
+// daemon's log and the audit log. Calls of AdminService and SessionService are in the audit log,
+// whatever came of them.
+#pragma once
+
+#include <grpcpp/grpcpp.h>
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "server/audit_log.h"
+#include "server/grpc_access.h"
+#include "server/grpc_error.h"
+
+namespace zerocp {
+
+class CallRecord {
+ public:
+  // `audit`: nullptr: none. REQUIRES: all outlive this.
+  CallRecord(const Access& access, AuditLog* audit, const grpc::ServerContextBase& call,
+             const google::protobuf::Message& request);
+
+  // OK, or ROLE_REQUIRED: then nothing must be done.
+  const absl::Status& allowed() const { return allowed_; }
+  // What the caller gets. To be called once.
+  grpc::Status End(const absl::Status& status) const;
+
+ private:
+  std::string AuditLine(const absl::Status& status) const;
+
+  const Access& access_;
+  AuditLog* const audit_;
+  const google::protobuf::Message& request_;
+  const google::protobuf::MethodDescriptor* const method_;
+  const CallerIdentity caller_;
+  const std::string id_ = NewCorrelationId();
+  const absl::Status allowed_;
+};
+
+}  // namespace zerocp
