@@ -169,7 +169,7 @@ std::vector<SessionInfo> FakeSessions::List() {
 
 ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
   auto started =
-      GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions, cleaner,
+      GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions, cleaner, rpc_metrics,
                          Listen(directory_ + "/admin.sock"), Listen(directory_ + "/client.sock")});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();
