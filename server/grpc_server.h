@@ -16,7 +16,9 @@
 #include "server/cleanup.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
+#include "server/rpc_metrics.h"
 #include "server/session_manager.h"
+#include "server/stats_reader.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
@@ -30,6 +32,7 @@ class GrpcServer {
     ChannelManager& channels;
     SessionDirectory& sessions;
     Cleaner& cleaner;
+    RpcMetrics& rpc_metrics;
     shm::UniqueFd admin_listener;
     shm::UniqueFd client_listener;
   };
@@ -45,6 +48,9 @@ class GrpcServer {
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog
   // ends the process kShutdownPatience later: whatever is left is found by the next start.
   void Shutdown(std::chrono::milliseconds grace);
+
+  // The numbers of GetStats, as long as this lives.
+  StatsReader& stats();
 
  private:
   struct Parts;

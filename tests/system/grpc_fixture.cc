@@ -168,9 +168,9 @@ std::vector<SessionInfo> FakeSessions::List() {
 }
 
 ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
-  auto started =
-      GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions, cleaner,
-                         Listen(directory_ + "/admin.sock"), Listen(directory_ + "/client.sock")});
+  auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
+                                    cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
+                                    Listen(directory_ + "/client.sock")});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();
     abort();
