@@ -7,14 +7,14 @@ usage() {
   cat <<'USAGE'
 usage: deploy/setup.sh [--minimal] [--help]
 
-Installs the Debian packages that zerocp needs (as root, or with sudo) and grpcurl, built from
-pinned sources through the Go module proxy.
+Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
+pinned sources through the Go module proxy, and promtool.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
   --help      this text
 
 Environment:
-  ZEROCP_TOOLS   where grpcurl goes (default /usr/local/lib/zerocp-tools; any directory you can write)
+  ZEROCP_TOOLS   where grpcurl and promtool go (default /usr/local/lib/zerocp-tools; any directory you can write)
   GOPROXY        another Go module proxy, if proxy.golang.org is out of reach
 USAGE
 }
@@ -31,6 +31,7 @@ debian_go=/usr/lib/go-1.19/bin/go
 packages=(
   ca-certificates ccache cmake g++ git golang-1.19-go jq ninja-build pkg-config procps python3 util-linux
   libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev
+  prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
   golang-github-gogo-googleapis-dev # google/rpc/*.proto
   grpc-proto                        # grpc/health/v1/health.proto
@@ -99,13 +100,36 @@ find_go() {
   echo "$dir/bin/go"
 }
 
+make_tools_dir() {
+  if ! mkdir -p "$tools" 2>/dev/null || [[ ! -w $tools ]]; then
+    as_root install -d -o "$(id -u)" -g "$(id -g)" "$tools"
+  fi
+}
+
+# promtool out of Debian's package prometheus, which itself would start a server.
+install_promtool() (
+  [[ ! -x $tools/promtool ]] || return 0
+  make_tools_dir
+  work=$(mktemp -d "$tools/.build.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  cd "$work"
+  say "unpacking promtool from Debian's package prometheus"
+  apt-get -q download prometheus >log 2>&1 || {
+    as_root apt-get -q -o DPkg::Lock::Timeout=300 update >log 2>&1
+    apt-get -q download prometheus >>log 2>&1
+  } || {
+    cat log >&2
+    die "cannot download the package prometheus"
+  }
+  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
+  mv usr/bin/promtool "$tools/promtool"
+)
+
 # install_grpcurl VERSION MINIMUM_GO
 install_grpcurl() (
   target=$tools/grpcurl-$1
   [[ ! -x $target ]] || return 0
-  if ! mkdir -p "$tools" 2>/dev/null || [[ ! -w $tools ]]; then
-    as_root install -d -o "$(id -u)" -g "$(id -g)" "$tools"
-  fi
+  make_tools_dir
   work=$(mktemp -d "$tools/.build.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   export GOPATH=$work GOCACHE=$work/cache GOMODCACHE=$work/mod GOBIN=$work/bin GOFLAGS=-modcacherw
@@ -150,5 +174,6 @@ link "grpcurl-$grpcurl_version" grpcurl
 if ! $minimal; then
   install_grpcurl "$grpcurl_newest_version" "$grpcurl_newest_needs_go"
   link "grpcurl-$grpcurl_newest_version" grpcurl-newest
+  install_promtool
 fi
 say "ready; grpcurl is in $tools"

@@ -21,6 +21,7 @@
 #include <utility>
 
 #include "server/build_info.h"
+#include "server/stats_metrics.h"
 #include "shm/memory_budget.h"
 #include "shm/runtime_dir.h"
 
@@ -255,15 +256,24 @@ Status Daemon::Serve() {
 
   AttachListener::Options attach_options;
   attach_options.death_watch = options_.death_watch;
+  if (!options_.metrics_listen.empty()) {
+    Result<std::unique_ptr<MetricsServer>> metrics = MetricsServer::Start(options_.metrics_listen);
+    if (!metrics.ok()) return metrics.status();
+    metrics_ = std::move(*metrics);
+  }
   attach_ = std::make_unique<AttachListener>(core_, *sessions_, std::move(*attach), attach_options);
   if (Status status = attach_->Start(); !status.ok()) return status;
   cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
                                        [this](bool recover) { return attach_->FindDead(recover); });
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
-      GrpcServer::Start({core_, *pools_, *channels_, *sessions_, *cleaner_, std::move(*admin),
-                         std::move(*client), std::move(*tls), audit_.get()});
+      GrpcServer::Start({core_, *pools_, *channels_, *sessions_, *cleaner_, rpc_metrics_,
+                         std::move(*admin), std::move(*client), std::move(*tls), audit_.get()});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
+  if (metrics_ != nullptr) {
+    metrics_->Serve(
+        {rpc_metrics_.registry(), std::make_shared<StatsMetrics>(core_, *pools_, grpc_->stats())});
+  }
   return Status();
 }
 
@@ -283,6 +293,7 @@ void Daemon::LogReady() {
                    channel.spec.queue_capacity);
     }
   }
+  if (metrics_ != nullptr) spdlog::info("metrics: http://{}/metrics", metrics_->address());
   spdlog::info(
       "ready: zerocpd {} in {} (admin.sock, client.sock, attach.sock), segments {}, {} pools, {} "
       "channels",
@@ -291,6 +302,7 @@ void Daemon::LogReady() {
 
 Status Daemon::Stop() {
   grpc_->Shutdown(kGrace);
+  metrics_.reset();
   attach_->Stop();
   keeper_.reset();
   for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})

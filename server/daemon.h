@@ -18,9 +18,11 @@
 #include "server/core.h"
 #include "server/grpc_server.h"
 #include "server/instance.h"
+#include "server/metrics_server.h"
 #include "server/options.h"
 #include "server/pool_keeper.h"
 #include "server/pool_manager.h"
+#include "server/rpc_metrics.h"
 #include "server/runtime_directory.h"
 #include "server/session_manager.h"
 #include "server/sigbus_guard.h"
@@ -57,7 +59,9 @@ class Daemon {
   std::unique_ptr<AttachListener> attach_;
   std::unique_ptr<Cleaner> cleaner_;
   std::unique_ptr<AuditLog> audit_;
+  RpcMetrics rpc_metrics_;
   std::unique_ptr<GrpcServer> grpc_;
+  std::unique_ptr<MetricsServer> metrics_;
 };
 
 // The whole life of the program after its command line: serves until SIGTERM or SIGINT, or cleans

@@ -18,7 +18,13 @@ void EventLog::Add(EventKind kind, std::string resource, std::string detail,
   if (events_.size() == kKeptEvents) events_.pop_front();
   events_.push_back({++last_, std::chrono::system_clock::now(), kind, std::move(resource),
                      std::move(detail), std::move(holders)});
+  ++counts_[kind];
   if (wake_) wake_();
+}
+
+std::map<EventKind, uint64_t> EventLog::Counts() {
+  MutexLock lock(mutex_);
+  return counts_;
 }
 
 std::optional<Event> EventLog::Next(int64_t after) {

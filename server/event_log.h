@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -72,6 +73,8 @@ class EventLog {
   // The first kept event after the one with this number. nullopt: there is none yet. A number that
   // was not reached yet can only be another daemon's: then all that are kept are after it.
   std::optional<Event> Next(int64_t after);
+  // All since the daemon's start, also those that are not kept.
+  std::map<EventKind, uint64_t> Counts();
   // `wake` is called after each Add, by the thread that adds: it must not wait, and call nothing of
   // this object. Empty: nobody is called any more when this returns.
   void SetListener(std::function<void()> wake);
@@ -80,6 +83,7 @@ class EventLog {
   Mutex mutex_;  // after every other, but for what a listener takes
   std::deque<Event> events_ ZEROCP_GUARDED_BY(mutex_);  // the last is number last_
   int64_t last_ ZEROCP_GUARDED_BY(mutex_) = 0;
+  std::map<EventKind, uint64_t> counts_ ZEROCP_GUARDED_BY(mutex_);
   std::function<void()> wake_ ZEROCP_GUARDED_BY(mutex_);
 };
 

@@ -1,6 +1,5 @@
 #include "server/grpc_server.h"
 
-#include <google/protobuf/descriptor.h>
 #include <google/protobuf/stubs/logging.h>
 #include <grpc/support/log.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
@@ -8,11 +7,9 @@
 #include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/resource_quota.h>
 #include <grpcpp/server_posix.h>
-#include <grpcpp/support/server_interceptor.h>
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <set>
 #include <string>
 #include <thread>
@@ -23,6 +20,7 @@
 #include "server/admin_service.h"
 #include "server/grpc_access.h"
 #include "server/grpc_event_stream.h"
+#include "server/grpc_interceptor.h"
 #include "server/grpc_listener.h"
 #include "server/grpc_stats_stream.h"
 #include "server/grpc_tls.h"
@@ -82,49 +80,6 @@ void LogFromGrpc(gpr_log_func_args* args) {
   spdlog::log(level, "grpc: {}", args->message);
 }
 
-// gRPC 1.51 answers a request that it cannot decode with an empty UNIMPLEMENTED. No method of ours
-// does, so that is what it means; the caller gets an error like any other.
-class UndecodableRequest : public grpc::experimental::Interceptor {
- public:
-  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
-    if (methods->QueryInterceptionHookPoint(
-            grpc::experimental::InterceptionHookPoints::PRE_SEND_STATUS)) {
-      const grpc::Status status = methods->GetSendStatus();
-      if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED &&
-          status.error_message().empty()) {
-        methods->ModifySendStatus(ToGrpc(InvalidArgument(
-            {{"request",
-              "cannot be decoded: it is no message of this method, or a string in it is not "
-              "UTF-8"}})));
-      }
-    }
-    methods->Proceed();
-  }
-};
-
-class UndecodableRequestFactory : public grpc::experimental::ServerInterceptorFactoryInterface {
- public:
-  // `services`: full names of those whose methods are meant; a call of any other method, or of one
-  // that does not exist, is left as it is.
-  explicit UndecodableRequestFactory(std::set<std::string> services)
-      : services_(std::move(services)) {}
-
-  grpc::experimental::Interceptor* CreateServerInterceptor(
-      grpc::experimental::ServerRpcInfo* info) override {
-    std::string name = info->method();  // "/zerocp.v1.AdminService/CreatePool"
-    std::replace(name.begin(), name.end(), '/', '.');
-    const auto* method =
-        name.empty()
-            ? nullptr
-            : google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name.substr(1));
-    const bool ours = method != nullptr && services_.count(method->service()->full_name()) != 0;
-    return ours ? new UndecodableRequest : nullptr;  // gRPC deletes it
-  }
-
- private:
-  const std::set<std::string> services_;
-};
-
 // What Protobuf says of a request that cannot be decoded; the caller is told.
 void LogFromProtobuf(google::protobuf::LogLevel, const char*, int, const std::string& message) {
   spdlog::debug("protobuf: {}", message);
@@ -179,6 +134,7 @@ struct GrpcServer::Parts {
       : trouble(options.core, watch, options.sessions),
         watch(options.core),
         stats(options.core, options.pools, options.channels, options.sessions, watch, trouble),
+        rpc_metrics(options.rpc_metrics),
         event_streams(options.core.events, short_worker),
         stats_streams(stats, short_worker),
         context{options.core,
@@ -209,6 +165,7 @@ struct GrpcServer::Parts {
   TroubleWatch trouble;  // looks in the thread of `watch`
   PoolWatch watch;
   StatsReader stats;
+  RpcMetrics& rpc_metrics;
   Worker long_worker;
   Worker short_worker;
   EventStreams event_streams;
@@ -233,7 +190,7 @@ bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd 
   std::set<std::string> names;
   for (const auto& service : services) names.insert(service.second);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(std::make_unique<UndecodableRequestFactory>(names));
+  interceptors.push_back(std::make_unique<CallInterceptorFactory>(names, rpc_metrics));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (const auto& service : services) builder.RegisterService(service.first);
   GrpcListener::Options listener_options{name + " socket"};
@@ -302,6 +259,8 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Options options) {
 GrpcServer::GrpcServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
+
+StatsReader& GrpcServer::stats() { return parts_->stats; }
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);

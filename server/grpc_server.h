@@ -19,8 +19,10 @@
 #include "server/cleanup.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
+#include "server/rpc_metrics.h"
 #include "server/security_options.h"
 #include "server/session_manager.h"
+#include "server/stats_reader.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp {
@@ -34,6 +36,7 @@ class GrpcServer {
     ChannelManager& channels;
     SessionDirectory& sessions;
     Cleaner& cleaner;
+    RpcMetrics& rpc_metrics;
     shm::UniqueFd admin_listener;
     shm::UniqueFd client_listener;
     std::optional<TlsEndpoint> tls = std::nullopt;
@@ -51,6 +54,9 @@ class GrpcServer {
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog
   // ends the process kShutdownPatience later: whatever is left is found by the next start.
   void Shutdown(std::chrono::milliseconds grace);
+
+  // The numbers of GetStats, as long as this lives.
+  StatsReader& stats();
 
  private:
   struct Endpoint;

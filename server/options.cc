@@ -1,5 +1,6 @@
 #include "server/options.h"
 
+#include <arpa/inet.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -89,6 +90,7 @@ struct RawOptions {
   std::vector<std::string> pools;
   std::vector<std::string> channels;
   std::string reserve;
+  std::string metrics_listen;
 };
 
 void Declare(CLI::App& app, Options& options, RawOptions& raw) {
@@ -146,6 +148,11 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
                                                     {"info", spdlog::level::info},
                                                     {"warning", spdlog::level::warn},
                                                     {"error", spdlog::level::err}}));
+  app.add_option(
+         "--metrics-listen", raw.metrics_listen,
+         "serve metrics for Prometheus over HTTP, to anybody who can connect; a port alone\n"
+         "is that of 127.0.0.1, port 0 any free one (default: no metrics)")
+      ->type_name("[ADDRESS:]PORT");
   app.add_option(
          "--death-watch", options.death_watch,
          "how deaths are noticed: auto, pidfd-open, hangup; the latter two only test fall-backs")
@@ -214,6 +221,11 @@ Status Check(const CLI::App& app, const RawOptions& raw, Options& options) {
     options.chunk_reserved_bytes = *bytes;
   }
   if (Status status = Check(options.security); !status.ok()) return status;
+  if (app.count("--metrics-listen") != 0) {
+    Result<std::string> address = ParseListenAddress(raw.metrics_listen);
+    if (!address.ok()) return Invalid("--metrics-listen: " + address.status().message());
+    options.metrics_listen = *address;
+  }
   return ParsePoolsAndChannels(raw, options);
 }
 
@@ -266,6 +278,23 @@ Result<uint64_t> ParseBytes(std::string_view text) {
                    "\" is not a size: bytes, or a number with K, M, G or T (KiB, MiB, GiB, TiB)");
   }
   return value * unit->second;
+}
+
+Result<std::string> ParseListenAddress(std::string_view text) {
+  const size_t colon = text.rfind(':');
+  const std::string address(colon == std::string_view::npos ? "127.0.0.1" : text.substr(0, colon));
+  const std::string_view port = text.substr(colon == std::string_view::npos ? 0 : colon + 1);
+  uint64_t number = 0;
+  in6_addr parsed{};
+  const bool v6 = address.size() > 2 && address.front() == '[' && address.back() == ']' &&
+                  inet_pton(AF_INET6, address.substr(1, address.size() - 2).c_str(), &parsed) == 1;
+  if ((!v6 && inet_pton(AF_INET, address.c_str(), &parsed) != 1) || !ParseNumber(port, &number) ||
+      number > UINT16_MAX) {
+    return Invalid("\"" + std::string(text) +
+                   "\" is not a port from 0 to 65535, with an IPv4 address or an IPv6 address in "
+                   "brackets before it, as 9400, 0.0.0.0:9400 or [::1]:9400");
+  }
+  return address + ":" + std::to_string(number);
 }
 
 namespace {

@@ -46,6 +46,7 @@ struct Options {
   OnStop on_stop = OnStop::kAuto;
   bool cleanup = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
+  std::string metrics_listen;  // "127.0.0.1:9400", "[::1]:0"; empty: no metrics
   DeathWatchMode death_watch = DeathWatchMode::kAuto;
   SecurityOptions security;
 
@@ -62,6 +63,9 @@ ParsedOptions ParseOptions(int argc, const char* const* argv);
 
 // "4096", "64KiB", "1M": bytes in powers of 1024. kInvalid says what would be right.
 shm::Result<uint64_t> ParseBytes(std::string_view text);
+// "9400", "0.0.0.0:9400", "[::1]:0": where metrics are served, with the address; a port alone is
+// that of 127.0.0.1. kInvalid.
+shm::Result<std::string> ParseListenAddress(std::string_view text);
 // "NAME=SIZExCOUNT[,max=N][,auto-grow]", "video=1MiBx64". kInvalid.
 shm::Result<shm::PoolSpec> ParsePool(std::string_view text);
 // "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N]". kInvalid.

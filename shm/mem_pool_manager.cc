@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "shm/free_list.h"
+#include "shm/mutant.h"
 
 namespace zerocp::shm {
 namespace {
@@ -47,6 +48,8 @@ std::byte* MemPoolManager::ManagementAt(uint64_t offset, uint64_t bytes) const {
   const uint64_t end = options_.management_reserved_bytes;
   if (offset % kLine != 0 || offset < kSessionTableOffset || offset > end || bytes > end - offset)
     return nullptr;
+  // The daemon's offsets are its own; a client may have read a forged one.
+  if (allocator_ == nullptr && !Mutant(78) && !management_.Reaches(offset + bytes)) return nullptr;
   return management_.data() + offset;
 }
 
@@ -329,6 +332,10 @@ const PoolView* MemPoolManager::LoadPool(uint32_t index) {
   Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
       entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
   if (!geometry.ok()) return nullptr;
+  for (const Range& range : RangesOf(*geometry, 0, geometry->chunk_count))
+    if (!range.segment->Reaches(range.offset + range.bytes)) return nullptr;
+  if (!management_.Reaches(geometry->hints_offset + FreeList::Bytes(geometry->max_chunk_count)))
+    return nullptr;
   PublishView(index, entry, *geometry, open_use);
   const PoolView* view = pools_[index].load(std::memory_order_acquire);
   return view != nullptr && view->IsCurrent() ? view : nullptr;

@@ -184,7 +184,7 @@ class MemPoolManager {
   // First 64 bits of the uuid: what handles carry.
   uint64_t instance_id() const;
   // Address of [offset, offset + bytes) in the management segment; nullptr if it is not all inside,
-  // or misaligned. For offsets read from the segment.
+  // behind the file's end, or misaligned. For offsets read from the segment.
   std::byte* ManagementAt(uint64_t offset, uint64_t bytes) const;
 
  private:

@@ -220,6 +220,13 @@ Status Segment::MapCopy(uint64_t reserved_bytes) {
   return status;
 }
 
+bool Segment::Reaches(uint64_t end) const {
+  if (end == 0) return true;
+  if (end > reserved_bytes_) return false;
+  const auto page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return madvise(data_ + (end - 1) / page * page, page, MADV_POPULATE_READ) == 0 || errno == EINVAL;
+}
+
 Status Segment::Commit(uint64_t offset, uint64_t length) {
   if (offset > reserved_bytes_ || length > reserved_bytes_ - offset) {
     return Status(Code::kNoMemory,

@@ -62,6 +62,10 @@ class Segment {
   uint64_t reserved_bytes() const { return reserved_bytes_; }
   // Present length of the file; 0 if it cannot be asked for.
   uint64_t file_bytes() const;
+  // False if the file ends before `end`: touching the mapping there would be a SIGBUS. Asks the
+  // kernel about the mapping, so it needs no descriptor. What older kernels than 5.14 cannot tell
+  // is taken for true.
+  bool Reaches(uint64_t end) const;
   // True if somebody has made the file shorter than what was committed here. REQUIRES: the
   // descriptor is open.
   bool WasCut() const { return file_bytes() < committed_end_; }

@@ -173,7 +173,7 @@ std::vector<SessionInfo> FakeSessions::List() {
 
 ControlPlane::ControlPlane(std::optional<TlsEndpoint> tls) : directory_(NewDirectory("/tmp")) {
   auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
-                                    cleaner, Listen(directory_ + "/admin.sock"),
+                                    cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
                                     Listen(directory_ + "/client.sock"), std::move(tls)});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();

@@ -125,6 +125,7 @@ class ControlPlane {
   FakeSessions sessions;
   shm::SessionSet dead;  // what the cleaner hears of
   Cleaner cleaner{instance.core, sessions, [this](bool) { return dead; }};
+  RpcMetrics rpc_metrics;
   std::unique_ptr<GrpcServer> server;
 
  private:

@@ -28,6 +28,14 @@ TEST(EventLogTest, NumbersCountFromOneAndReadInOrder) {
   EXPECT_FALSE(log.Next(3).has_value());
 }
 
+TEST(EventLogTest, CountsAreOfAllThatThereWere) {
+  EventLog log;
+  AddSome(log, kKeptEvents + 1);
+  log.Add(EventKind::kSessionDied, "sessions/1", "x");
+  EXPECT_EQ(log.Counts(), (std::map<EventKind, uint64_t>{{EventKind::kPoolChanged, kKeptEvents + 1},
+                                                         {EventKind::kSessionDied, 1}}));
+}
+
 TEST(EventLogTest, TheOldestGoAndWhoComesLateFindsAGap) {
   EventLog log;
   AddSome(log, kKeptEvents + 10);

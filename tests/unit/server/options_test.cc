@@ -16,11 +16,12 @@ ParsedOptions Parse(std::vector<const char*> arguments) {
 }
 
 TEST(OptionsTest, EveryOptionReachesItsField) {
-  const ParsedOptions parsed = Parse(
-      {"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
-       "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
-       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2", "--reserve=2T",
-       "--max-sessions=16381", "--on-stop=keep", "--log-level=debug", "--death-watch=hangup"});
+  const ParsedOptions parsed =
+      Parse({"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
+             "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
+             "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2",
+             "--reserve=2T", "--max-sessions=16381", "--on-stop=keep", "--log-level=debug",
+             "--death-watch=hangup", "--metrics-listen=9400"});
   ASSERT_TRUE(parsed.options) << parsed.output;
   const Options& o = *parsed.options;
   EXPECT_EQ(o.runtime_dir, "/tmp/x");
@@ -44,11 +45,18 @@ TEST(OptionsTest, EveryOptionReachesItsField) {
   EXPECT_EQ(o.on_stop, OnStop::kKeep);
   EXPECT_EQ(o.log_level, spdlog::level::debug);
   EXPECT_EQ(o.death_watch, DeathWatchMode::kHangup);
+  EXPECT_EQ(o.metrics_listen, "127.0.0.1:9400");
 }
 
 TEST(OptionsTest, BadValuesExitWithTwoAndSayWhatWouldBeRight) {
   const std::vector<std::pair<std::vector<const char*>, const char*>> kTable = {
       {{"--bogus"}, "--bogus"},
+      {{"--metrics-listen", ""}, "not a port"},
+      {{"--metrics-listen", "65536"}, "not a port"},
+      {{"--metrics-listen", "localhost:1"}, "not a port"},
+      {{"--metrics-listen", "127.0.0.1:1,2"}, "not a port"},
+      {{"--metrics-listen", "::1:1"}, "not a port"},
+      {{"--metrics-listen", "[::1]:"}, "not a port"},
       {{"--pool", "video"}, "NAME=SIZExCOUNT"},
       {{"--pool", "video=1MiBx0"}, "from 1 to 16777216"},
       {{"--pool", "video=1QiBx4"}, "not a size"},

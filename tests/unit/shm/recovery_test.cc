@@ -1,6 +1,8 @@
 // Death at each point of a hand-over, and what the audit says of damage.
 #include "shm/recovery.h"
 
+#include <fcntl.h>
+
 #include "tests/unit/shm/instance_fixture.h"
 
 namespace zerocp::shm {
@@ -315,6 +317,42 @@ TEST_F(AuditTest, ClientsGiveUpADamagedLaneAndReadNothingOutside) {
     Kill(session);
     Kill(sender);
   }
+}
+
+// With a mapping of its own, as a client has it: the daemon's manager believes no offset.
+TEST_F(AuditTest, ALaneOrAPoolThatIsSaidToLieBehindTheFilesEndIsNotTouched) {
+  auto attached = MemPoolManager::Attach(
+      UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
+      UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
+  ASSERT_TRUE(attached.ok()) << attached.status().message();
+  const std::shared_ptr<MemPoolManager> manager = std::move(*attached);
+  const auto keeper = Attach();
+  auto session = std::make_shared<Session>(manager, keeper->id());
+  auto port = Subscribe(session, "feed");
+  auto out = Publish(publisher_session_, "feed");
+  const uint64_t reserved = manager->management_segment().reserved_bytes();
+  const uint64_t bytes = out->info().geometry.lane_bytes();
+  ASSERT_LT(manager_->management_segment().file_bytes(), reserved - bytes);
+  std::atomic<uint64_t>& offset = channel().view.lanes[out->info().index].offset;
+  const uint64_t before = offset.exchange(reserved - bytes);
+  ASSERT_EQ(Send(*publisher_session_, *out, 1), Code::kOk);
+  ChunkRef chunk;
+  EXPECT_EQ(port->TryTake(&chunk), Code::kTimeout);
+  offset.store(before);
+
+  MemPool& entry = manager_->pool_entry(pool().index);
+  const uint64_t payload = entry.payload_offset;
+  const uint64_t last = manager->chunk_segment().reserved_bytes() - entry.stride_bytes * 64;
+  entry.payload_offset = last - last % kExtentAlign;
+  auto other = MemPoolManager::Attach(
+      UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
+      UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
+  ASSERT_TRUE(other.ok()) << other.status().message();
+  EXPECT_EQ((*other)->pool(pool().index), nullptr);
+  entry.payload_offset = payload;
+  EXPECT_NE((*other)->pool(pool().index), nullptr);
+  Leave(std::move(out), *publisher_session_);
+  Kill(session);
 }
 
 TEST_F(AuditTest, RecoveryOverForgedBytesEndsAndStaysInside) {

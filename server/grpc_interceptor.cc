@@ -1,0 +1,72 @@
+#include "server/grpc_interceptor.h"
+
+#include <google/protobuf/descriptor.h>
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "server/error.h"
+#include "server/grpc_error.h"
+
+namespace zerocp {
+namespace {
+
+using grpc::experimental::InterceptionHookPoints;
+using Clock = std::chrono::steady_clock;
+
+class CallInterceptor final : public grpc::experimental::Interceptor {
+ public:
+  CallInterceptor(const google::protobuf::MethodDescriptor& method, RpcMetrics& metrics)
+      : method_(method), metrics_(metrics) {
+    metrics_.Begin(method_);
+  }
+  // A call that got no status had lost its caller.
+  ~CallInterceptor() override { End(grpc::StatusCode::CANCELLED); }
+
+  void Intercept(grpc::experimental::InterceptorBatchMethods* methods) override {
+    if (methods->QueryInterceptionHookPoint(InterceptionHookPoints::PRE_SEND_STATUS)) {
+      const grpc::Status status = methods->GetSendStatus();
+      grpc::StatusCode code = status.error_code();
+      // gRPC 1.51 answers a request that it cannot decode with an empty UNIMPLEMENTED. No method of
+      // ours does, so that is what it means.
+      if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED &&
+          status.error_message().empty()) {
+        const grpc::Status refusal = ToGrpc(InvalidArgument(
+            {{"request",
+              "cannot be decoded: it is no message of this method, or a string in it is not "
+              "UTF-8"}}));
+        code = refusal.error_code();
+        methods->ModifySendStatus(refusal);
+      }
+      End(code);  // before the caller can know
+    }
+    methods->Proceed();
+  }
+
+ private:
+  void End(grpc::StatusCode code) {
+    if (!std::exchange(ended_, true)) metrics_.End(method_, code, Clock::now() - begin_);
+  }
+
+  const google::protobuf::MethodDescriptor& method_;
+  RpcMetrics& metrics_;
+  const Clock::time_point begin_ = Clock::now();
+  bool ended_ = false;
+};
+
+}  // namespace
+
+grpc::experimental::Interceptor* CallInterceptorFactory::CreateServerInterceptor(
+    grpc::experimental::ServerRpcInfo* info) {
+  std::string name = info->method();  // "/zerocp.v1.AdminService/CreatePool"
+  std::replace(name.begin(), name.end(), '/', '.');
+  const auto* method =
+      name.empty()
+          ? nullptr
+          : google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name.substr(1));
+  const bool ours = method != nullptr && services_.count(method->service()->full_name()) != 0;
+  return ours ? new CallInterceptor(*method, metrics_) : nullptr;  // gRPC deletes it
+}
+
+}  // namespace zerocp
