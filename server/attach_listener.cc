@@ -186,6 +186,25 @@ void AttachListener::AcceptAll() {
   }
 }
 
+// Closes the oldest connection without a session: of the user, or of all, if there are too many.
+void AttachListener::MakeRoom(uid_t uid) {
+  size_t all = 0;
+  size_t own = 0;
+  const Connection* oldest = nullptr;
+  const Connection* oldest_own = nullptr;
+  for (const auto& [serial, connection] : connections_) {
+    if (connection->session != 0) continue;
+    if (all++ == 0) oldest = connection.get();
+    if (connection->peer.uid == uid && own++ == 0) oldest_own = connection.get();
+  }
+  const bool too_many_own = own >= options_.limits.max_connections_per_user;
+  if (!too_many_own && all < options_.max_unattached) return;
+  const Connection& closed = too_many_own ? *oldest_own : *oldest;
+  spdlog::warn("attach: {} connections without a session: the oldest, of pid={} uid={}, is closed",
+               too_many_own ? own : all, closed.peer.process.pid, closed.peer.uid);
+  Close(closed.serial);
+}
+
 void AttachListener::Admit(UniqueFd fd) {
   ucred credentials{};
   socklen_t size = sizeof(credentials);
@@ -194,23 +213,12 @@ void AttachListener::Admit(UniqueFd fd) {
   setsockopt(fd.get(), SOL_SOCKET, SO_PASSCRED, &on, sizeof(on));
   shortage_logged_ = false;
 
-  size_t unattached = 0;
-  Connection* oldest = nullptr;
-  for (const auto& [serial, connection] : connections_) {
-    if (connection->session != 0) continue;
-    if (oldest == nullptr) oldest = connection.get();
-    ++unattached;
-  }
-  if (unattached >= options_.max_unattached) {
-    spdlog::warn(
-        "attach: {} connections without a session: the oldest, of pid={} uid={}, is closed",
-        unattached, oldest->peer.process.pid, oldest->peer.uid);
-    Close(oldest->serial);
-  }
+  MakeRoom(credentials.uid);
   auto connection = std::make_unique<Connection>();
   connection->serial = next_serial_++;
   connection->watch = DeathWatch::OfPeer(fd.get(), credentials.pid, options_.death_watch);
   connection->peer = {connection->watch.process(), credentials.uid};
+  connection->allowed = policy_.Allows(fd.get());
   connection->since = Clock::now();
   connection->fd = std::move(fd);
   if (!SetEpoll(EPOLL_CTL_ADD, connection->fd.get(), Source::kConnection, connection->serial,
@@ -312,6 +320,13 @@ void AttachListener::Attach(Connection& connection, const AttachRequest& request
                  peer.uid);
     return Refuse(connection, reply, Code::kDamaged,
                   "a client has cut the segments short; restart zerocpd with new ones");
+  }
+  const size_t session_count =
+      options_.limits.max_sessions_per_user == 0 ? 0 : sessions_.CountOf(peer.uid);
+  if (Status status = policy_.Check(peer.uid, connection.allowed, session_count, Clock::now());
+      !status.ok()) {
+    spdlog::warn("attach: pid={} refused: {}", peer.process.pid, status.message());
+    return Refuse(connection, reply, status.code(), status.message());
   }
   Token token;
   static_assert(sizeof(request.token) == sizeof(token));

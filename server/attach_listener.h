@@ -24,6 +24,7 @@
 #include <thread>
 #include <vector>
 
+#include "server/attach_policy.h"
 #include "server/channel_members.h"
 #include "server/core.h"
 #include "server/death_watch.h"
@@ -40,6 +41,7 @@ class AttachListener {
     DeathWatchMode death_watch = DeathWatchMode::kAuto;
     std::chrono::milliseconds silence{10'000};  // until an unattached connection is closed
     size_t max_unattached = 256;                // beyond it the oldest one is closed
+    AttachLimits limits = {};
     // A session that no pidfd speaks for is looked at this often.
     std::chrono::milliseconds look_interval{200};
   };
@@ -71,6 +73,7 @@ class AttachListener {
     DeathWatch watch;
     uint16_t session = 0;  // 0: not attached
     bool read_only = false;
+    bool allowed = false;  // its user is on the lists
     Clock::time_point since;
     std::optional<shm::AttachReply> outbox;  // waits for room in the socket
     bool outbox_has_segments = false;
@@ -96,6 +99,7 @@ class AttachListener {
   void HandleEvent(Source source, uint64_t key, uint32_t events);
   void AcceptAll();
   void Admit(shm::UniqueFd fd);
+  void MakeRoom(uid_t uid);
   // Handles at most `most` packets; false if the connection has ended.
   bool HandleInput(Connection& connection, int most);
   void HandlePacket(Connection& connection, const std::string& wrong,
@@ -146,6 +150,7 @@ class AttachListener {
   shm::UniqueFd read_only_chunk_;  // the chunk segment, opened for reading only
 
   // The thread's own.
+  AttachPolicy policy_{options_.limits};
   std::map<uint64_t, std::unique_ptr<Connection>> connections_;  // by serial, so oldest first
   std::map<uint16_t, Watched> watched_;
   shm::SessionSet dead_;  // to be recovered before the next wait

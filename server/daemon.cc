@@ -256,6 +256,7 @@ Status Daemon::Serve() {
 
   AttachListener::Options attach_options;
   attach_options.death_watch = options_.death_watch;
+  attach_options.limits = options_.security.attach;
   if (!options_.metrics_listen.empty()) {
     Result<std::unique_ptr<MetricsServer>> metrics = MetricsServer::Start(options_.metrics_listen);
     if (!metrics.ok()) return metrics.status();
@@ -271,8 +272,10 @@ Status Daemon::Serve() {
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
   if (metrics_ != nullptr) {
-    metrics_->Serve(
-        {rpc_metrics_.registry(), std::make_shared<StatsMetrics>(core_, *pools_, grpc_->stats())});
+    metrics_->Serve({rpc_metrics_.registry(),
+                     std::make_shared<StatsMetrics>(core_, *pools_, grpc_->stats(), [this] {
+                       return grpc_->certificate_expiry();
+                     })});
   }
   return Status();
 }

@@ -26,8 +26,8 @@ namespace zerocp {
 class GrpcListener {
  public:
   struct Options {
-    std::string name;  // for the log
-    bool tcp = false;  // a connection is handed on at once
+    std::string name = {};  // for the log
+    bool tcp = false;       // a connection is handed on at once
     std::chrono::milliseconds patience{10'000};
     size_t max_waiting = 256;
   };

@@ -260,6 +260,11 @@ GrpcServer::GrpcServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) 
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
 
+std::optional<std::chrono::system_clock::time_point> GrpcServer::certificate_expiry() {
+  if (parts_->tls_files == nullptr) return std::nullopt;
+  return parts_->tls_files->expire_time();
+}
+
 StatsReader& GrpcServer::stats() { return parts_->stats; }
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {

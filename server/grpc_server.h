@@ -57,6 +57,8 @@ class GrpcServer {
 
   // The numbers of GetStats, as long as this lives.
   StatsReader& stats();
+  // Of the TLS listener; nullopt: it is off.
+  std::optional<std::chrono::system_clock::time_point> certificate_expiry();
 
  private:
   struct Endpoint;

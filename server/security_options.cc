@@ -1,5 +1,7 @@
 #include "server/security_options.h"
 
+#include <grp.h>
+#include <pwd.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +12,49 @@ namespace zerocp {
 using shm::Code;
 using shm::Result;
 using shm::Status;
+
+namespace {
+
+// For an option that takes a number, or a name that `find` knows.
+template <class Find>
+CLI::Validator IdOf(const char* kind, Find find) {
+  return CLI::Validator(
+      [kind, find](std::string& text) {
+        if (text.find_first_not_of("0123456789") == std::string::npos) return std::string();
+        const auto* found = find(text.c_str());
+        if (found == nullptr) return "there is no " + std::string(kind) + " " + text;
+        if constexpr (requires { found->pw_uid; }) {
+          text = std::to_string(found->pw_uid);
+        } else {
+          text = std::to_string(found->gr_gid);
+        }
+        return std::string();
+      },
+      "");
+}
+
+void DeclareAttach(CLI::App& app, AttachLimits& limits) {
+  app.add_option("--allow-user", limits.users,
+                 "who may attach, by name or number; repeatable; with neither this nor\n"
+                 "--allow-group: whom the modes of the sockets let in")
+      ->type_name("USER")
+      ->transform(IdOf("user", getpwnam))
+      ->allow_extra_args(false);
+  app.add_option("--allow-group", limits.groups, "whose members may attach; repeatable")
+      ->type_name("GROUP")
+      ->transform(IdOf("group", getgrnam))
+      ->allow_extra_args(false);
+  app.add_option("--max-sessions-per-user", limits.max_sessions_per_user,
+                 "sessions of one user at once; 0: not limited (default)")
+      ->type_name("N");
+  app.add_option("--max-attach-rate", limits.max_attaches_per_second,
+                 "attaches of one user per second, twice as many at once (default 5000); 0: not\n"
+                 "limited")
+      ->type_name("N")
+      ->check(CLI::Range(0u, 1'000'000u));
+}
+
+}  // namespace
 
 void Declare(CLI::App& app, SecurityOptions& options) {
   app.add_option("--tls-listen", options.tls_listen,
@@ -32,6 +77,7 @@ void Declare(CLI::App& app, SecurityOptions& options) {
   app.add_option("--tls-observer", options.tls_observers, "TLS: who may read; repeatable")
       ->type_name("NAME")
       ->allow_extra_args(false);
+  DeclareAttach(app, options.attach);
   app.add_option("--audit-log", options.audit_log,
                  "a JSON line for every call that changes something, or tries to; -: to stdout")
       ->type_name("FILE");

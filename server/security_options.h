@@ -5,6 +5,7 @@
 #include <set>
 #include <string>
 
+#include "server/attach_policy.h"
 #include "server/tcp_socket.h"
 #include "server/tls_files.h"
 #include "shm/status.h"
@@ -20,6 +21,7 @@ struct SecurityOptions {
   TlsPaths tls;
   std::set<std::string> tls_admins;  // identities of certificates: a URI or DNS name each
   std::set<std::string> tls_observers;
+  AttachLimits attach;
   std::string audit_log;  // a path, or "-"; empty: none
 };
 

@@ -9,6 +9,7 @@
 
 #include <sys/types.h>
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cstdint>
@@ -139,6 +140,13 @@ class SessionManager final : public SessionDirectory {
   void AdvanceTerminations(const std::function<bool(uint16_t)>& cannot_answer,
                            const std::function<int(uint16_t)>& kill);
   bool IsRevoked(uint16_t id);
+  // Sessions of a user: attached, orphaned or revoked.
+  size_t CountOf(uid_t uid) {
+    MutexLock lock(mutex_);
+    return static_cast<size_t>(
+        std::count_if(sessions_.begin(), sessions_.end(),
+                      [uid](const auto& session) { return session.second.uid == uid; }));
+  }
   // Who owns chunks now: attached, orphaned or revoked.
   std::map<uint16_t, ProcessIdentity> Living();
 

@@ -17,22 +17,19 @@ class TokenBucket {
 
   // True if it may happen now; then it has.
   bool Take(Clock::time_point now) {
-    Fill(now);
+    tokens_ = TokensAt(now);
+    last_ = now;
     if (tokens_ < 1) return false;
     tokens_ -= 1;
     return true;
   }
   // Nothing has happened for so long that it does not matter any more.
-  bool IsFull(Clock::time_point now) {
-    Fill(now);
-    return tokens_ >= burst_;
-  }
+  bool IsFull(Clock::time_point now) const { return TokensAt(now) >= burst_; }
 
  private:
-  void Fill(Clock::time_point now) {
+  double TokensAt(Clock::time_point now) const {
     const std::chrono::duration<double> passed = now - last_;
-    last_ = now;
-    if (passed.count() > 0) tokens_ = std::min(burst_, tokens_ + passed.count() * per_second_);
+    return std::min(burst_, tokens_ + std::max(passed.count(), 0.0) * per_second_);
   }
 
   const double burst_;

@@ -19,7 +19,9 @@ ParsedOptions Parse(std::vector<const char*> arguments) {
 TEST(SecurityOptionsTest, EveryOptionReachesItsField) {
   const ParsedOptions parsed =
       Parse({"--tls-listen", "[::1]:7747", "--tls-cert=c", "--tls-key=k", "--tls-ca=a",
-             "--tls-admin", "spiffe://x/a", "--tls-admin=b.example", "--tls-observer=o.example"});
+             "--tls-admin", "spiffe://x/a", "--tls-admin=b.example", "--tls-observer=o.example",
+             "--audit-log=/var/log/audit", "--allow-user", "root", "--allow-user=1000",
+             "--allow-group=root", "--max-sessions-per-user=7", "--max-attach-rate=9"});
   ASSERT_TRUE(parsed.options) << parsed.output;
   const SecurityOptions& options = parsed.options->security;
   EXPECT_EQ(options.tls_listen, "[::1]:7747");
@@ -28,6 +30,11 @@ TEST(SecurityOptionsTest, EveryOptionReachesItsField) {
   EXPECT_EQ(options.tls.authority, "a");
   EXPECT_EQ(options.tls_admins, (std::set<std::string>{"b.example", "spiffe://x/a"}));
   EXPECT_EQ(options.tls_observers, (std::set<std::string>{"o.example"}));
+  EXPECT_EQ(options.audit_log, "/var/log/audit");
+  EXPECT_EQ(options.attach.users, (std::set<uid_t>{0, 1000}));
+  EXPECT_EQ(options.attach.groups, (std::set<gid_t>{0}));
+  EXPECT_EQ(options.attach.max_sessions_per_user, 7u);
+  EXPECT_EQ(options.attach.max_attaches_per_second, 9u);
 }
 
 TEST(SecurityOptionsTest, TlsIsOffByDefault) {
@@ -42,6 +49,9 @@ TEST(SecurityOptionsTest, TlsIsOffByDefault) {
 TEST(SecurityOptionsTest, BadValuesExitWithTwoAndSayWhatWouldBeRight) {
   const std::vector<std::pair<std::vector<const char*>, const char*>> table = {
       {{"--tls-cert", "c"}, "go with --tls-listen"},
+      {{"--allow-user", "nobody-of-this-name"}, "there is no user nobody-of-this-name"},
+      {{"--allow-group", "none-of-this-name"}, "there is no group none-of-this-name"},
+      {{"--max-attach-rate", "-1"}, "--max-attach-rate"},
       {{"--tls-admin", "a"}, "go with --tls-listen"},
       {{"--tls-listen", "127.0.0.1:7747"}, "needs --tls-cert, --tls-key and --tls-ca"},
       {{"--tls-listen", "127.0.0.1:7747", "--tls-cert=c", "--tls-key=k", "--tls-ca=a"},
