@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "server/channel_manager.h"
+#include "server/config_manager.h"
 #include "server/error.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
@@ -25,6 +26,7 @@ struct ServiceContext {
   Core& core;
   PoolManager& pools;
   ChannelManager& channels;
+  ConfigManager& config;
   SessionDirectory& sessions;
   PoolWatch& watch;
   StatsReader& stats;

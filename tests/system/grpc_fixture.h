@@ -113,10 +113,13 @@ class ControlPlane {
 
   Caller Admin() const { return Caller(directory_ + "/admin.sock"); }
   Caller Client() const { return Caller(directory_ + "/client.sock"); }
+  std::string config_path() const { return directory_ + "/zerocp.yaml"; }
   std::string client_socket() const { return directory_ + "/client.sock"; }
 
   TestInstance instance;
   FakeSessions sessions;
+  std::unique_ptr<ConfigFile> config_file;  // config_path()
+  std::unique_ptr<ConfigManager> config;    // with a journal beside that
   std::unique_ptr<GrpcServer> server;
 
  private:
