@@ -38,7 +38,7 @@ packages=(
 )
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
-  libgtest-dev openssl shellcheck strace
+  libgtest-dev openssl relacy-dev shellcheck spin strace
 )
 
 tools=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}
