@@ -167,7 +167,7 @@ std::vector<SessionInfo> FakeSessions::List() {
   return sessions_;
 }
 
-ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
+ControlPlane::ControlPlane(bool ready) : directory_(NewDirectory("/tmp")) {
   auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
                                     cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
                                     Listen(directory_ + "/client.sock")});
@@ -176,6 +176,7 @@ ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
     abort();
   }
   server = std::move(*started);
+  if (ready) server->SetReady();
 }
 
 ControlPlane::~ControlPlane() {
