@@ -181,8 +181,9 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options) {
 
   std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(*directory), std::move(*instance)));
   Status status = daemon->Restore();
-  if (status.ok()) status = daemon->CreatePoolsAndChannels();
   if (status.ok()) status = daemon->Serve();
+  if (status.ok()) status = daemon->CreatePoolsAndChannels();
+  if (status.ok()) status = daemon->TakeClients();
   if (!status.ok()) {
     if (!daemon->adopted_) {
       (void)daemon->core_.manager->Destroy();
@@ -282,28 +283,22 @@ void Daemon::KeepAdopted() {
 }
 
 Status Daemon::Serve() {
+  if (!options_.metrics_listen.empty()) {
+    Result<std::unique_ptr<MetricsServer>> metrics = MetricsServer::Start(options_.metrics_listen);
+    if (!metrics.ok()) return metrics.status();
+    metrics_ = std::move(*metrics);
+  }
   Result<std::optional<gid_t>> admins =
       SocketGroup(options_, options_.admin_group, options_.admin_group_named);
   if (!admins.ok()) return admins.status();
   Result<std::optional<gid_t>> clients =
       SocketGroup(options_, options_.socket_group, options_.socket_group_named);
   if (!clients.ok()) return clients.status();
+  client_group_ = *clients;
   Result<shm::UniqueFd> admin = directory_.Listen(shm::kAdminSocket, SOCK_STREAM, *admins);
   if (!admin.ok()) return admin.status();
   Result<shm::UniqueFd> client = directory_.Listen(shm::kClientSocket, SOCK_STREAM, *clients);
   if (!client.ok()) return client.status();
-  Result<shm::UniqueFd> attach = directory_.Listen(shm::kAttachSocket, SOCK_SEQPACKET, *clients);
-  if (!attach.ok()) return attach.status();
-
-  AttachListener::Options attach_options;
-  attach_options.death_watch = options_.death_watch;
-  if (!options_.metrics_listen.empty()) {
-    Result<std::unique_ptr<MetricsServer>> metrics = MetricsServer::Start(options_.metrics_listen);
-    if (!metrics.ok()) return metrics.status();
-    metrics_ = std::move(*metrics);
-  }
-  attach_ = std::make_unique<AttachListener>(core_, *sessions_, std::move(*attach), attach_options);
-  if (Status status = attach_->Start(); !status.ok()) return status;
   cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
                                        [this](bool recover) { return attach_->FindDead(recover); });
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
@@ -311,6 +306,18 @@ Status Daemon::Serve() {
                          std::move(*admin), std::move(*client)});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
+  return Status();
+}
+
+Status Daemon::TakeClients() {
+  Result<shm::UniqueFd> attach =
+      directory_.Listen(shm::kAttachSocket, SOCK_SEQPACKET, client_group_);
+  if (!attach.ok()) return attach.status();
+  AttachListener::Options attach_options;
+  attach_options.death_watch = options_.death_watch;
+  attach_ = std::make_unique<AttachListener>(core_, *sessions_, std::move(*attach), attach_options);
+  if (Status status = attach_->Start(); !status.ok()) return status;
+  grpc_->SetReady();
   if (metrics_ != nullptr) {
     metrics_->Serve(
         {rpc_metrics_.registry(), std::make_shared<StatsMetrics>(core_, *pools_, grpc_->stats())});

@@ -1,13 +1,15 @@
 // zerocpd: everything wired together, started and stopped in order.
 //
-// Start: lock, segments, sessions of the daemon before, pools and channels, sockets. Stop: gRPC,
-// attach socket, then the segments are unlinked or kept.
+// Start: lock, segments, sessions of the daemon before, gRPC, whose calls wait until pools and
+// channels are there, then the attach socket. Stop: gRPC, attach socket, then the segments are
+// unlinked or kept.
 //
 // Crash. The lock goes with the process; the next start adopts the segments and recovers what the
 // dead owned. Nothing is lost that clients still hold.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -47,6 +49,7 @@ class Daemon {
   shm::Status CreatePoolsAndChannels();
   void KeepAdopted();
   shm::Status Serve();
+  shm::Status TakeClients();
   void LogReady();
   std::string SegmentsText() const;
 
@@ -57,6 +60,7 @@ class Daemon {
   const bool adopted_;
   Core core_;
   SigbusGuard guard_;
+  std::optional<gid_t> client_group_;
   std::unique_ptr<SessionManager> sessions_;
   std::unique_ptr<PoolManager> pools_;
   std::unique_ptr<PoolKeeper> keeper_;

@@ -24,6 +24,7 @@
 #include "server/observer_service.h"
 #include "server/session_service.h"
 #include "server/trouble_watch.h"
+#include "shm/mutant.h"
 
 namespace zerocp {
 namespace {
@@ -100,8 +101,15 @@ void SetUpGrpc() {
 
 // One grpc::Server with its accept loop. Members are destroyed in reverse order: the loop first.
 struct Endpoint {
+  std::set<std::string> services;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcListener> listener;
+
+  // Readiness: that of each service. Liveness, that of "", is SERVING as long as there is a server.
+  void SetServing(bool serving) const {
+    for (const std::string& service : services)
+      server->GetHealthCheckService()->SetServingStatus(service, serving);
+  }
 };
 
 struct GrpcServer::Parts {
@@ -168,11 +176,10 @@ bool GrpcServer::Parts::Serve(const std::string& name, shm::UniqueFd listening,
       grpc::InsecureServerCredentials());  // the socket's mode decides who gets here
 
   Endpoint endpoint;
+  endpoint.services = std::move(names);
   endpoint.server = builder.BuildAndStart();
   if (endpoint.server == nullptr) return false;
-  for (const auto& service : services) {
-    endpoint.server->GetHealthCheckService()->SetServingStatus(service.second, true);
-  }
+  endpoint.SetServing(false);
   endpoint.listener =
       std::make_unique<GrpcListener>(name + " socket", std::move(listening), std::move(acceptor));
   endpoints.push_back(std::move(endpoint));
@@ -203,6 +210,12 @@ GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
 
 StatsReader& GrpcServer::stats() { return parts_->stats; }
 
+void GrpcServer::SetReady() {
+  parts_->short_worker.Start();
+  parts_->long_worker.Start();
+  for (const Endpoint& endpoint : parts_->endpoints) endpoint.SetServing(true);
+}
+
 void GrpcServer::ReloadConfig() {
   ConfigManager& config = parts_->context.config;
   parts_->long_worker.Post([&config](bool run) {
@@ -214,7 +227,7 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);
   const auto deadline = std::chrono::system_clock::now() + grace;
   for (Endpoint& endpoint : parts_->endpoints) {
-    endpoint.server->GetHealthCheckService()->Shutdown();
+    if (!Mutant(68)) endpoint.SetServing(false);
     endpoint.listener->Stop();
   }
   // From here on every call is answered by its worker: gRPC waits for each without limit.

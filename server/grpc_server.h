@@ -39,8 +39,11 @@ class GrpcServer {
     shm::UniqueFd client_listener;
   };
 
-  // Serving when it returns. INTERNAL if gRPC refuses.
+  // Takes calls when it returns, which wait for SetReady; health says that it lives and is not
+  // ready. INTERNAL if gRPC refuses.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(Options options);
+  // Answers calls from now on. REQUIRES: not called before.
+  void SetReady();
   // Shuts down at once.
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
@@ -50,7 +53,7 @@ class GrpcServer {
   // wait.
   void ReloadConfig();
 
-  // Not serving any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
+  // Not ready any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog
   // ends the process kShutdownPatience later: whatever is left is found by the next start.
   void Shutdown(std::chrono::milliseconds grace);

@@ -31,26 +31,27 @@ constexpr const char* kFeatures[] = {
 grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerContext* call,
                                                          const v1::GetServerInfoRequest*,
                                                          v1::GetServerInfoResponse* response) {
-  const shm::MemPoolManager& manager = *context_.core.manager;
-  const shm::MemPoolManager::CreateOptions& options = manager.options();
-  response->set_version(kVersion);
-  response->set_git_commit(kGitCommit);
-  response->set_instance_id(UuidText(manager.instance_uuid()));
-  *response->mutable_start_time() = ToProto(context_.core.start_time);
-  response->set_layout_version(static_cast<int32_t>(shm::kLayoutVersion));
-  for (const char* feature : kFeatures) response->add_features(feature);
-  response->set_pid(getpid());
-  response->set_grpc_version(grpc::Version());
-  response->set_instance_name(options.instance);
-  response->set_segment_dir(options.segment_dir);
-  response->set_management_reserved_bytes(static_cast<int64_t>(options.management_reserved_bytes));
-  response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
-  response->set_max_session_count(
-      static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
-  response->set_max_chunks_per_session(options.max_chunks_per_session);
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  reactor->Finish(grpc::Status::OK);
-  return reactor;
+  return RunOn(context_.short_worker, call, [=, this] {
+    const shm::MemPoolManager& manager = *context_.core.manager;
+    const shm::MemPoolManager::CreateOptions& options = manager.options();
+    response->set_version(kVersion);
+    response->set_git_commit(kGitCommit);
+    response->set_instance_id(UuidText(manager.instance_uuid()));
+    *response->mutable_start_time() = ToProto(context_.core.start_time);
+    response->set_layout_version(static_cast<int32_t>(shm::kLayoutVersion));
+    for (const char* feature : kFeatures) response->add_features(feature);
+    response->set_pid(getpid());
+    response->set_grpc_version(grpc::Version());
+    response->set_instance_name(options.instance);
+    response->set_segment_dir(options.segment_dir);
+    response->set_management_reserved_bytes(
+        static_cast<int64_t>(options.management_reserved_bytes));
+    response->set_chunk_reserved_bytes(static_cast<int64_t>(options.chunk_reserved_bytes));
+    response->set_max_session_count(
+        static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
+    response->set_max_chunks_per_session(options.max_chunks_per_session);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetPool(grpc::CallbackServerContext* call,

@@ -167,7 +167,7 @@ std::vector<SessionInfo> FakeSessions::List() {
   return sessions_;
 }
 
-ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
+ControlPlane::ControlPlane(bool ready) : directory_(NewDirectory("/tmp")) {
   config_file = std::make_unique<ConfigFile>(config_path(), Config());
   config = std::make_unique<ConfigManager>(instance.core, instance.pools, instance.channels,
                                            directory_ + "/journal", config_file.get());
@@ -179,6 +179,7 @@ ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
     abort();
   }
   server = std::move(*started);
+  if (ready) server->SetReady();
 }
 
 ControlPlane::~ControlPlane() {

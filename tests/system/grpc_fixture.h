@@ -106,7 +106,8 @@ class FakeSessions : public SessionDirectory {
 
 class ControlPlane {
  public:
-  ControlPlane();
+  // `ready`: calls are answered; else they wait for server->SetReady().
+  explicit ControlPlane(bool ready = true);
   ~ControlPlane();
   ControlPlane(const ControlPlane&) = delete;
   ControlPlane& operator=(const ControlPlane&) = delete;
