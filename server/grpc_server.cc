@@ -156,8 +156,17 @@ struct GrpcServer::Parts {
         stats(options.core, options.pools, options.channels, options.sessions, watch, trouble),
         event_streams(options.core.events, short_worker),
         stats_streams(stats, short_worker),
-        context{options.core, options.pools, options.channels, options.sessions, options.cleaner,
-                watch,        stats,         long_worker,      short_worker,     event_streams,
+        context{options.core,
+                options.pools,
+                options.channels,
+                options.config,
+                options.sessions,
+                options.cleaner,
+                watch,
+                stats,
+                long_worker,
+                short_worker,
+                event_streams,
                 stats_streams} {
     watch.Start([this] {
       trouble.Look();
@@ -234,6 +243,13 @@ absl::StatusOr<std::unique_ptr<GrpcServer>> GrpcServer::Start(Options options) {
 GrpcServer::GrpcServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
+
+void GrpcServer::ReloadConfig() {
+  ConfigManager& config = parts_->context.config;
+  parts_->long_worker.Post([&config](bool run) {
+    if (run) (void)config.Reload({});
+  });
+}
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);
