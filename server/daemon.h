@@ -1,13 +1,15 @@
 // zerocpd: everything wired together, started and stopped in order.
 //
-// Start: lock, segments, sessions of the daemon before, pools and channels, sockets. Stop: gRPC,
-// attach socket, then the segments are unlinked or kept.
+// Start: lock, segments, sessions of the daemon before, gRPC, whose calls wait until pools and
+// channels are there, then the attach socket. Stop: gRPC, attach socket, then the segments are
+// unlinked or kept.
 //
 // Crash. The lock goes with the process; the next start adopts the segments and recovers what the
 // dead owned. Nothing is lost that clients still hold.
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,6 +17,7 @@
 #include "server/audit_log.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/core.h"
 #include "server/grpc_server.h"
 #include "server/instance.h"
@@ -34,6 +37,8 @@ class Daemon {
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
   // Segments that this start created are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
+  // Reads the configuration file again. Does not wait. From any thread, until Stop.
+  void ReloadConfig();
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
   // The failure of an unlink; it is logged too.
   shm::Status Stop();
@@ -41,21 +46,27 @@ class Daemon {
  private:
   Daemon(Options options, RuntimeDirectory directory, Instance instance);
   shm::Status Restore();
+  absl::StatusOr<Config> WantedConfig();
   shm::Status CreatePoolsAndChannels();
+  void KeepAdopted();
   shm::Status Serve();
+  shm::Status TakeClients();
   void LogReady();
   std::string SegmentsText() const;
 
   const Options options_;
   RuntimeDirectory directory_;
+  const std::unique_ptr<ConfigFile> file_;  // nullptr: started without one
   shm::UniqueFd owner_lock_;
   const bool adopted_;
   Core core_;
   SigbusGuard guard_;
+  std::optional<gid_t> client_group_;
   std::unique_ptr<SessionManager> sessions_;
   std::unique_ptr<PoolManager> pools_;
   std::unique_ptr<PoolKeeper> keeper_;
   std::unique_ptr<ChannelManager> channels_;
+  std::unique_ptr<ConfigManager> config_;
   std::unique_ptr<AttachListener> attach_;
   std::unique_ptr<Cleaner> cleaner_;
   std::unique_ptr<AuditLog> audit_;

@@ -11,6 +11,7 @@
 #include "absl/status/status.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/error.h"
 #include "server/grpc_access.h"
 #include "server/grpc_call_record.h"
@@ -31,6 +32,7 @@ struct ServiceContext {
   Core& core;
   PoolManager& pools;
   ChannelManager& channels;
+  ConfigManager& config;
   SessionDirectory& sessions;
   Cleaner& cleaner;
   PoolWatch& watch;
@@ -112,16 +114,6 @@ grpc::ServerUnaryReactor* RunOn(const ServiceContext& context, Worker& worker,
                                 Work work) {
   return RunUntilDone(context, worker, call, request,
                       [work = std::move(work)](const Done& done) { done(work()); });
-}
-
-// The same without a worker, for `work` that only reads what never changes.
-template <class Request, class Work>
-grpc::ServerUnaryReactor* RunHere(const ServiceContext& context, grpc::CallbackServerContext* call,
-                                  const Request* request, Work work) {
-  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
-  const CallRecord record = BeginCall(context, *call, *request);
-  reactor->Finish(record.End(record.allowed().ok() ? work() : record.allowed()));
-  return reactor;
 }
 
 // The stream that `open` returns, if the caller may call this.

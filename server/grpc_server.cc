@@ -27,6 +27,7 @@
 #include "server/observer_service.h"
 #include "server/session_service.h"
 #include "server/trouble_watch.h"
+#include "shm/mutant.h"
 
 namespace zerocp {
 namespace {
@@ -125,8 +126,15 @@ struct GrpcServer::Endpoint {
   AdminService admin_service{context};
   ObserverService observer_service{context};
   SessionService session_service{context};
+  std::set<std::string> services;
   std::unique_ptr<grpc::Server> server;
   std::unique_ptr<GrpcListener> listener;
+
+  // Readiness: that of each service. Liveness, that of "", is SERVING as long as there is a server.
+  void SetServing(bool serving) const {
+    for (const std::string& service : services)
+      server->GetHealthCheckService()->SetServingStatus(service, serving);
+  }
 };
 
 struct GrpcServer::Parts {
@@ -140,6 +148,7 @@ struct GrpcServer::Parts {
         context{options.core,
                 options.pools,
                 options.channels,
+                options.config,
                 options.sessions,
                 options.cleaner,
                 watch,
@@ -211,11 +220,10 @@ bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd 
     };
   }
 
+  endpoint->services = std::move(names);
   endpoint->server = builder.BuildAndStart();
   if (endpoint->server == nullptr) return false;
-  for (const auto& service : services) {
-    endpoint->server->GetHealthCheckService()->SetServingStatus(service.second, true);
-  }
+  endpoint->SetServing(false);
   endpoint->listener =
       std::make_unique<GrpcListener>(std::move(listener_options), std::move(listening),
                                      endpoint->connections, std::move(hand_over));
@@ -267,11 +275,24 @@ std::optional<std::chrono::system_clock::time_point> GrpcServer::certificate_exp
 
 StatsReader& GrpcServer::stats() { return parts_->stats; }
 
+void GrpcServer::SetReady() {
+  parts_->short_worker.Start();
+  parts_->long_worker.Start();
+  for (const auto& endpoint : parts_->endpoints) endpoint->SetServing(true);
+}
+
+void GrpcServer::ReloadConfig() {
+  ConfigManager& config = parts_->context.config;
+  parts_->long_worker.Post([&config](bool run) {
+    if (run) (void)config.Reload({});
+  });
+}
+
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);
   const auto deadline = std::chrono::system_clock::now() + grace;
   for (const auto& endpoint : parts_->endpoints) {
-    endpoint->server->GetHealthCheckService()->Shutdown();
+    if (!Mutant(68)) endpoint->SetServing(false);
     endpoint->listener->Stop();
   }
   // From here on every call is answered by its worker: gRPC waits for each without limit.

@@ -17,6 +17,7 @@
 #include "server/audit_log.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
 #include "server/rpc_metrics.h"
@@ -34,6 +35,7 @@ class GrpcServer {
     Core& core;
     PoolManager& pools;
     ChannelManager& channels;
+    ConfigManager& config;
     SessionDirectory& sessions;
     Cleaner& cleaner;
     RpcMetrics& rpc_metrics;
@@ -43,14 +45,21 @@ class GrpcServer {
     AuditLog* audit = nullptr;  // nullptr: none
   };
 
-  // Serving when it returns. INTERNAL if gRPC refuses.
+  // Takes calls when it returns, which wait for SetReady; health says that it lives and is not
+  // ready. INTERNAL if gRPC refuses.
   static absl::StatusOr<std::unique_ptr<GrpcServer>> Start(Options options);
+  // Answers calls from now on. REQUIRES: not called before.
+  void SetReady();
   // Shuts down at once.
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
 
-  // Not serving any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
+  // Reads the configuration file again, after the changes that were asked for before. Does not
+  // wait.
+  void ReloadConfig();
+
+  // Not ready any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog
   // ends the process kShutdownPatience later: whatever is left is found by the next start.
   void Shutdown(std::chrono::milliseconds grace);

@@ -24,14 +24,14 @@ constexpr char kHeldList[] = "held";
 constexpr const char* kFeatures[] = {
     "waiting-channels", "dropping-channels", "channel-history",    "pool-growth",
     "pool-auto-grow",   "pool-drain",        "read-only-sessions", "events",
-    "subscriber-stats", "watch-stats",       "set-log-level"};
+    "subscriber-stats", "watch-stats",       "set-log-level",      "apply-config"};
 
 }  // namespace
 
 grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerContext* call,
                                                          const v1::GetServerInfoRequest* request,
                                                          v1::GetServerInfoResponse* response) {
-  return RunHere(context_, call, request, [&] {
+  return RunOn(context_, context_.short_worker, call, request, [=, this] {
     const shm::MemPoolManager& manager = *context_.core.manager;
     const shm::MemPoolManager::CreateOptions& options = manager.options();
     response->set_version(kVersion);
@@ -159,6 +159,20 @@ grpc::ServerWriteReactor<v1::WatchEventsResponse>* ObserverService::WatchEvents(
     grpc::CallbackServerContext* call, const v1::WatchEventsRequest* request) {
   return OpenStream<v1::WatchEventsResponse>(context_, call, request,
                                              [&] { return context_.event_streams.Open(*request); });
+}
+
+grpc::ServerUnaryReactor* ObserverService::GetConfig(grpc::CallbackServerContext* call,
+                                                     const v1::GetConfigRequest* request,
+                                                     v1::GetConfigResponse* response) {
+  return RunOn(context_, context_.short_worker, call, request, [=, this] {
+    const ConfigState state = context_.config.Get();
+    *response->mutable_config() = ToProto(state.config);
+    response->mutable_config()->set_etag(state.etag);
+    response->set_drifted(state.drifted);
+    for (const ConfigChange& change : state.drift) *response->add_drift() = ToProto(change);
+    response->set_file_error(state.file_error);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,

@@ -4,9 +4,11 @@
 
 namespace zerocp {
 
-Worker::Worker() : thread_([this] { Run(); }) {}
-
 Worker::~Worker() { Stop(); }
+
+void Worker::Start() {
+  thread_ = std::thread([this] { Run(); });
+}
 
 void Worker::Post(Job job) {
   {
@@ -21,12 +23,15 @@ void Worker::Post(Job job) {
 }
 
 void Worker::Stop() {
+  std::deque<Job> left;
   {
     MutexLock lock(mutex_);
     stopped_ = true;
     changed_.notify_one();
+    if (!thread_.joinable()) left.swap(jobs_);  // it was never started
   }
   if (thread_.joinable()) thread_.join();
+  for (const Job& job : left) job(false);
 }
 
 void Worker::Run() {

@@ -1,6 +1,6 @@
 // One thread that runs jobs in order: handlers must not block gRPC's poller threads.
 //
-// Threads. All functions from any thread but Stop and the destructor, which are not for a job.
+// Threads. Post from any thread; Start, Stop and the destructor from one, which is not a job's.
 #pragma once
 
 #include <deque>
@@ -17,12 +17,15 @@ class Worker {
   // once.
   using Job = std::function<void(bool run)>;
 
-  Worker();
+  // Does nothing but queue before Start.
+  Worker() = default;
   // Stops.
   ~Worker();
   Worker(const Worker&) = delete;
   Worker& operator=(const Worker&) = delete;
 
+  // Runs what was queued, and all that follows.
+  void Start();
   // Queues `job`; after Stop calls it at once, with false.
   void Post(Job job);
   // Waits for the job that runs now; those behind it are called with false.

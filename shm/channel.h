@@ -72,6 +72,7 @@ struct LaneView {
 // Claims what waits for the stopped subscriber of `epoch`, from `position` on. False: it is
 // claimed.
 inline bool ClaimStopped(Cursor& cursor, uint32_t epoch, uint64_t position) {
+  // STEP given_up.claim
   uint64_t before = cursor.given_up.load(std::memory_order_acquire);
   return CursorEpoch(before) != epoch && cursor.given_up.compare_exchange_strong(
                                              before, CursorWith(0, epoch, position),
@@ -80,6 +81,7 @@ inline bool ClaimStopped(Cursor& cursor, uint32_t epoch, uint64_t position) {
 // True if the publisher has taken back what waited for the subscriber of `epoch`, but for the
 // message at `*position`, which is `kept_cell`.
 inline bool IsGivenUp(const Cursor& cursor, uint32_t epoch, uint64_t* position) {
+  // STEP given_up.look
   const uint64_t given_up = cursor.given_up.load(std::memory_order_acquire);
   *position = CursorPosition(given_up);
   return epoch != 0 && CursorEpoch(given_up) == epoch && *position != kPositionMask;

@@ -125,6 +125,7 @@ void ChannelRegistry::Announce(Channel& channel) {
     if (IsStopped(channel, k)) StopTaking(channel, k);
   }
   // Whoever was to be told by the daemon before is told now.
+  // STEP announce.stamp
   channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);
   const uint32_t stamp =
       channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;

@@ -201,6 +201,7 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
       cursor.given_up.store(0, std::memory_order_relaxed);
   }
   SubscriberEntry& entry = channel->view.subscribers[k];
+  // STEP join.session
   entry.session.store(session, std::memory_order_relaxed);
   entry.lossy.store(subscriber.lossy ? 1 : 0, std::memory_order_relaxed);
   entry.queue_capacity.store(subscriber.queue_capacity, std::memory_order_relaxed);
@@ -208,7 +209,9 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
   entry.lane_ack.store(
       channel->view.header->lane_stamp.load(std::memory_order_relaxed) - kNothingKnown,
       std::memory_order_relaxed);
+  // STEP join.entry
   entry.epoch.store(EncodeSubscriber(subscriber.epoch, true), std::memory_order_release);
+  // STEP join.stamp
   channel->view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
   RingAll(*channel);
   uint64_t ended = 0;
@@ -286,6 +289,7 @@ void ChannelRegistry::StopTaking(Channel& channel, uint32_t k) {
   channel.view.subscribers[k].stopped_epoch.store(epoch, std::memory_order_release);
   for (const LaneRecord& record : channel.lanes) {
     if (record.state == LaneState::kFree) continue;
+    // STEP stop.cursor
     channel.Lane(record, manager_)
         .cursors[k]
         .stopped_epoch.store(epoch, std::memory_order_release);  // PAIR cursor.stopped
@@ -320,14 +324,17 @@ void ChannelRegistry::TellSubscribers(Channel& channel) {
 
 void ChannelRegistry::CloseSubscriber(Channel& channel, uint32_t k) {
   SubscriberEntry& entry = channel.view.subscribers[k];
+  // STEP close_subscriber.entry
   entry.epoch.store(EncodeSubscriber(channel.subscribers[k].epoch, false),
                     std::memory_order_release);
+  // STEP close_subscriber.stamp
   channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
   channel.view.header->waiters.fetch_and(~(uint64_t{1} << k));
 }
 
 void ChannelRegistry::FreeSubscriber(Channel& channel, uint32_t k) {
   channel.subscribers[k].session = 0;
+  // STEP free_subscriber.session
   channel.view.subscribers[k].session.store(0, std::memory_order_relaxed);
 }
 

@@ -62,6 +62,7 @@ inline bool AnyHolder(ChunkManager& record, uint32_t slot_count, uint32_t except
 #if defined(__SANITIZE_THREAD__)
   // ThreadSanitizer knows no accesses of mixed size.
   for (uint32_t slot = 0; slot < slot_count; ++slot) {
+    // STEP close.look
     if (slot != except && record.slots()[slot].load() != 0) return true;
   }
   return false;
@@ -70,6 +71,7 @@ inline bool AnyHolder(ChunkManager& record, uint32_t slot_count, uint32_t except
   // record.
   const auto* words = reinterpret_cast<const uint64_t*>(record.slots());
   for (uint32_t word = 0; word < slot_count / 4; ++word) {
+    // STEP close.look
     uint64_t bits = __atomic_load_n(words + word, __ATOMIC_SEQ_CST);
     if (word == except / 4) bits &= ~(uint64_t{0xffff} << (16 * (except % 4)));
     if (bits != 0) return true;
@@ -81,6 +83,7 @@ inline bool AnyHolder(ChunkManager& record, uint32_t slot_count, uint32_t except
 // T1: FREE -> `kind` of `session`. False if somebody else has it.
 inline bool TakeFree(ChunkManager& record, Kind kind, uint16_t session) {
   uint64_t word = record.word.load(std::memory_order_relaxed);
+  // STEP chunk.take
   return KindOf(word) == Kind::kFree &&
          record.word.compare_exchange_strong(word, NextWord(word, kind, session),
                                              std::memory_order_acquire,
@@ -91,6 +94,7 @@ inline bool TakeFree(ChunkManager& record, Kind kind, uint16_t session) {
 // thread.
 inline bool TakeCached(ChunkManager& record, uint16_t session) {
   uint64_t word = record.word.load(std::memory_order_relaxed);
+  // STEP chunk.take_cached
   return KindOf(word) == Kind::kCached &&
          record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, session),
                                              std::memory_order_acquire,
@@ -107,13 +111,15 @@ inline void StoreWord(ChunkManager& record, Kind kind, uint16_t owner) {
 // (bit k: slot k). Returns the new generation. REQUIRES: every bit is below the pool's grant_slots.
 inline uint32_t ShareChunk(ChunkManager& record, uint16_t session, uint64_t slots) {
   const uint32_t generation = record.generation.load(std::memory_order_relaxed) + 1;
+  // STEP share.generation
   record.generation.store(generation, std::memory_order_relaxed);
   // Whoever sees a new slot sees the new generation: the daemon's double look needs it (Orphan).
   std::atomic_thread_fence(std::memory_order_release);  // PAIR chunk.generation
   for (; slots != 0; slots &= slots - 1) {
+    // STEP share.slot
     record.slots()[__builtin_ctzll(slots)].store(session, std::memory_order_relaxed);
   }
-  StoreWord(record, Kind::kShared, 0);
+  StoreWord(record, Kind::kShared, 0);  // STEP share.word
   return generation;
 }
 
@@ -124,12 +130,13 @@ inline uint32_t ShareChunk(ChunkManager& record, uint16_t session, uint64_t slot
 inline bool CloseIfUnheld(ChunkManager& record, uint32_t slot_count, Kind kind, uint16_t owner,
                           int tries = 1 << 20) {
   for (int i = 0; i < tries; ++i) {
-    uint64_t word = record.word.load();  // before the slots (C3)
+    uint64_t word = record.word.load();  // before the slots (C3)  STEP close.load
     if (KindOf(word) != Kind::kShared || AnyHolder(record, slot_count)) return false;
     if (Mutant(1)) {  // the stamp no longer guards the look
       sched_yield();
       word = record.word.load();
     }
+    // STEP close.word
     if (record.word.compare_exchange_strong(word, NextWord(word, kind, owner))) return true;
   }
   return false;
@@ -141,14 +148,16 @@ inline bool ReleaseSlot(ChunkManager& record, uint32_t slot_count, uint32_t slot
                         uint16_t session) {
   std::atomic<uint16_t>& mine = record.slots()[slot];
   // Alone: one compare-exchange turns the reference into ownership.
-  uint64_t word = record.word.load();
+  uint64_t word = record.word.load();  // STEP release.load
   if (!AnyHolder(record, slot_count, slot)) {
+    // STEP release.word
     if (record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, session))) {
+      // STEP release.slot
       mine.store(0, std::memory_order_relaxed);  // the word says whose it is; slots are swept first
       return true;
     }
   }
-  mine.exchange(0);
+  mine.exchange(0);  // STEP release.clear
   return CloseIfUnheld(record, slot_count, Kind::kLoaned, session);
 }
 
@@ -160,20 +169,22 @@ inline OpenResult OpenChunk(ChunkManager& record, const PoolGeometry& pool, uint
                             uint16_t session, uint16_t* slot) {
   uint16_t claimed = kNoSlot;
   for (;;) {
-    uint64_t word = record.word.load(std::memory_order_acquire);
-    // The generation stands still as long as the stamp does.
+    uint64_t word = record.word.load(std::memory_order_acquire);  // STEP open.load
+    // The generation stands still as long as the stamp does.  STEP open.generation
     if (KindOf(word) != Kind::kShared ||
         record.generation.load(std::memory_order_relaxed) != generation) {
       break;
     }
     for (uint16_t k = pool.grant_slots; claimed == kNoSlot && k < pool.slot_count; ++k) {
       uint16_t empty = 0;
+      // STEP open.slot
       if (record.slots()[k].load(std::memory_order_relaxed) == 0 &&
           record.slots()[k].compare_exchange_strong(empty, session, std::memory_order_acq_rel)) {
         claimed = k;
       }
     }
     if (claimed == kNoSlot) return OpenResult::kHoldersFull;
+    // STEP open.word
     if (record.word.compare_exchange_strong(word, NextWord(word, Kind::kShared, 0))) {
       *slot = claimed;
       return OpenResult::kOpened;
@@ -182,6 +193,7 @@ inline OpenResult OpenChunk(ChunkManager& record, const PoolGeometry& pool, uint
   if (claimed == kNoSlot) return OpenResult::kStale;
   uint16_t expected =
       session;  // an open slot with this id was filled by this call or one like it (C2)
+  // STEP open.undo
   record.slots()[claimed].compare_exchange_strong(expected, 0);
   return CloseIfUnheld(record, pool.slot_count, Kind::kLoaned, session) ? OpenResult::kStaleClosed
                                                                         : OpenResult::kStale;

@@ -47,7 +47,7 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
 
 Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published* published) {
   if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) [[unlikely]] {
-    Refresh();  // PAIR sub.stamp
+    Refresh();  // PAIR sub.stamp  STEP publish.look
     if (!IsOpen()) return Code::kChannelDeleted;
   }
   // A chunk of another pool needs a grant slot for each subscriber that there can be.
@@ -69,13 +69,16 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     // One receiver: the chunk changes hands, and stays LOANED in this session's name until it is
     // taken.
     cell.kind = CellKind::kMoved;
+    // STEP publish.moved
     cell.tag = StampTag(record.word.load(std::memory_order_relaxed));
   } else if ((active_ | history_bit_) != 0) {
     cell.kind = CellKind::kShared;
     cell.tag = ShareChunk(record, session_->id(), active_ | history_bit_);
   }
+  // STEP publish.cell
   lane_.cell(tail_).store(Encode(cell), std::memory_order_release);
   ++tail_;
+  // STEP publish.tail
   lane_.lane->tail.store(tail_,
                          std::memory_order_release);  // given up exactly here (P1)  PAIR lane.tail
 
@@ -121,8 +124,10 @@ bool PublisherPort::IsOpen() const {
 // Looks who is subscribed now: takes back what was for those who are gone, serves those who are new
 // from the next message on.
 void PublisherPort::Refresh() {
+  // STEP refresh.stamp
   stamp_ = channel_.header->subscriber_stamp.load(std::memory_order_acquire);  // PAIR sub.stamp
   for (uint32_t k = 0; k < channel_.geometry.max_subscriber_count; ++k) {
+    // STEP refresh.entry
     const uint32_t entry = channel_.subscribers[k].epoch.load(std::memory_order_acquire);
     const uint64_t bit = uint64_t{1} << k;
     if ((active_ & bit) != 0 && (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != epoch_[k]))
@@ -162,6 +167,7 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
   // Killed before it: the numbers are of an epoch that is gone, and count for nobody.
   cursor.start_epoch.store(epoch, std::memory_order_release);  // PAIR cursor.start_epoch
   uint64_t word = cursor.word.load(std::memory_order_acquire);
+  // STEP serve.cursor
   while (!cursor.word.compare_exchange_weak(word, CursorWith(word, epoch, tail_),
                                             std::memory_order_acq_rel,  // PAIR cursor.word
                                             std::memory_order_acquire)) {
@@ -191,10 +197,13 @@ void PublisherPort::GiveUp(Cursor& cursor, uint32_t k) {
 void PublisherPort::Detach(uint32_t k) {
   Cursor& stopped = lane_.cursors[k];
   // A lossy one takes over only what it has won from the cursor: anybody may move that.
+  // STEP detach.stopped
   if ((lossy_ >> k & 1) == 0 &&
       stopped.stopped_epoch.load(std::memory_order_acquire) == epoch_[k]) {  // PAIR cursor.stopped
+    // STEP detach.position
     const uint64_t at = CursorPosition(stopped.word.load(std::memory_order_acquire));
     const bool waits = QueuedCount(tail_, at) != 0;
+    // STEP detach.kept
     stopped.kept_cell.store(waits ? lane_.cell(at).load(std::memory_order_relaxed) : 0,
                             std::memory_order_relaxed);
     if (ClaimStopped(stopped, epoch_[k], at)) {
@@ -204,11 +213,13 @@ void PublisherPort::Detach(uint32_t k) {
     }
   }
   std::atomic<uint64_t>& cursor = lane_.cursors[k].word;
+  // STEP detach.cursor
   uint64_t word = cursor.load(std::memory_order_acquire);  // PAIR cursor.word
   while (CursorEpoch(word) == epoch_[k]) {
     const uint64_t position = CursorPosition(word);
     const uint64_t queued = QueuedCount(tail_, position);
     if (queued == 0 || queued > lane_.capacity) {  // nothing is left, or the cursor is forged
+      // STEP detach.end
       if (cursor.compare_exchange_weak(word, CursorWith(word, 0, tail_), std::memory_order_acq_rel,
                                        std::memory_order_acquire)) {
         break;
@@ -217,6 +228,7 @@ void PublisherPort::Detach(uint32_t k) {
     }
     const uint64_t cell =
         lane_.cell(position).load(std::memory_order_relaxed);  // this port wrote it
+    // STEP detach.message
     if (cursor.compare_exchange_weak(word, CursorWith(word, epoch_[k], position + 1),
                                      std::memory_order_acq_rel, std::memory_order_acquire)) {
       TakeBack(cell, k);
@@ -235,6 +247,7 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
   if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) return;
   ChunkManager& record = pool->record(cell.chunk);
   if (cell.kind == CellKind::kMoved) {
+    // STEP take_back.moved
     const uint64_t word = record.word.load(std::memory_order_acquire);
     if (IsOwned(word, Kind::kLoaned, session_->id()) && StampTag(word) == cell.tag) {
       session_->ToCache(*pool, cell.chunk);
@@ -244,8 +257,11 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
     // it is ours in this generation it is this message's, and pins the chunk.
     const uint16_t mine = session_->id();
     const bool ours =
+        // STEP take_back.generation
         record.generation.load(std::memory_order_acquire) == cell.tag &&  // PAIR chunk.generation
+        // STEP take_back.slot
         record.slots()[k].load(std::memory_order_acquire) == mine &&
+        // STEP take_back.again
         record.generation.load(std::memory_order_relaxed) == cell.tag;
     const bool last = ours ? ReleaseSlot(record, pool->slot_count, k, mine)
                            : CloseIfUnheld(record, pool->slot_count, Kind::kLoaned, mine);
@@ -263,6 +279,7 @@ uint64_t PublisherPort::FreeCells(uint64_t subscribers, uint64_t wanted) {
   for (uint64_t bits = active_ & subscribers; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
     if (room_of_[k] <= tail_ || room_of_[k] - tail_ < wanted) {
+      // STEP room.cursor
       const uint64_t word =
           lane_.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
       const uint64_t queued = QueuedCount(tail_, CursorPosition(word));
@@ -294,6 +311,7 @@ int PublisherPort::DropOldest(uint32_t k) {
   if (room_of_[k] > tail_) return 0;
   Cursor& cursor = lane_.cursors[k];
   const uint64_t dropped = cursor.dropped.load(std::memory_order_relaxed);
+  // STEP drop.look
   uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
   while (QueuedCount(tail_, CursorPosition(word)) == capacity_[k] &&
          CursorEpoch(word) == epoch_[k]) {
@@ -304,6 +322,7 @@ int PublisherPort::DropOldest(uint32_t k) {
     cursor.dropped.store(dropped + count, std::memory_order_release);  // PAIR cursor.dropped
     if (Mutant(11)) {  // a store: what the subscriber takes meanwhile is dropped as well
       cursor.word.store(moved, std::memory_order_release);
+      // STEP drop.cursor
     } else if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
                                                     std::memory_order_acquire)) {
       cursor.dropped.store(dropped, std::memory_order_release);
@@ -349,6 +368,7 @@ Code PublisherPort::WaitForRoom(Deadline deadline) {
   }
   while (FreeCells(~lossy_, 1) == 0) {
     if (!IsOpen()) return Code::kChannelDeleted;
+    // STEP room.stamp
     if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) {
       Refresh();
       continue;

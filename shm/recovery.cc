@@ -34,6 +34,7 @@ CellTarget Locate(MemPoolManager& manager, const Cell& cell) {
 
 // T8: an owned word -> FREE, hint after it. True if this call did it.
 bool FreeWord(const PoolView& pool, uint32_t chunk, uint64_t word) {
+  // STEP free.word
   if (!pool.record(chunk).word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0)))
     return false;
   FreeList::SetChunk(pool.hints, chunk);
@@ -96,6 +97,7 @@ RecoveryReport Recovery::Recover(const SessionSet& gone, bool orderly) {
       if (!gone[channel.lanes[lane].session]) continue;
       channel.lanes[lane].session = 0;
       // A daemon that adopts must not take it for whoever gets the id next.
+      // STEP recover.lane_session
       channel.view.lanes[lane].session.store(0, std::memory_order_relaxed);
     }
   }
@@ -110,11 +112,13 @@ void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
   const LaneView lane = channel.Lane(channel.lanes[lane_index], manager_);
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
+    // STEP deliver.cursor
     const uint64_t cursor =
         lane.cursors[k].word.load(std::memory_order_acquire);  // PAIR cursor.word
     if (subscriber.session == 0 || gone[subscriber.session] ||
         CursorEpoch(cursor) != subscriber.epoch)
       continue;
+    // STEP deliver.tail
     const uint64_t tail = lane.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
     uint64_t queued =
         std::min<uint64_t>(shm::QueuedCount(tail, CursorPosition(cursor)), lane.capacity);
@@ -122,11 +126,13 @@ void Recovery::Deliver(ChannelRegistry::Channel& channel, uint32_t lane_index,
     const bool given_up = IsGivenUp(lane.cursors[k], subscriber.epoch, &kept);
     if (given_up) queued = kept == CursorPosition(cursor) ? 1 : 0;
     // Read after the cursor: a take that it shows is in the claim, or was taken over before.
+    // STEP deliver.claim
     const uint64_t claim = lane.cursors[k].subscriber_claim.load(std::memory_order_acquire);
     if (!Mutant(10) && ClaimWasWon(claim, cursor, kCursorS)) {
       Relabel(claim, k, publisher, subscriber.session, report);
     }
     for (uint64_t i = 0; i < queued; ++i) {
+      // STEP deliver.cell
       const uint64_t cell =
           given_up ? lane.cursors[k].kept_cell.load(std::memory_order_relaxed)
                    : lane.cell(CursorPosition(cursor) + i).load(std::memory_order_relaxed);
@@ -141,7 +147,7 @@ void Recovery::Relabel(uint64_t cell_bits, uint32_t k, uint16_t publisher, uint1
   const Cell cell = DecodeCell(cell_bits & ~(kClaimValid | kClaimBit));
   const CellTarget target = Locate(manager_, cell);
   if (target.record == nullptr) return;
-  if (cell.kind == CellKind::kMoved) {  // T9
+  if (cell.kind == CellKind::kMoved) {  // T9  STEP relabel.word
     uint64_t word = target.record->word.load(std::memory_order_acquire);
     if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
         target.record->word.compare_exchange_strong(word,
@@ -150,6 +156,7 @@ void Recovery::Relabel(uint64_t cell_bits, uint32_t k, uint16_t publisher, uint1
     }
   } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
     uint16_t expected = publisher;
+    // STEP relabel.slot
     if (target.record->slots()[k].compare_exchange_strong(expected, subscriber))
       ++report.delivered_count;
   }
@@ -161,12 +168,14 @@ void Recovery::FinishTake(ChannelRegistry::Channel& channel, uint32_t lane_index
                           RecoveryReport& report) {
   const ChannelRegistry::LaneRecord& record = channel.lanes[lane_index];
   Cursor& cursor = channel.Lane(record, manager_).cursors[k];
+  // STEP finish_take.claim
   const uint64_t claim = cursor.subscriber_claim.load(std::memory_order_acquire);
   if (claim == 0) return;
+  // STEP finish_take.cursor
   if (ClaimWasWon(claim, cursor.word.load(std::memory_order_acquire), kCursorS)) {
     Orphan(claim, k, record.session, report);
   }
-  cursor.subscriber_claim.store(0, std::memory_order_release);
+  cursor.subscriber_claim.store(0, std::memory_order_release);  // STEP finish_take.clear
 }
 
 // Takes in the place of subscriber `k`, who can take nothing any more, what a living publisher
@@ -181,22 +190,27 @@ uint32_t Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index,
   Cursor& cursor = lane.cursors[k];
   uint32_t tries = 0;
   for (; tries < most; ++tries) {
+    // STEP drain.cursor
     uint64_t word =
         cursor.word.load(std::memory_order_acquire);  // first, and whom it serves is in it
     const uint32_t epoch = CursorEpoch(word);
     if (epoch == 0 || epoch == living_epoch) break;
     const uint64_t position = CursorPosition(word);
+    // STEP drain.tail
     const uint64_t queued =
         shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
     if (queued > lane.capacity && cursor.word.load(std::memory_order_acquire) != word) continue;
     if (queued == 0 || queued > lane.capacity) break;
+    // STEP drain.cell
     const uint64_t cell = lane.cell(position).load(std::memory_order_acquire);
+    // STEP drain.claim
     cursor.daemon_claim.store(EncodeClaim(cell, word, kCursorD), std::memory_order_release);
+    // STEP drain.word
     if (cursor.word.compare_exchange_strong(word,
                                             CursorWith(word ^ kCursorD, epoch, position + 1))) {
       Orphan(cell, k, record.session, report);
     }
-    cursor.daemon_claim.store(0, std::memory_order_release);
+    cursor.daemon_claim.store(0, std::memory_order_release);  // STEP drain.clear
   }
   return tries;
 }
@@ -207,6 +221,7 @@ void Recovery::LetGo(ChannelRegistry::Channel& channel, uint32_t lane_index, uin
   const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
   const LaneView lane = channel.Lane(record, manager_);
   Cursor& cursor = lane.cursors[k];
+  // STEP let_go.stopped
   if (cursor.stopped_epoch.load(std::memory_order_relaxed) == subscriber.epoch)
     ClaimStopped(cursor, subscriber.epoch, kPositionMask);
   uint64_t kept;
@@ -218,13 +233,16 @@ void Recovery::LetGo(ChannelRegistry::Channel& channel, uint32_t lane_index, uin
   }
   // The cursor is nobody's but the daemon's now: the subscriber stores to it no more, and the
   // publisher has gone, or leaves it alone.
+  // STEP let_go.cursor
   const uint64_t word = cursor.word.load(std::memory_order_acquire);
   if (CursorEpoch(word) != subscriber.epoch) return;
   const uint64_t position = CursorPosition(word);
+  // STEP let_go.tail
   uint64_t queued = shm::QueuedCount(lane.lane->tail.load(std::memory_order_acquire), position);
   if (given_up) queued = kept == position ? 1 : 0;
   if (queued > lane.capacity) return;
   for (uint64_t i = 0; i < queued; ++i) {
+    // STEP let_go.cell
     const uint64_t cell = given_up ? cursor.kept_cell.load(std::memory_order_relaxed)
                                    : lane.cell(position + i).load(std::memory_order_relaxed);
     // In the publisher's name, or, as Deliver left it, in the subscriber's: the next stamp.
@@ -233,6 +251,7 @@ void Recovery::LetGo(ChannelRegistry::Channel& channel, uint32_t lane_index, uin
     if (delivered && waits.kind == CellKind::kMoved) ++waits.tag;
     Orphan(Encode(waits), k, delivered ? subscriber.session : record.session, report);
   }
+  // STEP let_go.end
   cursor.word.store(CursorWith(word, 0, position), std::memory_order_release);
 }
 
@@ -254,11 +273,13 @@ void Recovery::Orphan(uint64_t cell_bits, uint32_t k, uint16_t label, RecoveryRe
     std::atomic<uint32_t>& generation = target.record->generation;
     std::atomic<uint16_t>& slot = target.record->slots()[k];
     uint16_t expected = label;
+    // STEP orphan.generation
     const bool same = Mutant(6) || generation.load(std::memory_order_acquire) ==
                                        cell.tag;  // PAIR chunk.generation
+    // STEP orphan.slot orphan.again
     if (same && slot.load(std::memory_order_acquire) == label &&
         (Mutant(6) || generation.load(std::memory_order_relaxed) == cell.tag)) {
-      slot.compare_exchange_strong(expected, 0);
+      slot.compare_exchange_strong(expected, 0);  // STEP orphan.clear
     }
     if (FreeUnheld(*target.pool, cell.chunk)) ++report.freed_chunk_count;
   }
@@ -273,10 +294,11 @@ void Recovery::Sweep(const PoolView& pool, const SessionSet& gone, RecoveryRepor
       for (uint32_t slot = 0; slot < pool.slot_count && !Mutant(7); ++slot) {
         uint16_t holder = record.slots()[slot].load(std::memory_order_relaxed);
         if (holder != 0 && gone[holder & 0x3fff])
+          // STEP sweep.slot
           record.slots()[slot].compare_exchange_strong(holder, 0);
       }
     }
-    const uint64_t word = record.word.load(std::memory_order_acquire);
+    const uint64_t word = record.word.load(std::memory_order_acquire);  // STEP sweep.load
     switch (KindOf(word)) {
       case Kind::kCached:
       case Kind::kLoaned:
@@ -302,12 +324,14 @@ RecoveryReport Recovery::FinishClaims() {
       const LaneView lane = channel.Lane(record, manager_);
       for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
         Cursor& cursor = lane.cursors[k];
+        // STEP finish_claims.claim
         const uint64_t claim = cursor.daemon_claim.load(std::memory_order_acquire);
         if ((claim & kClaimValid) == 0) continue;
+        // STEP finish_claims.cursor
         if (ClaimWasWon(claim, cursor.word.load(std::memory_order_acquire), kCursorD)) {
           Orphan(claim, k, record.session, report);
         }
-        cursor.daemon_claim.store(0, std::memory_order_release);
+        cursor.daemon_claim.store(0, std::memory_order_release);  // STEP finish_claims.clear
       }
     }
     // Subscribers that were let out half-way.

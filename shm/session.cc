@@ -280,6 +280,7 @@ void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
   PoolCache& cache = CacheOf(pool);
   SetPhase(record, ChunkPhase::kCached, cache.loan_count);
+  // STEP cache.word
   if (pool.revocable) StoreWord(record, Kind::kCached, id_);
   const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
   cache.chunk[cache.count++] = chunk;
@@ -306,6 +307,7 @@ void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
     ChunkManager& record = pool.record(chunk);
     if (pool.revocable) {
       // Whoever took it from the cache owns it now.
+      // STEP flush.cached
       uint64_t word = record.word.load(std::memory_order_relaxed);
       if (!IsOwned(word, Kind::kCached, id_) ||
           !record.word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0),
@@ -314,7 +316,7 @@ void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
         continue;
       }
     } else {
-      StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint
+      StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint  STEP flush.free
     }
     group = chunk / 64;
     bits |= uint64_t{1} << (chunk % 64);

@@ -69,23 +69,26 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     if (code != Code::kEndOfStream) return code;
   }
   for (;;) {
+    // STEP take.look
     uint64_t word = cursor.word.load(std::memory_order_acquire);  // PAIR cursor.word
     if (CursorEpoch(word) != info_.epoch) return Code::kTimeout;  // not served yet, or no more
     const uint64_t position = CursorPosition(word);
     // The known tail is used up; or a publisher that dropped has passed it.
     if (QueuedCount(lane.tail, position) - 1 >= lane.view.capacity) {
+      // STEP take.tail
       lane.tail = lane.view.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
     }
     const uint64_t queued = QueuedCount(lane.tail, position);
     if (queued == 0) return Code::kTimeout;
     if (session_->AtHeldLimit()) [[unlikely]]
       return Code::kHeldLimit;
+    // STEP take.cell
     const uint64_t bits = lane.view.cell(position).load(std::memory_order_acquire);
     // After the cell: a cell that was written over by a publisher that does not wait for us any
     // more is believed to be ours only if this was said before.
     if (!Mutant(26) && cursor.stopped_epoch.load(std::memory_order_acquire) == info_.epoch)
         [[unlikely]] {
-      return Detached();  // PAIR cursor.stopped
+      return Detached();  // PAIR cursor.stopped  STEP take.stopped
     }
     if (queued > lane.view.capacity) {
       if (info_.lossy && cursor.word.load(std::memory_order_acquire) != word) continue;  // dropped
@@ -95,20 +98,24 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       // The publisher may write the cell anew meanwhile, but only after it has moved the cursor:
       // who wins the cursor has read the right cell.
       if (!Mutant(12)) {
+        // STEP take.claim
         cursor.subscriber_claim.store(EncodeClaim(bits, word, kCursorS), std::memory_order_release);
       }
       const uint64_t moved = CursorWith(word ^ kCursorS, info_.epoch, position + 1);
+      // STEP take.win
       if (!cursor.word.compare_exchange_strong(word, moved, std::memory_order_acq_rel,
                                                std::memory_order_relaxed)) {
         continue;
       }
       const bool taken = TakeOver(lane, DecodeCell(bits), out);
+      // STEP take.unclaim
       cursor.subscriber_claim.store(0, std::memory_order_release);  // after take-over (U3)
       if (!taken) return Damaged(lane);
       CountMissed(lane, position);
       lane.expected = position + 1;
     } else {
       const auto move_cursor = [&] {
+        // STEP take.cursor
         cursor.word.store(CursorWith(word, info_.epoch, position + 1), std::memory_order_release);
       };
       if (Mutant(4)) move_cursor();  // the cursor before take-over
@@ -200,6 +207,7 @@ bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* o
   ChunkManager& record = pool->record(cell.chunk);
   *out = {pool, cell.chunk, ChunkRef::kExclusive};
   if (cell.kind == CellKind::kMoved) {
+    // STEP take_over.look
     const uint64_t owned = record.word.load(std::memory_order_relaxed);
     const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
     const bool from_publisher = IsOwned(owned, Kind::kLoaned, lane.publisher) &&
@@ -211,6 +219,7 @@ bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* o
     if (!from_publisher && !delivered) return false;
     // A store, not a compare-exchange: the miss hides in the store buffer.
     if (from_publisher) {
+      // STEP take_over.word
       record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
     }
     SetLabel(record, Encode(ChunkLabel{ChunkPhase::kTaken, static_cast<uint8_t>(info_.index),
@@ -218,11 +227,12 @@ bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* o
     return true;
   }
   std::atomic<uint16_t>& slot = record.slots()[info_.index];
+  // STEP take_over.holder
   const uint16_t holder = slot.load(std::memory_order_relaxed);
   if (info_.index >= pool->grant_slots || (holder != lane.publisher && holder != session_->id())) {
     return false;
   }
-  slot.store(session_->id(), std::memory_order_relaxed);
+  slot.store(session_->id(), std::memory_order_relaxed);  // STEP take_over.slot
   out->slot = static_cast<uint16_t>(info_.index);
   return true;
 }
@@ -320,6 +330,7 @@ void SubscriberPort::Leave() {
   if (left_) return;  // the index may be another's by now
   left_ = true;
   lanes_.clear();
+  // STEP leave.epoch
   channel_.subscribers[info_.index].left_epoch.store(info_.epoch, std::memory_order_release);
 }
 

@@ -13,7 +13,7 @@ options choose.
   -j JOBS           compilers and tests at a time (default: all processors)
   --help            this text
 
-Useful ctest options: -L LABEL (unit system kill bench), -R REGEX, -V.
+Useful ctest options: -L LABEL (unit system kill model bench), -R REGEX, -V.
 For example: tests/run.sh --preset asan -L kill
 USAGE
 }

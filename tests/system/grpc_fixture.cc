@@ -171,15 +171,20 @@ std::vector<SessionInfo> FakeSessions::List() {
   return sessions_;
 }
 
-ControlPlane::ControlPlane(std::optional<TlsEndpoint> tls) : directory_(NewDirectory("/tmp")) {
-  auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
-                                    cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
-                                    Listen(directory_ + "/client.sock"), std::move(tls)});
+ControlPlane::ControlPlane(bool ready, std::optional<TlsEndpoint> tls)
+    : directory_(NewDirectory("/tmp")) {
+  config_file = std::make_unique<ConfigFile>(config_path(), Config());
+  config = std::make_unique<ConfigManager>(instance.core, instance.pools, instance.channels,
+                                           directory_ + "/journal", config_file.get());
+  auto started = GrpcServer::Start(
+      {instance.core, instance.pools, instance.channels, *config, sessions, cleaner, rpc_metrics,
+       Listen(directory_ + "/admin.sock"), Listen(directory_ + "/client.sock"), std::move(tls)});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();
     abort();
   }
   server = std::move(*started);
+  if (ready) server->SetReady();
 }
 
 ControlPlane::~ControlPlane() {

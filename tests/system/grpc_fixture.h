@@ -112,13 +112,15 @@ class FakeSessions : public SessionDirectory {
 
 class ControlPlane {
  public:
-  explicit ControlPlane(std::optional<TlsEndpoint> tls = std::nullopt);
+  // `ready`: calls are answered; else they wait for server->SetReady().
+  explicit ControlPlane(bool ready = true, std::optional<TlsEndpoint> tls = std::nullopt);
   ~ControlPlane();
   ControlPlane(const ControlPlane&) = delete;
   ControlPlane& operator=(const ControlPlane&) = delete;
 
   Caller Admin() const { return Caller(directory_ + "/admin.sock"); }
   Caller Client() const { return Caller(directory_ + "/client.sock"); }
+  std::string config_path() const { return directory_ + "/zerocp.yaml"; }
   std::string client_socket() const { return directory_ + "/client.sock"; }
 
   TestInstance instance;
@@ -126,6 +128,8 @@ class ControlPlane {
   shm::SessionSet dead;  // what the cleaner hears of
   Cleaner cleaner{instance.core, sessions, [this](bool) { return dead; }};
   RpcMetrics rpc_metrics;
+  std::unique_ptr<ConfigFile> config_file;  // config_path()
+  std::unique_ptr<ConfigManager> config;    // with a journal beside that
   std::unique_ptr<GrpcServer> server;
 
  private:

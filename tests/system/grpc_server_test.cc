@@ -185,15 +185,38 @@ TEST_F(GrpcServerTest, PagesTogetherAreTheWholeList) {
   }
 }
 
+// "SERVING", "NOT_SERVING", or "5", NOT_FOUND, for a service that is not there.
+std::string HealthOf(const Caller& caller, const std::string& service) {
+  const Outcome outcome = caller.Call(kHealthCheck, R"({"service":")" + service + "\"}");
+  if (!outcome.ok()) return std::to_string(outcome.code);
+  return Contains(outcome.json, "\"NOT_SERVING\"") ? "NOT_SERVING"
+         : Contains(outcome.json, "\"SERVING\"")   ? "SERVING"
+                                                   : outcome.json;
+}
+
 TEST_F(GrpcServerTest, HealthIsPerService) {
   for (const char* service : {"", "zerocp.v1.ObserverService", "zerocp.v1.SessionService"}) {
-    const std::string json = R"({"service":")" + std::string(service) + "\"}";
-    EXPECT_TRUE(Contains(admin.Call(kHealthCheck, json).json, "\"SERVING\"")) << service;
-    EXPECT_TRUE(Contains(client.Call(kHealthCheck, json).json, "\"SERVING\"")) << service;
+    EXPECT_EQ(HealthOf(admin, service), "SERVING") << service;
+    EXPECT_EQ(HealthOf(client, service), "SERVING") << service;
   }
-  const char* admin_service = R"({"service":"zerocp.v1.AdminService"})";
-  EXPECT_TRUE(Contains(admin.Call(kHealthCheck, admin_service).json, "\"SERVING\""));
-  EXPECT_EQ(client.Call(kHealthCheck, admin_service).code, kNotFound);
+  EXPECT_EQ(HealthOf(admin, "zerocp.v1.AdminService"), "SERVING");
+  EXPECT_EQ(HealthOf(client, "zerocp.v1.AdminService"), std::to_string(kNotFound));
+}
+
+TEST(GrpcServerStart, UntilItIsReadyItLivesAndCallsWait) {
+  ControlPlane plane(/*ready=*/false);
+  const Caller admin = plane.Admin();
+  EXPECT_EQ(HealthOf(admin, ""), "SERVING");
+  for (const char* service :
+       {"zerocp.v1.AdminService", "zerocp.v1.ObserverService", "zerocp.v1.SessionService"})
+    EXPECT_EQ(HealthOf(admin, service), "NOT_SERVING") << service;
+  constexpr std::chrono::milliseconds kShort{50};
+  EXPECT_EQ(admin.Call(kListPools, "{}", kShort).code, kDeadlineExceeded);
+  EXPECT_EQ(admin.Call(kGetServerInfo, "{}", kShort).code, kDeadlineExceeded);
+  auto waiting = std::async(std::launch::async, [&] { return admin.Call(kListPools); });
+  plane.server->SetReady();
+  EXPECT_TRUE(waiting.get().ok());
+  EXPECT_EQ(HealthOf(admin, "zerocp.v1.AdminService"), "SERVING");
 }
 
 TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
@@ -206,7 +229,6 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
   auto running = std::async(std::launch::async,
                             [&] { return client.Call(kCreateSession, R"({"layoutVersion":4})"); });
   started.get_future().wait();
-  EXPECT_TRUE(client.Call(kGetServerInfo).ok());  // needs no worker
   std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });
   Outcome waiting;
   do {
@@ -215,7 +237,10 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
   EXPECT_EQ(waiting.code, kUnavailable) << waiting.message;
   EXPECT_EQ(waiting.reason(), "SERVER_DRAINING");
   EXPECT_EQ(waiting.details_size, 3);
-  EXPECT_TRUE(Contains(client.Call(kHealthCheck).json, "\"NOT_SERVING\""));
+  // It lives, and is not ready.
+  EXPECT_EQ(HealthOf(client, ""), "SERVING");
+  for (const char* service : {"zerocp.v1.ObserverService", "zerocp.v1.SessionService"})
+    EXPECT_EQ(HealthOf(client, service), "NOT_SERVING") << service;
   go_on.set_value();
   EXPECT_TRUE(running.get().ok());
   stopper.join();

@@ -105,7 +105,7 @@ class TlsTest : public ::testing::Test {
  private:
   explicit TlsTest(std::unique_ptr<Files> files) : TlsTest(std::move(files), nullptr) {}
   TlsTest(std::unique_ptr<Files> files, std::nullptr_t)
-      : files_(std::move(files)), plane_([this] {
+      : files_(std::move(files)), plane_(true, [this] {
           TlsEndpoint endpoint = Open(*files_);
           address_ = endpoint.listener.address;
           return endpoint;

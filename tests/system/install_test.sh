@@ -4,6 +4,7 @@
 #
 #   install_test.sh BUILD_DIR
 set -euo pipefail
+export PATH=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}:$PATH
 work=$(mktemp -d /tmp/zerocp-install.XXXXXX)
 daemon=''
 clean_up() {
@@ -77,6 +78,11 @@ done
 "$work/user/build/in_c"
 "$work/user/build/in_cpp"
 "$work/usr/bin/zerocp" audit
+# Comments come from the installed descriptors, and the .proto files there are all that a generator needs.
+share=$work/usr/share/zerocp
+grpcurl -protoset "$share/zerocp.protoset" describe zerocp.v1.Pool >"$work/described"
+grep -q 'A pool of equally sized chunks' "$work/described" || { cat "$work/described"; exit 1; }
+protoc -I "$share/proto" --python_out="$work" "$share"/proto/zerocp/v1/*.proto
 kill "$daemon"
 wait "$daemon"
 daemon=''

@@ -23,6 +23,12 @@ bool Contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
 }
 
+// Of those that deploy/setup.sh installs.
+std::string Tool(const std::string& name) {
+  const char* dir = std::getenv("ZEROCP_TOOLS");
+  return std::string(dir == nullptr ? "/usr/local/lib/zerocp-tools" : dir) + "/" + name;
+}
+
 std::string AddressIn(const std::string& log) {
   const std::string before = "metrics: http://";
   const size_t begin = log.find(before);
@@ -109,11 +115,11 @@ TEST(MetricsTest, TheySayWhatIsThereAndWhatHappened) {
 TEST(MetricsTest, EveryCallCountsByMethodAndCodeBeforeItsAnswerIsThere) {
   DaemonProcess daemon({"--pool", "video=4KiBx16", "--metrics-listen", "127.0.0.1:0"});
   for (const char* name : {"pools/video", "pools/none", "pools/none"}) {
-    RunCommand({"/usr/bin/env", "grpcurl", "-plaintext", "-unix", "-d",
+    RunCommand({Tool("grpcurl"), "-plaintext", "-unix", "-d",
                 std::string(R"({"name":")") + name + R"("})", daemon.socket("client.sock"),
                 "zerocp.v1.ObserverService/GetPool"});
   }
-  RunCommand({"/usr/bin/env", "grpcurl", "-plaintext", "-unix", "-d", R"({"max_updates":1})",
+  RunCommand({Tool("grpcurl"), "-plaintext", "-unix", "-d", R"({"max_updates":1})",
               daemon.socket("client.sock"), "zerocp.v1.ObserverService/WatchStats"});
   const std::string metrics = Scrape(daemon);
   const std::string of = R"(method="GetPool",service="zerocp.v1.ObserverService")";
@@ -131,13 +137,13 @@ TEST(MetricsTest, PromtoolHasNothingAgainstThem) {
       {"--pool", "video=4KiBx16", "--channel", "frames=video", "--metrics-listen", "0"});
   ChildProcess receiver({.command = daemon.Command({"recv", "frames"})});
   EXPECT_TRUE(Eventually([&] { return Contains(Scrape(daemon), "zerocp_subscriber_held"); }));
-  RunCommand({"/usr/bin/env", "grpcurl", "-plaintext", "-unix", daemon.socket("client.sock"),
+  RunCommand({Tool("grpcurl"), "-plaintext", "-unix", daemon.socket("client.sock"),
               "zerocp.v1.ObserverService/GetStats"});
-  const Ran checked = RunCommand({"/usr/bin/env", "promtool", "check", "metrics"}, Scrape(daemon));
+  const Ran checked = RunCommand({Tool("promtool"), "check", "metrics"}, Scrape(daemon));
   EXPECT_EQ(checked.exit_code, 0) << checked.error;
   EXPECT_EQ(checked.output + checked.error, "");
   // It does complain.
-  EXPECT_NE(RunCommand({"/usr/bin/env", "promtool", "check", "metrics"},
+  EXPECT_NE(RunCommand({Tool("promtool"), "check", "metrics"},
                        "# HELP a_total b\n# TYPE a_total gauge\na_total 1\n")
                 .exit_code,
             0);

@@ -13,6 +13,7 @@ namespace {
 
 TEST(Worker, RunsJobsInOrder) {
   Worker worker;
+  worker.Start();
   std::vector<int> order;
   std::promise<void> done;
   for (int i = 0; i < 100; ++i)
@@ -25,8 +26,25 @@ TEST(Worker, RunsJobsInOrder) {
   for (int i = 0; i < 100; ++i) EXPECT_EQ(order[static_cast<size_t>(i)], i);
 }
 
+TEST(Worker, BeforeItsStartItOnlyQueues) {
+  std::promise<bool> ran;
+  Worker worker;
+  worker.Post([&](bool run) { ran.set_value(run); });
+  std::future<bool> answer = ran.get_future();
+  EXPECT_EQ(answer.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+  worker.Start();
+  EXPECT_TRUE(answer.get());
+
+  bool refused = false;
+  Worker never;
+  never.Post([&](bool run) { refused = !run; });
+  never.Stop();
+  EXPECT_TRUE(refused);
+}
+
 TEST(Worker, StopLetsTheRunningJobEndAndRefusesTheRest) {
   Worker worker;
+  worker.Start();
   std::promise<void> started, go_on;
   bool first_ran = false;
   std::promise<bool> second_ran;
