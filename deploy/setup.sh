@@ -30,7 +30,7 @@ debian_go=/usr/lib/go-1.19/bin/go
 
 packages=(
   ca-certificates ccache cmake g++ git golang-1.19-go jq ninja-build pkg-config procps python3 util-linux
-  libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev
+  libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev libyaml-cpp-dev
   prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
   golang-github-gogo-googleapis-dev # google/rpc/*.proto

@@ -52,6 +52,42 @@ grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* 
   });
 }
 
+namespace {
+
+template <class Response>
+absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* response) {
+  if (!applied.ok()) return applied.status();
+  *response->mutable_config() = ToProto(applied->config);
+  response->mutable_config()->set_etag(applied->etag);
+  for (const ConfigChange& change : applied->changes) *response->add_changes() = ToProto(change);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext* call,
+                                                    const v1::ApplyConfigRequest* request,
+                                                    v1::ApplyConfigResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    const auto config = ToConfig(*request);
+    if (!config.ok()) return config.status();
+    const ApplyMode mode{request->config().etag(), request->validate_only(),
+                         request->allow_deletion(), request->persist()};
+    return Answer(context_.config.Apply(*config, mode), response);
+  });
+}
+
+grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext* call,
+                                                     const v1::ReloadConfigRequest* request,
+                                                     v1::ReloadConfigResponse* response) {
+  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+    ApplyMode mode;
+    mode.validate_only = request->validate_only();
+    mode.allow_deletion = request->allow_deletion();
+    return Answer(context_.config.Reload(mode), response);
+  });
+}
+
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {

@@ -22,6 +22,12 @@ class AdminService final : public v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* DeletePool(grpc::CallbackServerContext* call,
                                        const v1::DeletePoolRequest* request,
                                        v1::DeletePoolResponse* response) override;
+  grpc::ServerUnaryReactor* ApplyConfig(grpc::CallbackServerContext* call,
+                                        const v1::ApplyConfigRequest* request,
+                                        v1::ApplyConfigResponse* response) override;
+  grpc::ServerUnaryReactor* ReloadConfig(grpc::CallbackServerContext* call,
+                                         const v1::ReloadConfigRequest* request,
+                                         v1::ReloadConfigResponse* response) override;
   grpc::ServerUnaryReactor* CreateChannel(grpc::CallbackServerContext* call,
                                           const v1::CreateChannelRequest* request,
                                           v1::CreateChannelResponse* response) override;

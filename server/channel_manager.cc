@@ -24,46 +24,17 @@ ChannelInfo Describe(const Channel& channel) {
 
 // The channel as it would be.
 ChannelInfo Preview(shm::ChannelSpec spec, const shm::PoolView& pool) {
-  if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
-  spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
   const uint16_t subscribers = shm::ChannelRegistry::MaxSubscribers(pool, spec.history_count);
-  return {std::move(spec), subscribers, ""};
-}
-
-std::string_view Name(shm::WhenFull when_full) {
-  return when_full == shm::WhenFull::kWait ? "WHEN_FULL_WAIT" : "WHEN_FULL_DROP_OLDEST";
-}
-
-// In what an existing channel differs from a wanted one, for the error.
-std::string Difference(const shm::ChannelSpec& wanted, const shm::ChannelSpec& actual) {
-  std::string text;
-  auto add = [&](const std::string& difference) {
-    text += (text.empty() ? "" : ", ") + difference;
-  };
-  if (wanted.pool != actual.pool)
-    add(fmt::format("pool \"{}\", not \"{}\"", actual.pool, wanted.pool));
-  if (wanted.queue_capacity != 0 && std::bit_ceil(wanted.queue_capacity) != actual.queue_capacity) {
-    add(fmt::format("queue_capacity {}, not {}", actual.queue_capacity,
-                    std::bit_ceil(wanted.queue_capacity)));
-  }
-  if (wanted.when_full != actual.when_full) {
-    add(fmt::format("when_full {}, not {}", Name(actual.when_full), Name(wanted.when_full)));
-  }
-  if (wanted.max_held_count != actual.max_held_count) {
-    add(fmt::format("max_held_count {}, not {}", actual.max_held_count, wanted.max_held_count));
-  }
-  if (wanted.history_count != actual.history_count) {
-    add(fmt::format("history_count {}, not {}", actual.history_count, wanted.history_count));
-  }
-  if (wanted.message_type != actual.message_type) {
-    add(fmt::format("message_type \"{}\", not \"{}\"", actual.message_type, wanted.message_type));
-  }
-  return text;
+  return {ChannelManager::WithDefaults(std::move(spec)), subscribers, ""};
 }
 
 absl::StatusOr<CreatedChannel> Existing(const shm::ChannelSpec& wanted, const Channel& channel,
                                         CreateMode mode) {
-  const std::string difference = Difference(wanted, channel.spec);
+  std::string difference;
+  for (const ChannelManager::Difference& d : ChannelManager::Differences(wanted, channel.spec)) {
+    difference +=
+        fmt::format("{}{} {}, not {}", difference.empty() ? "" : ", ", d.field, d.actual, d.wanted);
+  }
   if (mode.allow_existing && difference.empty()) return CreatedChannel{Describe(channel), false};
   return MakeError(Reason::kChannelAlreadyExists,
                    fmt::format("channel \"{}\" exists already{}; choose another name{}",
@@ -80,6 +51,34 @@ absl::Status NotFound(std::string_view name) {
 }
 
 }  // namespace
+
+std::string_view NameOf(shm::WhenFull when_full) {
+  return when_full == shm::WhenFull::kWait ? "WHEN_FULL_WAIT" : "WHEN_FULL_DROP_OLDEST";
+}
+
+shm::ChannelSpec ChannelManager::WithDefaults(shm::ChannelSpec spec) {
+  if (spec.queue_capacity == 0) spec.queue_capacity = shm::kDefaultQueueCapacity;
+  spec.queue_capacity = std::bit_ceil(spec.queue_capacity);
+  return spec;
+}
+
+std::vector<ChannelManager::Difference> ChannelManager::Differences(
+    const shm::ChannelSpec& wanted, const shm::ChannelSpec& actual) {
+  std::vector<Difference> differences;
+  const auto compare = [&](const char* field, const auto& wants, const auto& has) {
+    if (wants != has)
+      differences.push_back({field, fmt::format("{}", wants), fmt::format("{}", has)});
+  };
+  const auto quoted = [](const std::string& text) { return '"' + text + '"'; };
+  compare("pool", quoted(wanted.pool), quoted(actual.pool));
+  if (wanted.queue_capacity != 0)
+    compare("queue_capacity", std::bit_ceil(wanted.queue_capacity), actual.queue_capacity);
+  compare("when_full", NameOf(wanted.when_full), NameOf(actual.when_full));
+  compare("max_held_count", wanted.max_held_count, actual.max_held_count);
+  compare("history_count", wanted.history_count, actual.history_count);
+  compare("message_type", quoted(wanted.message_type), quoted(actual.message_type));
+  return differences;
+}
 
 std::string ChannelResource(std::string_view name) { return "channels/" + std::string(name); }
 
@@ -144,11 +143,11 @@ absl::StatusOr<CreatedChannel> ChannelManager::Create(const shm::ChannelSpec& wa
   if (!index.ok()) return FromShm(index.status(), Resource::kChannel, ChannelResource(wanted.name));
   const ChannelInfo info = Describe(*core_.registry.channel(*index));
   spdlog::info("channel {} created: pool {}, queue of {}, {}, at most {} subscribers",
-               info.spec.name, info.spec.pool, info.spec.queue_capacity, Name(info.spec.when_full),
-               info.max_subscriber_count);
+               info.spec.name, info.spec.pool, info.spec.queue_capacity,
+               NameOf(info.spec.when_full), info.max_subscriber_count);
   core_.events.Add(EventKind::kChannelChanged, ChannelResource(info.spec.name),
                    fmt::format("created: pool {}, queue of {}, {}", info.spec.pool,
-                               info.spec.queue_capacity, Name(info.spec.when_full)));
+                               info.spec.queue_capacity, NameOf(info.spec.when_full)));
   return CreatedChannel{info, true};
 }
 

@@ -49,6 +49,8 @@ struct ChannelStats {
   std::vector<SubscriberStats> subscribers;  // the longest queue first
 };
 
+// "WHEN_FULL_WAIT".
+std::string_view NameOf(shm::WhenFull when_full);
 // "channels/video".
 std::string ChannelResource(std::string_view name);
 
@@ -86,6 +88,16 @@ class ChannelManager {
   std::vector<ChannelStats> Stats();
   // Checks every invariant of pools and channels; long for large pools.
   shm::AuditReport Audit();
+  // The spec with each default filled in.
+  static shm::ChannelSpec WithDefaults(shm::ChannelSpec spec);
+  // A field in which a channel is not as it is wanted; none can change.
+  struct Difference {
+    const char* field;
+    std::string wanted, actual;
+  };
+  // In field order. A `queue_capacity` left 0 agrees.
+  static std::vector<Difference> Differences(const shm::ChannelSpec& wanted,
+                                             const shm::ChannelSpec& actual);
 
  private:
   absl::Status CheckSpace(const ChannelInfo& channel) ZEROCP_REQUIRES(core_.mutex);

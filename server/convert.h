@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_plan.h"
 #include "server/event_log.h"
 #include "server/pool_manager.h"
 #include "server/pool_watch.h"
@@ -35,6 +36,9 @@ using Violations = std::vector<shm::Violation>;
 
 absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request);
 absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request);
+absl::StatusOr<Config> ToConfig(const v1::ApplyConfigRequest& request);
+// Names fields as "pools[1].chunk_size_bytes".
+Config ToConfig(const v1::Config& config, Violations& violations);
 absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request);
 
 struct SessionRequest {
@@ -99,6 +103,9 @@ v1::LogLevel ToProto(spdlog::level::level_enum level);
 v1::WatchEventsResponse ToProto(const Event& event);
 v1::Pool ToProto(const PoolInfo& pool);
 v1::Channel ToProto(const ChannelInfo& channel);
+// Without output-only fields.
+v1::Config ToProto(const Config& config);
+v1::ConfigChange ToProto(const ConfigChange& change);
 v1::Session ToProto(const SessionInfo& session);
 v1::PoolStats ToProto(const PoolStats& stats);
 // Names holders by `sessions`, which must be as old as the list or younger.

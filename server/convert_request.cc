@@ -19,7 +19,7 @@ constexpr std::chrono::seconds kMaxStatsInterval{3600};
 
 // `value` as a To; if it does not fit, 0 and a violation of `field`.
 template <class To>
-To Narrow(int64_t value, const char* field, Violations& violations) {
+To Narrow(int64_t value, const std::string& field, Violations& violations) {
   constexpr uint64_t kMost = std::numeric_limits<To>::max();
   if (value >= 0 && static_cast<uint64_t>(value) <= kMost) return static_cast<To>(value);
   violations.push_back({field, value < 0 ? fmt::format("is {}, but must not be negative", value)
@@ -65,16 +65,17 @@ std::vector<std::string> ParsePools(const Resources& resources, Violations& viol
 }
 
 // What never changes in a pool.
-shm::PoolSpec ImmutableFields(const v1::Pool& pool, Violations& violations) {
+shm::PoolSpec ImmutableFields(const v1::Pool& pool, const std::string& prefix,
+                              Violations& violations) {
   shm::PoolSpec spec;
   spec.chunk_size_bytes =
-      Narrow<uint64_t>(pool.chunk_size_bytes(), "pool.chunk_size_bytes", violations);
+      Narrow<uint64_t>(pool.chunk_size_bytes(), prefix + "chunk_size_bytes", violations);
   spec.chunk_alignment_bytes =
-      Narrow<uint32_t>(pool.chunk_alignment_bytes(), "pool.chunk_alignment_bytes", violations);
+      Narrow<uint32_t>(pool.chunk_alignment_bytes(), prefix + "chunk_alignment_bytes", violations);
   spec.max_chunk_count =
-      Narrow<uint32_t>(pool.max_chunk_count(), "pool.max_chunk_count", violations);
+      Narrow<uint32_t>(pool.max_chunk_count(), prefix + "max_chunk_count", violations);
   spec.max_holders =
-      Narrow<uint32_t>(pool.max_holders_per_chunk(), "pool.max_holders_per_chunk", violations);
+      Narrow<uint32_t>(pool.max_holders_per_chunk(), prefix + "max_holders_per_chunk", violations);
   return spec;
 }
 
@@ -85,44 +86,89 @@ bool HasControlCharacter(std::string_view text) {
 
 }  // namespace
 
+namespace {
+
+// `name` stands in the field `id_field`, all else in fields that begin with `prefix`.
+shm::PoolSpec ToSpec(const v1::Pool& pool, const std::string& name, const std::string& id_field,
+                     const std::string& prefix, Violations& violations) {
+  shm::PoolSpec spec = ImmutableFields(pool, prefix, violations);
+  spec.name = name;
+  spec.chunk_count = Narrow<uint32_t>(pool.chunk_count(), prefix + "chunk_count", violations);
+  spec.auto_grow = pool.auto_grow();
+  Merge(shm::Validate(spec), id_field, prefix, violations);
+  return spec;
+}
+
+shm::ChannelSpec ToSpec(const v1::Channel& channel, const std::string& name,
+                        const std::string& id_field, const std::string& prefix,
+                        Violations& violations) {
+  shm::ChannelSpec spec;
+  spec.name = name;
+  spec.pool = ParseResource("pools", prefix + "pool", channel.pool(), violations).value_or("");
+  if (channel.when_full() == v1::Channel::WHEN_FULL_DROP_OLDEST) {
+    spec.when_full = shm::WhenFull::kDropOldest;
+  } else if (channel.when_full() != v1::Channel::WHEN_FULL_WAIT) {
+    violations.push_back({prefix + "when_full",
+                          fmt::format("is {}, but must be WHEN_FULL_WAIT or WHEN_FULL_DROP_OLDEST",
+                                      static_cast<int>(channel.when_full()))});
+  }
+  spec.queue_capacity =
+      Narrow<uint32_t>(channel.queue_capacity(), prefix + "queue_capacity", violations);
+  spec.max_held_count =
+      Narrow<uint32_t>(channel.max_held_count(), prefix + "max_held_count", violations);
+  spec.history_count =
+      Narrow<uint32_t>(channel.history_count(), prefix + "history_count", violations);
+  spec.message_type = channel.message_type();
+  if (HasControlCharacter(spec.message_type)) {
+    violations.push_back({prefix + "message_type", "must not contain control characters"});
+  }
+  Merge(shm::Validate(spec), id_field, prefix, violations);
+  return spec;
+}
+
+}  // namespace
+
 absl::StatusOr<shm::PoolSpec> ToSpec(const v1::CreatePoolRequest& request) {
   Violations violations;
-  const v1::Pool& pool = request.pool();
-  shm::PoolSpec spec = ImmutableFields(pool, violations);
-  spec.name = request.pool_id();
-  spec.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);
-  spec.auto_grow = pool.auto_grow();
-  Merge(shm::Validate(spec), "pool_id", "pool.", violations);
+  shm::PoolSpec spec = ToSpec(request.pool(), request.pool_id(), "pool_id", "pool.", violations);
   if (!violations.empty()) return InvalidArgument(violations);
   return spec;
 }
 
 absl::StatusOr<shm::ChannelSpec> ToSpec(const v1::CreateChannelRequest& request) {
   Violations violations;
-  const v1::Channel& channel = request.channel();
-  shm::ChannelSpec spec;
-  spec.name = request.channel_id();
-  spec.pool = ParseResource("pools", "channel.pool", channel.pool(), violations).value_or("");
-  if (channel.when_full() == v1::Channel::WHEN_FULL_DROP_OLDEST) {
-    spec.when_full = shm::WhenFull::kDropOldest;
-  } else if (channel.when_full() != v1::Channel::WHEN_FULL_WAIT) {
-    violations.push_back({"channel.when_full",
-                          fmt::format("is {}, but must be WHEN_FULL_WAIT or WHEN_FULL_DROP_OLDEST",
-                                      static_cast<int>(channel.when_full()))});
-  }
-  spec.queue_capacity =
-      Narrow<uint32_t>(channel.queue_capacity(), "channel.queue_capacity", violations);
-  spec.max_held_count =
-      Narrow<uint32_t>(channel.max_held_count(), "channel.max_held_count", violations);
-  spec.history_count =
-      Narrow<uint32_t>(channel.history_count(), "channel.history_count", violations);
-  spec.message_type = channel.message_type();
-  if (HasControlCharacter(spec.message_type)) {
-    violations.push_back({"channel.message_type", "must not contain control characters"});
-  }
-  Merge(shm::Validate(spec), "channel_id", "channel.", violations);
+  shm::ChannelSpec spec =
+      ToSpec(request.channel(), request.channel_id(), "channel_id", "channel.", violations);
   if (!violations.empty()) return InvalidArgument(violations);
   return spec;
+}
+
+Config ToConfig(const v1::Config& config, Violations& violations) {
+  Config specs;
+  for (int i = 0; i < config.pools_size(); ++i) {
+    const v1::Pool& pool = config.pools(i);
+    const std::string path = fmt::format("pools[{}].", i);
+    const auto name = ParseResource("pools", path + "name", pool.name(), violations);
+    specs.pools.push_back(ToSpec(pool, name.value_or(""), path + "name", path, violations));
+  }
+  for (int i = 0; i < config.channels_size(); ++i) {
+    const v1::Channel& channel = config.channels(i);
+    const std::string path = fmt::format("channels[{}].", i);
+    const auto name = ParseResource("channels", path + "name", channel.name(), violations);
+    specs.channels.push_back(ToSpec(channel, name.value_or(""), path + "name", path, violations));
+  }
+  return specs;
+}
+
+absl::StatusOr<Config> ToConfig(const v1::ApplyConfigRequest& request) {
+  if (!request.has_config()) {
+    return InvalidArgument(
+        {{"config", "is required: an empty one, with allow_deletion, deletes everything"}});
+  }
+  Violations violations;
+  Config config = ToConfig(request.config(), violations);
+  if (!violations.empty()) return InvalidArgument(violations, "config.");
+  return config;
 }
 
 absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
@@ -142,7 +188,7 @@ absl::StatusOr<PoolChange> ToChange(const v1::UpdatePoolRequest& request) {
         {"update_mask", fmt::format("names \"{}\", but only chunk_count and auto_grow can change",
                                     path.substr(0, shm::kNameBytes))});
   }
-  if (!masked) change.immutable = ImmutableFields(pool, violations);
+  if (!masked) change.immutable = ImmutableFields(pool, "pool.", violations);
   if (auto_grow) change.auto_grow = pool.auto_grow();
   if (count) {
     change.chunk_count = Narrow<uint32_t>(pool.chunk_count(), "pool.chunk_count", violations);

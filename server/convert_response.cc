@@ -45,6 +45,27 @@ v1::Channel ToProto(const ChannelInfo& channel) {
   return proto;
 }
 
+v1::Config ToProto(const Config& config) {
+  v1::Config proto;
+  for (const shm::PoolSpec& spec : config.pools) {
+    PoolInfo pool;
+    pool.spec = spec;
+    *proto.add_pools() = ToProto(pool);
+  }
+  for (const shm::ChannelSpec& spec : config.channels)
+    *proto.add_channels() = ToProto({spec, 0, ""});
+  return proto;
+}
+
+v1::ConfigChange ToProto(const ConfigChange& change) {
+  v1::ConfigChange proto;
+  proto.set_action(static_cast<v1::ConfigChange::Action>(change.action));
+  proto.set_path(change.path);
+  proto.set_old_value(change.old_value);
+  proto.set_new_value(change.new_value);
+  return proto;
+}
+
 namespace {
 
 v1::Session::State ToProto(SessionPhase phase) {

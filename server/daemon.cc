@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <future>
 #include <optional>
 #include <thread>
@@ -33,6 +34,7 @@ using shm::Result;
 using shm::Status;
 
 constexpr char kSessionsFile[] = "sessions";
+constexpr char kJournalFile[] = "config-journal";
 constexpr char kOldSemaphore[] = "/dev/shm/sem.zerocp_init_sem";
 constexpr std::chrono::seconds kGrace{2};
 constexpr size_t kListedSessions = 8;
@@ -54,39 +56,62 @@ void RaiseDescriptorLimit() {
     spdlog::warn("cannot raise RLIMIT_NOFILE: {}", std::strerror(errno));
 }
 
-sigset_t StopSignals() {
+// `hangup`: SIGHUP too.
+sigset_t Signals(bool hangup) {
   sigset_t signals;
   sigemptyset(&signals);
   sigaddset(&signals, SIGTERM);
   sigaddset(&signals, SIGINT);
+  if (hangup) sigaddset(&signals, SIGHUP);
   return signals;
 }
 
 // Waits for signals in a thread of its own: the first asks for a stop, one that comes a second or
-// more later ends the process. Whoever signals a whole group makes two at once.
-class StopRequest {
+// more later ends the process. Whoever signals a whole group makes two at once. SIGHUP asks for a
+// reload, or, with `hangup` false, ends the process as it does any.
+class SignalThread {
  public:
-  // REQUIRES: the stop signals are blocked, here and in every thread to come.
-  StopRequest() {
-    auto asked = std::make_shared<std::promise<void>>();
-    stop_ = asked->get_future();
-    std::thread([asked] {
-      const sigset_t signals = StopSignals();
+  // REQUIRES: Signals(hangup) are blocked, here and in every thread to come.
+  explicit SignalThread(bool hangup) : state_(std::make_shared<State>()) {
+    stop_ = state_->asked.get_future();
+    std::thread([state = state_, hangup] {
+      const sigset_t signals = Signals(hangup);
       int signal = 0;
-      sigwait(&signals, &signal);
+      while (sigwait(&signals, &signal), signal == SIGHUP) state->Reload();
       spdlog::info("{}: stopping", strsignal(signal));
-      asked->set_value();
+      state->asked.set_value();
       const auto again = std::chrono::steady_clock::now() + std::chrono::seconds(1);
       do {
         sigwait(&signals, &signal);
-      } while (std::chrono::steady_clock::now() < again);
+      } while (signal == SIGHUP || std::chrono::steady_clock::now() < again);
       spdlog::critical("{} again: ending at once; the next start recovers", strsignal(signal));
       _exit(kExitFailed);
     }).detach();
   }
-  void Wait() { stop_.wait(); }
+  void WaitForStop() { stop_.wait(); }
+  // What SIGHUP does from now on; called now if one came before. Empty: nothing.
+  void OnHangup(std::function<void()> reload) {
+    MutexLock lock(state_->mutex);
+    state_->reload = std::move(reload);
+    if (state_->reload && std::exchange(state_->pending, false)) state_->reload();
+  }
 
  private:
+  struct State {
+    void Reload() {
+      MutexLock lock(mutex);
+      spdlog::info("SIGHUP: reading the configuration file again");
+      pending = !reload;
+      if (reload) reload();
+    }
+
+    std::promise<void> asked;
+    Mutex mutex;
+    std::function<void()> reload ZEROCP_GUARDED_BY(mutex);
+    bool pending ZEROCP_GUARDED_BY(mutex) = false;
+  };
+
+  const std::shared_ptr<State> state_;
   std::future<void> stop_;
 };
 
@@ -122,6 +147,13 @@ shm::MemPoolManager::CreateOptions SegmentOptions(const Options& options,
   return segments;
 }
 
+std::string Text(const absl::Status& status) { return std::string(status.message()); }
+
+std::unique_ptr<ConfigFile> FileOf(const Options& options) {
+  if (options.config_file.empty()) return nullptr;
+  return std::make_unique<ConfigFile>(options.config_file, Config{options.pools, options.channels});
+}
+
 std::span<std::byte> Mapping(const shm::Segment& segment) {
   return {segment.data(), segment.reserved_bytes()};
 }
@@ -131,6 +163,7 @@ std::span<std::byte> Mapping(const shm::Segment& segment) {
 Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance)
     : options_(std::move(options)),
       directory_(std::move(directory)),
+      file_(FileOf(options_)),
       owner_lock_(std::move(instance.owner_lock)),
       adopted_(instance.adopted),
       core_(std::move(instance.manager)),
@@ -152,7 +185,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options) {
   if (!status.ok()) {
     if (!daemon->adopted_) {
       (void)daemon->core_.manager->Destroy();
-      daemon->directory_.Remove(kSessionsFile);
+      for (const char* name : {kSessionsFile, kJournalFile}) daemon->directory_.Remove(name);
     }
     return status;
   }
@@ -191,46 +224,60 @@ Status Daemon::Restore() {
   pools_ = std::make_unique<PoolManager>(core_);
   keeper_ = std::make_unique<PoolKeeper>(*pools_);
   channels_ = std::make_unique<ChannelManager>(core_);
+  config_ = std::make_unique<ConfigManager>(core_, *pools_, *channels_,
+                                            directory_.File(kJournalFile), file_.get());
+  return Status();
+}
+
+absl::StatusOr<Config> Daemon::WantedConfig() {
+  if (file_ != nullptr) {
+    const absl::StatusOr<ConfigFile::Content> content = file_->Read();
+    if (!content.ok()) return content.status();
+    return content->config;
+  }
+  if (!options_.pools.empty() || !options_.channels.empty() || adopted_)
+    return Config{options_.pools, options_.channels};
+  const shm::MemoryBudget budget = shm::AvailableMemory(options_.segment_dir);
+  DefaultSetup setup = MakeDefaultSetup(budget.available_bytes, core_.manager->session_capacity());
+  spdlog::info(
+      "no --pool and no --channel: default pools of together {} of {} available bytes ({})",
+      setup.bytes, budget.available_bytes, budget.limited_by);
+  if (setup.pools.empty()) spdlog::warn("memory is too short for default pools: there are none");
+  return Config{std::move(setup.pools), std::move(setup.channels)};
+}
+
+Status Daemon::CreatePoolsAndChannels() {
+  const absl::StatusOr<Config> wanted = WantedConfig();
+  if (!wanted.ok()) return Status(Code::kInvalid, std::string(wanted.status().message()));
+  config_->Recover();
+  if (!adopted_) {
+    const absl::Status begun = config_->Begin(*wanted);
+    return begun.ok() ? Status() : Status(Code::kNoMemory, std::string(begun.message()));
+  }
+  KeepAdopted();
+  if (file_ != nullptr) {
+    const ConfigState state = config_->Get();
+    if (state.drifted) {
+      spdlog::warn("what was adopted is not as the configuration file has it: {}",
+                   state.file_error.empty() ? Describe(state.drift) : state.file_error);
+    }
+  }
   return Status();
 }
 
 // What was adopted wins over the command line, so that a restart with other options loses nothing.
-Status Daemon::CreatePoolsAndChannels() {
-  std::vector<shm::PoolSpec> pools = options_.pools;
-  std::vector<shm::ChannelSpec> channels = options_.channels;
-  if (pools.empty() && channels.empty() && pools_->List().empty()) {
-    const shm::MemoryBudget budget = shm::AvailableMemory(options_.segment_dir);
-    DefaultSetup setup =
-        MakeDefaultSetup(budget.available_bytes, core_.manager->session_capacity());
-    spdlog::info(
-        "no --pool and no --channel: default pools of together {} of {} available bytes ({})",
-        setup.bytes, budget.available_bytes, budget.limited_by);
-    if (setup.pools.empty()) spdlog::warn("memory is too short for default pools: there are none");
-    pools = std::move(setup.pools);
-    channels = std::move(setup.channels);
-  }
+void Daemon::KeepAdopted() {
   CreateMode mode;
   mode.allow_existing = true;
-  for (const shm::PoolSpec& pool : pools) {
+  for (const shm::PoolSpec& pool : options_.pools) {
     const absl::Status status = pools_->Create(pool, mode).status();
-    if (adopted_ && absl::IsAlreadyExists(status)) {
-      spdlog::warn("pool {} is kept as it was adopted: {}", pool.name,
-                   std::string(status.message()));
-    } else if (!status.ok()) {
-      return Status(Code::kNoMemory, "pool " + pool.name + ": " + std::string(status.message()));
-    }
+    if (!status.ok()) spdlog::warn("pool {} is not as --pool says: {}", pool.name, Text(status));
   }
-  for (const shm::ChannelSpec& channel : channels) {
+  for (const shm::ChannelSpec& channel : options_.channels) {
     const absl::Status status = channels_->Create(channel, mode).status();
-    if (adopted_ && absl::IsAlreadyExists(status)) {
-      spdlog::warn("channel {} is kept as it was adopted: {}", channel.name,
-                   std::string(status.message()));
-    } else if (!status.ok()) {
-      return Status(Code::kInvalid,
-                    "channel " + channel.name + ": " + std::string(status.message()));
-    }
+    if (!status.ok())
+      spdlog::warn("channel {} is not as --channel says: {}", channel.name, Text(status));
   }
-  return Status();
 }
 
 Status Daemon::Serve() {
@@ -259,7 +306,7 @@ Status Daemon::Serve() {
   cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
                                        [this](bool recover) { return attach_->FindDead(recover); });
   absl::StatusOr<std::unique_ptr<GrpcServer>> grpc =
-      GrpcServer::Start({core_, *pools_, *channels_, *sessions_, *cleaner_, rpc_metrics_,
+      GrpcServer::Start({core_, *pools_, *channels_, *config_, *sessions_, *cleaner_, rpc_metrics_,
                          std::move(*admin), std::move(*client)});
   if (!grpc.ok()) return Status(Code::kInternal, std::string(grpc.status().message()));
   grpc_ = std::move(*grpc);
@@ -292,6 +339,8 @@ void Daemon::LogReady() {
       "channels",
       kVersion, directory_.path(), SegmentsText(), pools_->List().size(), channels_->List().size());
 }
+
+void Daemon::ReloadConfig() { grpc_->ReloadConfig(); }
 
 Status Daemon::Stop() {
   grpc_->Shutdown(kGrace);
@@ -361,7 +410,7 @@ Status CleanUp(const Options& options) {
   }
   if (directory.ok()) {
     for (const char* name :
-         {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket, kSessionsFile}) {
+         {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket, kSessionsFile, kJournalFile}) {
       directory->Remove(name);
     }
   }
@@ -370,6 +419,29 @@ Status CleanUp(const Options& options) {
     std::printf("found %s, a named semaphore that nothing uses any more: rm %s\n", kOldSemaphore,
                 kOldSemaphore);
   }
+  return Status();
+}
+
+// What `zerocpd --check-config` does: all that a start would refuse, but for what depends on the
+// moment.
+Status CheckConfig(const Options& options) {
+  const absl::StatusOr<ConfigFile::Content> content = FileOf(options)->Read();
+  if (!content.ok()) return Status(Code::kInvalid, Text(content.status()));
+  for (const auto& [name, named] : {std::pair(options.admin_group, options.admin_group_named),
+                                    std::pair(options.socket_group, options.socket_group_named)}) {
+    if (auto group = SocketGroup(options, name, named); !group.ok()) return group.status();
+  }
+  shm::MemPoolAllocator allocator(options.management_reserved_bytes(), options.chunk_reserved_bytes,
+                                  options.max_session_count + shm::kFirstSession);
+  for (const shm::PoolSpec& pool : content->config.pools) {
+    const auto plan = allocator.Plan(shm::WithDefaults(pool));
+    if (!plan.ok()) {
+      return Status(plan.code(), "pools/" + pool.name + ": " + plan.status().message() +
+                                     "; give smaller pools, or a larger start.reserve");
+    }
+  }
+  std::printf("%s: %zu pools, %zu channels\n", options.config_file.c_str(),
+              content->config.pools.size(), content->config.channels.size());
   return Status();
 }
 
@@ -382,18 +454,26 @@ int RunDaemon(const Options& options) {
     if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
     return ExitCodeOf(status);
   }
-  const sigset_t signals = StopSignals();
+  if (options.check_config) {
+    const Status status = CheckConfig(options);
+    if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
+    return status.ok() ? kExitOk : kExitFailed;
+  }
+  const bool has_file = !options.config_file.empty();
+  const sigset_t signals = Signals(has_file);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();
-  StopRequest stop;
+  SignalThread signal_thread(has_file);
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
   Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
   if (!daemon.ok()) {
     spdlog::critical("cannot start: {}", daemon.status().message());
     return ExitCodeOf(daemon.status());
   }
-  stop.Wait();
+  signal_thread.OnHangup([&] { (*daemon)->ReloadConfig(); });
+  signal_thread.WaitForStop();
+  signal_thread.OnHangup({});
   return ExitCodeOf((*daemon)->Stop());
 }
 

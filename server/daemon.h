@@ -14,6 +14,7 @@
 #include "server/attach_listener.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/core.h"
 #include "server/grpc_server.h"
 #include "server/instance.h"
@@ -33,6 +34,8 @@ class Daemon {
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
   // Segments that this start created are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
+  // Reads the configuration file again. Does not wait. From any thread, until Stop.
+  void ReloadConfig();
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
   // The failure of an unlink; it is logged too.
   shm::Status Stop();
@@ -40,13 +43,16 @@ class Daemon {
  private:
   Daemon(Options options, RuntimeDirectory directory, Instance instance);
   shm::Status Restore();
+  absl::StatusOr<Config> WantedConfig();
   shm::Status CreatePoolsAndChannels();
+  void KeepAdopted();
   shm::Status Serve();
   void LogReady();
   std::string SegmentsText() const;
 
   const Options options_;
   RuntimeDirectory directory_;
+  const std::unique_ptr<ConfigFile> file_;  // nullptr: started without one
   shm::UniqueFd owner_lock_;
   const bool adopted_;
   Core core_;
@@ -55,6 +61,7 @@ class Daemon {
   std::unique_ptr<PoolManager> pools_;
   std::unique_ptr<PoolKeeper> keeper_;
   std::unique_ptr<ChannelManager> channels_;
+  std::unique_ptr<ConfigManager> config_;
   std::unique_ptr<AttachListener> attach_;
   std::unique_ptr<Cleaner> cleaner_;
   RpcMetrics rpc_metrics_;

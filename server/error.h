@@ -50,6 +50,8 @@ enum class Reason {
   kPoolInUse,              // FAILED_PRECONDITION: by a channel, or by who holds chunks
   kPoolDraining,           // FAILED_PRECONDITION: it is being deleted
   kPoolShrinkUnsupported,  // FAILED_PRECONDITION: a pool only grows
+  kDeletionNotAllowed,     // FAILED_PRECONDITION: a configuration without what is there
+  kConfigFileUnusable,     // FAILED_PRECONDITION: none, or not as it should be
   kEtagMismatch,           // ABORTED: the resource has changed since it was read
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS

@@ -36,6 +36,7 @@ enum class EventKind {
   kSessionDetached = 6,
   kSessionDied = 7,
   kDaemonStarted = 8,
+  kConfigChanged = 9,
   kDamageFound = 10,
   kChannelChanged = 11,
   kSessionOrphaned = 12,

@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/error.h"
 #include "server/grpc_error.h"
 #include "server/pool_manager.h"
@@ -26,6 +27,7 @@ struct ServiceContext {
   Core& core;
   PoolManager& pools;
   ChannelManager& channels;
+  ConfigManager& config;
   SessionDirectory& sessions;
   Cleaner& cleaner;
   PoolWatch& watch;

@@ -112,8 +112,17 @@ struct GrpcServer::Parts {
         rpc_metrics(options.rpc_metrics),
         event_streams(options.core.events, short_worker),
         stats_streams(stats, short_worker),
-        context{options.core, options.pools, options.channels, options.sessions, options.cleaner,
-                watch,        stats,         long_worker,      short_worker,     event_streams,
+        context{options.core,
+                options.pools,
+                options.channels,
+                options.config,
+                options.sessions,
+                options.cleaner,
+                watch,
+                stats,
+                long_worker,
+                short_worker,
+                event_streams,
                 stats_streams} {
     watch.Start([this] {
       trouble.Look();
@@ -193,6 +202,13 @@ GrpcServer::GrpcServer(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) 
 GrpcServer::~GrpcServer() { Shutdown(std::chrono::milliseconds::zero()); }
 
 StatsReader& GrpcServer::stats() { return parts_->stats; }
+
+void GrpcServer::ReloadConfig() {
+  ConfigManager& config = parts_->context.config;
+  parts_->long_worker.Post([&config](bool run) {
+    if (run) (void)config.Reload({});
+  });
+}
 
 void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
   Watchdog watchdog(grace + kShutdownPatience);

@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "server/channel_manager.h"
 #include "server/cleanup.h"
+#include "server/config_manager.h"
 #include "server/core.h"
 #include "server/pool_manager.h"
 #include "server/rpc_metrics.h"
@@ -30,6 +31,7 @@ class GrpcServer {
     Core& core;
     PoolManager& pools;
     ChannelManager& channels;
+    ConfigManager& config;
     SessionDirectory& sessions;
     Cleaner& cleaner;
     RpcMetrics& rpc_metrics;
@@ -43,6 +45,10 @@ class GrpcServer {
   ~GrpcServer();
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
+
+  // Reads the configuration file again, after the changes that were asked for before. Does not
+  // wait.
+  void ReloadConfig();
 
   // Not serving any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog

@@ -24,7 +24,7 @@ constexpr char kHeldList[] = "held";
 constexpr const char* kFeatures[] = {
     "waiting-channels", "dropping-channels", "channel-history",    "pool-growth",
     "pool-auto-grow",   "pool-drain",        "read-only-sessions", "events",
-    "subscriber-stats", "watch-stats",       "set-log-level"};
+    "subscriber-stats", "watch-stats",       "set-log-level",      "apply-config"};
 
 }  // namespace
 
@@ -156,6 +156,20 @@ grpc::ServerUnaryReactor* ObserverService::ListHeldChunks(grpc::CallbackServerCo
 grpc::ServerWriteReactor<v1::WatchEventsResponse>* ObserverService::WatchEvents(
     grpc::CallbackServerContext*, const v1::WatchEventsRequest* request) {
   return context_.event_streams.Open(*request);
+}
+
+grpc::ServerUnaryReactor* ObserverService::GetConfig(grpc::CallbackServerContext* call,
+                                                     const v1::GetConfigRequest*,
+                                                     v1::GetConfigResponse* response) {
+  return RunOn(context_.short_worker, call, [=, this] {
+    const ConfigState state = context_.config.Get();
+    *response->mutable_config() = ToProto(state.config);
+    response->mutable_config()->set_etag(state.etag);
+    response->set_drifted(state.drifted);
+    for (const ConfigChange& change : state.drift) *response->add_drift() = ToProto(change);
+    response->set_file_error(state.file_error);
+    return absl::OkStatus();
+  });
 }
 
 grpc::ServerUnaryReactor* ObserverService::GetStats(grpc::CallbackServerContext* call,

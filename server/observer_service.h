@@ -33,6 +33,9 @@ class ObserverService final : public v1::ObserverService::CallbackService {
                                            v1::ListHeldChunksResponse* response) override;
   grpc::ServerWriteReactor<v1::WatchEventsResponse>* WatchEvents(
       grpc::CallbackServerContext* call, const v1::WatchEventsRequest* request) override;
+  grpc::ServerUnaryReactor* GetConfig(grpc::CallbackServerContext* call,
+                                      const v1::GetConfigRequest* request,
+                                      v1::GetConfigResponse* response) override;
   grpc::ServerUnaryReactor* GetStats(grpc::CallbackServerContext* call,
                                      const v1::GetStatsRequest* request,
                                      v1::GetStatsResponse* response) override;

@@ -6,12 +6,17 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cstdlib>
 #include <map>
+#include <memory>
 #include <set>
 
 #include "server/build_info.h"
+#include "server/start_section.h"
+#include "server/whole_file.h"
+#include "shm/byte_size.h"
 #include "shm/mem_pool_allocator.h"
 #include "shm/runtime_dir.h"
 
@@ -39,6 +44,36 @@ $XDG_RUNTIME_DIR/zerocp, else /tmp/zerocp-<uid>. Clients look there too.
 
 Exit codes: 0 stopped in order, 1 failed, 2 bad command line, 3 another daemon runs there or owns
 the segments.)";
+
+constexpr char kDefaultConfigHead[] =
+    R"(# Configuration of zerocpd. YAML; JSON will do, too.
+#   zerocpd --check-config FILE   checks it
+#   zerocpd --config FILE         starts with it
+# After an edit SIGHUP or `zerocp config reload` takes over pools and channels, a restart the rest.
+
+# Options of the command line, by their long names. The command line wins.
+start:
+)";
+
+constexpr char kDefaultConfigTail[] = R"(
+# All pools. chunk_count is a minimum: a pool only grows. Further fields: chunk_alignment_bytes,
+# max_chunk_count (room to grow; 4 times chunk_count), max_holders_per_chunk, auto_grow.
+pools:
+  - name: pools/small
+    chunk_size_bytes: 4KiB
+    chunk_count: 1024
+  - name: pools/large
+    chunk_size_bytes: 1MiB
+    chunk_count: 16
+    auto_grow: true
+
+# All channels. when_full is WHEN_FULL_WAIT or WHEN_FULL_DROP_OLDEST. Further fields:
+# queue_capacity (16), max_held_count, history_count, message_type.
+channels:
+  - name: channels/default
+    pool: pools/large
+    when_full: WHEN_FULL_WAIT
+)";
 
 Status Invalid(std::string message) { return Status(Code::kInvalid, std::move(message)); }
 
@@ -91,6 +126,7 @@ struct RawOptions {
   std::vector<std::string> channels;
   std::string reserve;
   std::string metrics_listen;
+  bool print_default_config = false;
 };
 
 void Declare(CLI::App& app, Options& options, RawOptions& raw) {
@@ -160,6 +196,20 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->transform(OneOf<DeathWatchMode>({{"auto", DeathWatchMode::kAuto},
                                          {"pidfd-open", DeathWatchMode::kPidfdOpen},
                                          {"hangup", DeathWatchMode::kHangup}}));
+  app.add_option("--config", options.config_file,
+                 "YAML or JSON file with pools, channels and these options; read again at SIGHUP")
+      ->type_name("FILE");
+  app.add_option_function<std::string>(
+         "--check-config",
+         [&options](const std::string& file) {
+           options.config_file = file;
+           options.check_config = true;
+         },
+         "check such a file, say what is wrong with it, and exit with 0 or 1")
+      ->type_name("FILE")
+      ->excludes("--config");
+  app.add_flag("--print-default-config", raw.print_default_config,
+               "print such a file, with every option and comments, and exit");
   app.add_flag("--cleanup", options.cleanup,
                "remove the segments of an instance whose daemon is gone, and exit");
 }
@@ -212,7 +262,7 @@ Status Check(const CLI::App& app, const RawOptions& raw, Options& options) {
         ": a name has at most 63 of a-z, 0-9 and -, starts with a letter and does not end with -");
   }
   if (!raw.reserve.empty()) {
-    Result<uint64_t> bytes = ParseBytes(raw.reserve);
+    Result<uint64_t> bytes = shm::ParseBytes(raw.reserve);
     if (!bytes.ok()) return Invalid("--reserve: " + bytes.status().message());
     if (*bytes < 64 * kMiB || *bytes > kMaxReservedBytes) {
       return Invalid("--reserve " + raw.reserve + ": from 64MiB to 32TiB are possible");
@@ -233,14 +283,118 @@ uint64_t Options::management_reserved_bytes() const {
   return std::max(kGiB, chunk_reserved_bytes / 16);
 }
 
-ParsedOptions ParseOptions(int argc, const char* const* argv) {
-  CLI::App app("zerocpd owns the shared-memory pools of an instance of zerocp.", "zerocpd");
+namespace {
+
+// A command line and what it says.
+struct CommandLine {
+  CLI::App app{"zerocpd owns the shared-memory pools of an instance of zerocp.", "zerocpd"};
   Options options;
   RawOptions raw;
-  Declare(app, options, raw);
+
+  CommandLine() { Declare(app, options, raw); }
+  // Throws what CLI::App::parse does.
+  void Parse(const std::vector<std::string>& arguments) {
+    std::vector<std::string> reversed(arguments.rbegin(), arguments.rend());
+    app.parse(std::move(reversed));
+  }
+};
+
+// What only a command line can say.
+bool IsForFiles(const std::string& name) {
+  static const std::set<std::string> kOthers{
+      "help", "version", "config", "check-config", "print-default-config", "cleanup"};
+  return kOthers.count(name) == 0;
+}
+
+// The options of a file's section `start` that the command line does not give, as arguments.
+Result<std::vector<std::string>> FileArguments(const CLI::App& command_line,
+                                               const std::vector<StartOption>& section,
+                                               const std::string& file) {
+  std::vector<std::string> arguments;
+  for (const StartOption& option : section) {
+    const std::string where = file + ":" + std::to_string(option.line) + ": start." + option.name;
+    const std::string flag = "--" + option.name;
+    if (!IsForFiles(option.name) || command_line.get_option_no_throw(flag) == nullptr)
+      return Invalid(where + " is no option of a file; zerocpd --print-default-config shows all");
+    std::vector<std::string> own;
+    for (const std::string& value : option.values) own.push_back(flag + "=" + value);
+    CommandLine alone;  // so that what is wrong with it has its line
+    try {
+      alone.Parse(own);
+    } catch (const CLI::ParseError& error) {
+      return Invalid(where + ": " + error.what());
+    }
+    if (command_line.count(flag) == 0) arguments.insert(arguments.end(), own.begin(), own.end());
+  }
+  return arguments;
+}
+
+// Puts the place in front of a message that begins with an option from the file.
+Status WithPlace(const Status& status, const CLI::App& command_line,
+                 const std::vector<StartOption>& section, const std::string& file) {
+  for (const StartOption& option : section) {
+    const std::string flag = "--" + option.name;
+    const size_t after = flag.size();
+    const std::string& message = status.message();
+    if (message.starts_with(flag) && (message.size() == after || !std::isalnum(message[after])) &&
+        message[after] != '-' && command_line.count(flag) == 0) {
+      return Status(status.code(), file + ":" + std::to_string(option.line) + ": start." +
+                                       option.name + ": " + message);
+    }
+  }
+  return status;
+}
+
+// A line of comment for each line of the text.
+std::string Comment(const std::string& text) {
+  std::string comment = "  # ";
+  for (const char c : text) comment += c == '\n' ? "\n  # " : std::string(1, c);
+  return comment + "\n";
+}
+
+std::string DefaultConfig(const CLI::App& app) {
+  std::string text = kDefaultConfigHead;
+  for (const CLI::Option* option : app.get_options()) {
+    if (option->get_lnames().empty() || !IsForFiles(option->get_lnames().front())) continue;
+    const bool is_flag = option->get_items_expected_max() == 0;
+    text += Comment(option->get_description());
+    text += "  # " + option->get_lnames().front() + ": " +
+            (is_flag ? "true" : option->get_type_name()) + "\n";
+  }
+  return text + kDefaultConfigTail;
+}
+
+// Adds what the file says to what `line` says.
+Status ReadFile(const std::vector<std::string>& arguments, const std::string& file,
+                std::unique_ptr<CommandLine>& line) {
+  Result<std::string> text = ReadWholeFile(file);
+  if (!text.ok()) return Invalid("--config: " + text.status().message());
+  Result<std::vector<StartOption>> section = ReadStartSection(*text, file);
+  if (!section.ok()) return section.status();
+  Result<std::vector<std::string>> all = FileArguments(line->app, *section, file);
+  if (!all.ok()) return all.status();
+  all->insert(all->end(), arguments.begin(), arguments.end());
+  auto merged = std::make_unique<CommandLine>();
+  try {
+    merged->Parse(*all);
+  } catch (const CLI::ParseError& error) {
+    return Invalid(file + " and the command line: " + error.what());
+  }
+  const Status checked = Check(merged->app, merged->raw, merged->options);
+  if (!checked.ok()) return WithPlace(checked, line->app, *section, file);
+  line = std::move(merged);
+  return Status();
+}
+
+}  // namespace
+
+ParsedOptions ParseOptions(int argc, const char* const* argv) {
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  auto line = std::make_unique<CommandLine>();
+  const CLI::App& app = line->app;
   ParsedOptions parsed;
   try {
-    app.parse(argc, argv);
+    line->Parse(arguments);
   } catch (const CLI::CallForHelp&) {
     parsed.output = app.help();
     return parsed;
@@ -253,29 +407,21 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
     parsed.exit_code = kExitUsage;
     return parsed;
   }
-  if (Status status = Check(app, raw, options); !status.ok()) {
-    parsed.output = "zerocpd: " + status.message() + "\n";
-    parsed.exit_code = kExitUsage;
+  if (line->raw.print_default_config) {
+    parsed.output = DefaultConfig(app);
     return parsed;
   }
-  parsed.options = std::move(options);
-  return parsed;
-}
-
-Result<uint64_t> ParseBytes(std::string_view text) {
-  const size_t digits = std::min(text.find_first_not_of("0123456789"), text.size());
-  const std::string_view suffix = text.substr(digits);
-  uint64_t value = 0;
-  static const std::map<std::string_view, uint64_t> kUnits{
-      {"", 1},     {"K", kKiB},   {"KiB", kKiB}, {"M", kMiB},  {"MiB", kMiB},
-      {"G", kGiB}, {"GiB", kGiB}, {"T", kTiB},   {"TiB", kTiB}};
-  const auto unit = kUnits.find(suffix);
-  if (!ParseNumber(text.substr(0, digits), &value) || unit == kUnits.end() ||
-      value > UINT64_MAX / unit->second) {
-    return Invalid("\"" + std::string(text) +
-                   "\" is not a size: bytes, or a number with K, M, G or T (KiB, MiB, GiB, TiB)");
+  const std::string file = line->options.config_file;
+  const bool check_only = line->options.check_config;
+  const Status status =
+      file.empty() ? Check(app, line->raw, line->options) : ReadFile(arguments, file, line);
+  if (!status.ok()) {
+    parsed.output = "zerocpd: " + status.message() + "\n";
+    parsed.exit_code = check_only ? kExitFailed : kExitUsage;
+    return parsed;
   }
-  return value * unit->second;
+  parsed.options = std::move(line->options);
+  return parsed;
 }
 
 Result<std::string> ParseListenAddress(std::string_view text) {
@@ -350,7 +496,7 @@ Result<shm::PoolSpec> ParsePool(std::string_view text) {
   }
   shm::PoolSpec pool;
   pool.name = text.substr(0, equals);
-  Result<uint64_t> size = ParseBytes(chunks.substr(0, times));
+  Result<uint64_t> size = shm::ParseBytes(chunks.substr(0, times));
   if (!size.ok()) return size.status();
   uint64_t count = 0;
   if (!ParseNumber(chunks.substr(times + 1), &count) || count == 0 ||

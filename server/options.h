@@ -43,6 +43,8 @@ struct Options {
   uint32_t max_session_count = shm::kDefaultSessionCapacity;
   uint32_t max_chunks_per_session = 0;  // 0: not limited
   OnStop on_stop = OnStop::kAuto;
+  std::string config_file;    // empty: none
+  bool check_config = false;  // only check it, and what a start with it would do
   bool cleanup = false;
   spdlog::level::level_enum log_level = spdlog::level::info;
   std::string metrics_listen;  // "127.0.0.1:9400", "[::1]:0"; empty: no metrics
@@ -51,7 +53,8 @@ struct Options {
   uint64_t management_reserved_bytes() const;
 };
 
-// The command line as options, or the text to print and the code to exit with.
+// The command line, and behind it the section `start` of its --config, as options, or the text to
+// print and the code to exit with.
 struct ParsedOptions {
   std::optional<Options> options;
   std::string output;  // to stdout if exit_code is kExitOk, else to stderr
@@ -59,8 +62,6 @@ struct ParsedOptions {
 };
 ParsedOptions ParseOptions(int argc, const char* const* argv);
 
-// "4096", "64KiB", "1M": bytes in powers of 1024. kInvalid says what would be right.
-shm::Result<uint64_t> ParseBytes(std::string_view text);
 // "9400", "0.0.0.0:9400", "[::1]:0": where metrics are served, with the address; a port alone is
 // that of 127.0.0.1. kInvalid.
 shm::Result<std::string> ParseListenAddress(std::string_view text);

@@ -156,19 +156,45 @@ absl::StatusOr<CreatedPool> PoolManager::Existing(const shm::PoolSpec& wanted, c
                    {{"resource", PoolResource(wanted.name)}});
 }
 
-// Bytes of real memory that the pool needs, if the address ranges and the memory are there.
-absl::StatusOr<uint64_t> PoolManager::CheckSpace(const shm::PoolSpec& spec) {
+absl::StatusOr<uint64_t> PoolManager::CheckSpace(std::span<const shm::PoolSpec> created,
+                                                 std::span<const PoolChange> grown) {
+  MutexLock create_lock(create_mutex_);
+  return CheckSpaceSerially(created, grown);
+}
+
+absl::StatusOr<uint64_t> PoolManager::CheckSpaceSerially(std::span<const shm::PoolSpec> created,
+                                                         std::span<const PoolChange> grown) {
   shm::MemPoolAllocator& allocator = core_.manager->allocator();
-  const shm::Result<shm::PoolGeometry> plan = allocator.Plan(spec);
-  if (!plan.ok()) return AddressRangeFull(spec, *core_.manager);
-  allocator.Forget(*plan);
-  const uint64_t needed =
-      shm::MemPoolAllocator::CommittedSizes(*plan, spec.chunk_count).total_bytes();
-  const shm::MemoryBudget budget = shm::AvailableMemory(core_.manager->options().segment_dir);
-  if (needed > budget.available_bytes) {
-    return OutOfMemory(PoolResource(spec.name), needed, budget);
+  uint64_t needed = 0;
+  absl::Status status;
+  std::vector<shm::PoolGeometry> plans;
+  for (const shm::PoolSpec& spec : created) {
+    const shm::Result<shm::PoolGeometry> plan = allocator.Plan(spec);
+    if (!plan.ok()) {
+      status = AddressRangeFull(spec, *core_.manager);
+      break;
+    }
+    plans.push_back(*plan);
+    needed += shm::MemPoolAllocator::CommittedSizes(*plan, spec.chunk_count).total_bytes();
   }
-  return needed;
+  for (const shm::PoolGeometry& plan : plans) allocator.Forget(plan);
+  if (!status.ok()) return status;
+  for (const PoolChange& growth : grown) {
+    const auto entry = Find(growth.name);
+    if (!entry) return NotFound(growth.name);
+    const shm::PoolView& view = *core_.manager->pool(entry->index);
+    const uint32_t before = view.live_chunk_count();
+    if (growth.chunk_count.value_or(0) <= before) continue;
+    needed += shm::MemPoolAllocator::CommittedSizes(view, *growth.chunk_count).total_bytes() -
+              shm::MemPoolAllocator::CommittedSizes(view, before).total_bytes();
+  }
+  const shm::MemoryBudget budget = shm::AvailableMemory(core_.manager->options().segment_dir);
+  if (needed <= budget.available_bytes) return needed;
+  const std::string resource =
+      created.size() + grown.size() > 1
+          ? "pools"
+          : PoolResource(created.empty() ? grown.front().name : created.front().name);
+  return OutOfMemory(resource, needed, budget);
 }
 
 absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, CreateMode mode) {
@@ -185,7 +211,7 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
         {{"resource", "pools"}, {"limit", std::to_string(shm::kMaxPools)}});
   }
   const shm::PoolSpec spec = shm::WithDefaults(wanted);
-  const absl::StatusOr<uint64_t> needed = CheckSpace(spec);
+  const absl::StatusOr<uint64_t> needed = CheckSpaceSerially({&spec, 1}, {});
   if (!needed.ok()) return needed.status();
   if (mode.validate_only) return CreatedPool{{spec, "", std::nullopt, ""}, false};
 
@@ -220,12 +246,14 @@ absl::Status PoolManager::CheckUnused(const PoolInfo& pool, uint32_t index, bool
   const std::string resource = PoolResource(pool.spec.name);
   for (uint32_t other : core_.registry.List()) {
     const shm::ChannelRegistry::Channel& channel = *core_.registry.channel(other);
-    if (channel.pool != index) continue;
+    if (channel.pool != index || (channel.closed && drain)) continue;
     return MakeError(
         Reason::kPoolInUse,
         fmt::format("{} is the pool of channel \"{}\"{}", resource, channel.spec.name,
-                    channel.closed ? ", which was deleted and still has members; let them close"
-                                   : "; delete that first"),
+                    channel.closed
+                        ? ", which was deleted and still has members; let them close, or "
+                          "set drain"
+                        : "; delete that first"),
         {{"resource", resource}, {"channel", "channels/" + channel.spec.name}});
   }
   if (drain) return absl::OkStatus();
@@ -288,6 +316,9 @@ absl::StatusOr<std::optional<PoolInfo>> PoolManager::Delete(const PoolDeletion& 
 }
 
 bool PoolManager::Drain(const std::string& name, uint32_t index) {
+  for (uint32_t other : core_.registry.List()) {
+    if (core_.registry.channel(other)->pool == index) return false;  // deleted, and has members yet
+  }
   if (!drain_.Step(index, core_.attached)) return false;
   MutexLock lock(mutex_);
   entries_.erase(name);

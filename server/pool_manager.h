@@ -14,6 +14,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -58,7 +59,7 @@ struct PoolDeletion {
   std::string etag = {};       // must be the pool's; empty: any
   bool validate_only = false;  // check everything, change nothing
   bool allow_missing = false;  // none is as good
-  bool drain = false;          // also if applications hold chunks: then when they are back
+  bool drain = false;          // also if it is in use yet: then when all is back
 };
 
 struct CreatedPool {
@@ -107,7 +108,7 @@ class PoolManager {
   // Deletes a pool, and gives its memory back to the system. Chunks in caches of clients do not
   // count as held. Returns the pool as it was, `draining` if it has to wait for chunks; nullopt if
   // it was missing. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_IN_USE (a channel uses it, or, without
-  // `drain`, applications hold chunks).
+  // `drain`, a deleted channel that has members yet, or applications that hold chunks).
   absl::StatusOr<std::optional<PoolInfo>> Delete(const PoolDeletion& deletion);
   // Every kInterval: takes what came back to pools that are being deleted.
   static constexpr std::chrono::milliseconds kInterval{100};
@@ -136,6 +137,20 @@ class PoolManager {
   MemoryUse Memory() const;
   // POOL_NOT_FOUND.
   static absl::Status NotFound(std::string_view name);
+  // Whether there is room for all these creations and growths at once: bytes of real memory that
+  // they need. SEGMENT_FULL, SHM_FILESYSTEM_FULL, MEMORY_LIMIT. REQUIRES: the specs are valid, the
+  // pools that are to grow are there, and nobody deletes them.
+  absl::StatusOr<uint64_t> CheckSpace(std::span<const shm::PoolSpec> created,
+                                      std::span<const PoolChange> grown);
+  // A field in which a pool is not as it is wanted.
+  struct Difference {
+    const char* field;
+    bool can_change;
+    uint64_t wanted, actual;
+  };
+  // In field order. What `wanted` leaves 0 agrees, and so do more chunks than are wanted.
+  static std::vector<Difference> Differences(const shm::PoolSpec& wanted,
+                                             const shm::PoolSpec& actual);
 
  private:
   struct Entry {
@@ -155,18 +170,11 @@ class PoolManager {
       ZEROCP_REQUIRES(core_.mutex);
   // True: the pool is gone.
   bool Drain(const std::string& name, uint32_t index) ZEROCP_REQUIRES(core_.mutex);
-  // A field in which a pool is not as it is wanted.
-  struct Difference {
-    const char* field;
-    bool can_change;
-    uint64_t wanted, actual;
-  };
-  // In field order. What `wanted` leaves 0 agrees, and so do more chunks than are wanted.
-  static std::vector<Difference> Differences(const shm::PoolSpec& wanted,
-                                             const shm::PoolSpec& actual);
   absl::StatusOr<CreatedPool> Existing(const shm::PoolSpec& wanted, const PoolInfo& pool,
                                        CreateMode mode) const;
-  absl::StatusOr<uint64_t> CheckSpace(const shm::PoolSpec& spec);
+  absl::StatusOr<uint64_t> CheckSpaceSerially(std::span<const shm::PoolSpec> created,
+                                              std::span<const PoolChange> grown)
+      ZEROCP_REQUIRES(create_mutex_);
   void GrowByItself(const std::string& name, uint32_t index);
   // From here to GrowByOneStep: REQUIRES: growth_mutexes_ of the pool.
   absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only);

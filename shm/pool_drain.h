@@ -41,10 +41,11 @@ class PoolDrain {
   // REQUIRES: `manager` outlives this.
   explicit PoolDrain(MemPoolManager& manager) : manager_(manager) {}
 
-  // Closes a pool. Nothing if it is closed. REQUIRES: it exists, no channel uses it.
+  // Closes a pool. Nothing if it is closed. REQUIRES: it exists, no open channel uses it.
   void Begin(uint32_t index);
   // Takes what is free or cached of a pool that was closed. True: that was all of it, and the pool
-  // is gone. Reads every record. REQUIRES: MemPoolManager::SettleDrain since Begin.
+  // is gone. Reads every record. REQUIRES: MemPoolManager::SettleDrain since Begin, no
+  // channel uses it.
   bool Step(uint32_t index, const SessionSet& attached);
   // After adoption, and after the channels: keeps what is not in use away from `attached`.
   void AdoptGaps(const SessionSet& attached);

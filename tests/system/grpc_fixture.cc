@@ -168,8 +168,11 @@ std::vector<SessionInfo> FakeSessions::List() {
 }
 
 ControlPlane::ControlPlane() : directory_(NewDirectory("/tmp")) {
-  auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, sessions,
-                                    cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
+  config_file = std::make_unique<ConfigFile>(config_path(), Config());
+  config = std::make_unique<ConfigManager>(instance.core, instance.pools, instance.channels,
+                                           directory_ + "/journal", config_file.get());
+  auto started = GrpcServer::Start({instance.core, instance.pools, instance.channels, *config,
+                                    sessions, cleaner, rpc_metrics, Listen(directory_ + "/admin.sock"),
                                     Listen(directory_ + "/client.sock")});
   if (!started.ok()) {
     ADD_FAILURE() << started.status();

@@ -113,6 +113,7 @@ class ControlPlane {
 
   Caller Admin() const { return Caller(directory_ + "/admin.sock"); }
   Caller Client() const { return Caller(directory_ + "/client.sock"); }
+  std::string config_path() const { return directory_ + "/zerocp.yaml"; }
   std::string client_socket() const { return directory_ + "/client.sock"; }
 
   TestInstance instance;
@@ -120,6 +121,8 @@ class ControlPlane {
   shm::SessionSet dead;  // what the cleaner hears of
   Cleaner cleaner{instance.core, sessions, [this](bool) { return dead; }};
   RpcMetrics rpc_metrics;
+  std::unique_ptr<ConfigFile> config_file;  // config_path()
+  std::unique_ptr<ConfigManager> config;    // with a journal beside that
   std::unique_ptr<GrpcServer> server;
 
  private:
