@@ -42,16 +42,19 @@ class Reader {
         continue;
       }
       const std::string& key = key_node.Scalar();
-      const std::string inner = Join(path, key);
-      if (!seen.insert(key).second && !Mutant(60)) {
-        Fail(key_node, inner, "is there twice");
+      const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key);
+      if (field == nullptr) field = message->GetDescriptor()->FindFieldByCamelcaseName(key);
+      if (!seen.insert(field == nullptr ? key : field->name()).second && !Mutant(60)) {
+        Fail(key_node, Join(path, key), "is there twice");
       } else if (path.empty() && key == kStartSection) {
         continue;
-      } else if (const FieldDescriptor* field = message->GetDescriptor()->FindFieldByName(key)) {
+      } else if (field != nullptr) {
+        const std::string inner = Join(path, field->name());
         parsed_.lines[inner] = LineOf(key_node);
         ReadField(entry.second, inner, message, field);
       } else {
-        Fail(key_node, inner, "is unknown; possible are " + KeysOf(*message, path.empty()));
+        Fail(key_node, Join(path, key),
+             "is unknown; possible are " + KeysOf(*message, path.empty()));
       }
     }
   }

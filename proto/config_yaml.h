@@ -1,7 +1,8 @@
 // zerocp.v1.Config as YAML, which JSON is too: the configuration file of zerocpd, and what
 // `zerocp config apply` takes.
 //
-// One schema: the keys are the fields of the message, read by its descriptor. Integers of fields
+// One schema: the keys are the fields of the message, read by its descriptor, in either spelling of
+// JSON (chunk_count, chunkCount). Integers of fields
 // whose name ends with _bytes may be sizes (64KiB). Beside them a file may have a section `start`,
 // which is the daemon's command line and of which nothing is read here.
 //

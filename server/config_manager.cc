@@ -129,12 +129,7 @@ absl::Status ConfigManager::Carry(const ConfigJournal::Entry& entry, const Confi
   if (!Mutant(56)) {
     if (const shm::Status written = journal_.Write(entry); !written.ok()) return NoJournal(written);
   }
-  absl::Status done = Execute(plan);
-  if (done.ok() && persist != nullptr) {
-    // What can fail has been done when it was prepared.
-    if (const shm::Status committed = persist->Commit(); !committed.ok())
-      spdlog::error("configuration: in force, but not in the file: {}", committed.message());
-  }
+  const absl::Status done = Execute(plan, persist);
   if (!done.ok() && !Mutant(58)) {
     if (const absl::Status undone = GoTo(entry.old_config); !undone.ok())
       spdlog::error("configuration: a change that failed is not undone: {}", Text(undone));
@@ -144,7 +139,7 @@ absl::Status ConfigManager::Carry(const ConfigJournal::Entry& entry, const Confi
   return done;
 }
 
-absl::Status ConfigManager::Execute(const ConfigPlan& plan) {
+absl::Status ConfigManager::Execute(const ConfigPlan& plan, FileReplacement* persist) {
   for (const shm::PoolSpec& pool : plan.pools_to_create) {
     if (absl::Status status = pools_.Create(pool).status(); !status.ok()) return status;
   }
@@ -155,6 +150,10 @@ absl::Status ConfigManager::Execute(const ConfigPlan& plan) {
     for (const PoolChange& change : *changes) {
       if (absl::Status status = pools_.Update(change).status(); !status.ok()) return status;
     }
+  }
+  if (persist != nullptr) {
+    if (const shm::Status committed = persist->Commit(); !committed.ok())
+      return file_->Unusable(committed.message());
   }
   for (const std::string& name : plan.channels_to_delete) {
     absl::Status status = channels_.Delete(name, /*even_if_in_use=*/true, /*allow_missing=*/true);
@@ -172,7 +171,7 @@ absl::Status ConfigManager::GoTo(const Config& config) {
   std::vector<shm::Violation> violations;
   const ConfigPlan plan = MakePlan(Read().config, config, violations);
   if (!violations.empty()) return InvalidArgument(violations, "config.");
-  return Execute(plan);
+  return Execute(plan, nullptr);
 }
 
 void ConfigManager::Persist(const Config& config) {

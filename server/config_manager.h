@@ -82,10 +82,10 @@ class ConfigManager {
   // For the log and the events.
   void Tell(const absl::StatusOr<AppliedConfig>& applied);
   absl::Status CheckRoom(const Running& running, const ConfigPlan& plan) const;
-  // Journal, steps, and the way back; `persist` is committed if all goes well.
+  // Journal, steps, and the way back. `persist`: nullptr, or committed after all that can fail.
   absl::Status Carry(const ConfigJournal::Entry& entry, const ConfigPlan& plan,
                      FileReplacement* persist) ZEROCP_REQUIRES(mutex_);
-  absl::Status Execute(const ConfigPlan& plan);
+  absl::Status Execute(const ConfigPlan& plan, FileReplacement* persist);
   // From whatever is there to `config`.
   absl::Status GoTo(const Config& config) ZEROCP_REQUIRES(mutex_);
   void Persist(const Config& config) ZEROCP_REQUIRES(mutex_);

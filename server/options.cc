@@ -1,13 +1,11 @@
 #include "server/options.h"
 
-#include <arpa/inet.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cctype>
-#include <charconv>
 #include <cstdlib>
 #include <map>
 #include <memory>
@@ -76,19 +74,6 @@ channels:
 )";
 
 Status Invalid(std::string message) { return Status(Code::kInvalid, std::move(message)); }
-
-bool ParseNumber(std::string_view text, uint64_t* value) {
-  auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), *value);
-  return error == std::errc() && end == text.data() + text.size() && !text.empty();
-}
-
-std::string Describe(const std::vector<shm::Violation>& violations) {
-  std::string text;
-  for (const shm::Violation& violation : violations) {
-    text += (text.empty() ? "" : "; ") + violation.field + " " + violation.description;
-  }
-  return text;
-}
 
 // For an option that takes one of a few words. CLI11's own transformer also takes the numbers
 // behind them, and answers anything else with both.
@@ -329,18 +314,22 @@ Result<std::vector<std::string>> FileArguments(const CLI::App& command_line,
   return arguments;
 }
 
-// Puts the place in front of a message that begins with an option from the file.
+// True if the text has the flag as a word.
+bool Names(const std::string& text, const std::string& flag) {
+  const size_t at = text.find(flag);
+  if (at == std::string::npos) return false;
+  const char after = text[at + flag.size()];  // '\0' at the end
+  return after != '-' && std::isalnum(static_cast<unsigned char>(after)) == 0;
+}
+
+// Puts the place in front of a message that names an option from the file.
 Status WithPlace(const Status& status, const CLI::App& command_line,
                  const std::vector<StartOption>& section, const std::string& file) {
   for (const StartOption& option : section) {
     const std::string flag = "--" + option.name;
-    const size_t after = flag.size();
-    const std::string& message = status.message();
-    if (message.starts_with(flag) && (message.size() == after || !std::isalnum(message[after])) &&
-        message[after] != '-' && command_line.count(flag) == 0) {
-      return Status(status.code(), file + ":" + std::to_string(option.line) + ": start." +
-                                       option.name + ": " + message);
-    }
+    if (command_line.count(flag) != 0 || !Names(status.message(), flag)) continue;
+    return Status(status.code(), file + ":" + std::to_string(option.line) + ": start." +
+                                     option.name + ": " + status.message());
   }
   return status;
 }
@@ -422,178 +411,6 @@ ParsedOptions ParseOptions(int argc, const char* const* argv) {
   }
   parsed.options = std::move(line->options);
   return parsed;
-}
-
-Result<std::string> ParseListenAddress(std::string_view text) {
-  const size_t colon = text.rfind(':');
-  const std::string address(colon == std::string_view::npos ? "127.0.0.1" : text.substr(0, colon));
-  const std::string_view port = text.substr(colon == std::string_view::npos ? 0 : colon + 1);
-  uint64_t number = 0;
-  in6_addr parsed{};
-  const bool v6 = address.size() > 2 && address.front() == '[' && address.back() == ']' &&
-                  inet_pton(AF_INET6, address.substr(1, address.size() - 2).c_str(), &parsed) == 1;
-  if ((!v6 && inet_pton(AF_INET, address.c_str(), &parsed) != 1) || !ParseNumber(port, &number) ||
-      number > UINT16_MAX) {
-    return Invalid("\"" + std::string(text) +
-                   "\" is not a port from 0 to 65535, with an IPv4 address or an IPv6 address in "
-                   "brackets before it, as 9400, 0.0.0.0:9400 or [::1]:9400");
-  }
-  return address + ":" + std::to_string(number);
-}
-
-namespace {
-
-// Removes what stands before the next comma, or the end, and returns it.
-std::string_view NextField(std::string_view& text) {
-  const std::string_view field = text.substr(0, text.find(','));
-  text.remove_prefix(field.size());
-  return field;
-}
-
-// Calls `parse` with each field of a text as ",max=256,auto-grow".
-template <class Parse>
-Status ParseFields(std::string_view text, Parse parse) {
-  std::set<std::string_view> given;
-  while (!text.empty()) {
-    text.remove_prefix(1);  // the comma
-    const std::string_view field = NextField(text);
-    if (Status status = parse(field); !status.ok()) return status;
-    const std::string_view key = field.substr(0, field.find('='));
-    if (!given.insert(key).second) return Invalid(std::string(key) + " is given twice");
-  }
-  return Status();
-}
-
-// One of what can follow the size: "max=256", "auto-grow".
-Status ParsePoolField(std::string_view field, shm::PoolSpec& pool) {
-  constexpr std::string_view kMax = "max=";
-  uint64_t number = 0;
-  if (field == "auto-grow") {
-    pool.auto_grow = true;
-  } else if (field.starts_with(kMax)) {
-    if (!ParseNumber(field.substr(kMax.size()), &number) || number == 0 ||
-        number > shm::kMaxChunksPerPool) {
-      return Invalid("max= is from the number of chunks to " +
-                     std::to_string(shm::kMaxChunksPerPool));
-    }
-    pool.max_chunk_count = static_cast<uint32_t>(number);
-  } else {
-    return Invalid("after the size ,max=N and ,auto-grow are possible, not \"" +
-                   std::string(field) + "\"");
-  }
-  return Status();
-}
-
-}  // namespace
-
-Result<shm::PoolSpec> ParsePool(std::string_view text) {
-  const size_t equals = text.find('=');
-  std::string_view rest = text.substr(equals == std::string_view::npos ? text.size() : equals + 1);
-  const std::string_view chunks = NextField(rest);
-  const size_t times = chunks.rfind('x');
-  if (times == std::string_view::npos) {
-    return Invalid("NAME=SIZExCOUNT[,max=N][,auto-grow] is needed, as video=1MiBx64");
-  }
-  shm::PoolSpec pool;
-  pool.name = text.substr(0, equals);
-  Result<uint64_t> size = shm::ParseBytes(chunks.substr(0, times));
-  if (!size.ok()) return size.status();
-  uint64_t count = 0;
-  if (!ParseNumber(chunks.substr(times + 1), &count) || count == 0 ||
-      count > shm::kMaxChunksPerPool) {
-    return Invalid("the number of chunks is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
-  }
-  pool.chunk_size_bytes = *size;
-  pool.chunk_count = static_cast<uint32_t>(count);
-  const auto parse = [&](std::string_view field) { return ParsePoolField(field, pool); };
-  if (Status status = ParseFields(rest, parse); !status.ok()) return status;
-  if (auto violations = shm::Validate(pool); !violations.empty())
-    return Invalid(Describe(violations));
-  return pool;
-}
-
-namespace {
-
-// One of what can follow the pool: "queue=8".
-Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
-  const size_t equals = std::min(field.find('='), field.size());
-  const std::string_view key = field.substr(0, equals);
-  const std::string_view value = field.substr(std::min(equals + 1, field.size()));
-  uint64_t number = 0;
-  if (key == "queue") {
-    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxQueueCapacity) {
-      return Invalid("queue= is from 1 to " + std::to_string(shm::kMaxQueueCapacity));
-    }
-    channel.queue_capacity = static_cast<uint32_t>(number);
-  } else if (key == "when-full" && (value == "wait" || value == "drop")) {
-    channel.when_full = value == "wait" ? shm::WhenFull::kWait : shm::WhenFull::kDropOldest;
-  } else if (key == "max-held") {
-    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxChunksPerPool) {
-      return Invalid("max-held= is from 1 to " + std::to_string(shm::kMaxChunksPerPool));
-    }
-    channel.max_held_count = static_cast<uint32_t>(number);
-  } else if (key == "history") {
-    if (!ParseNumber(value, &number) || number == 0 || number > shm::kMaxQueueCapacity) {
-      return Invalid("history= is from 1 to the queue's capacity");
-    }
-    channel.history_count = static_cast<uint32_t>(number);
-  } else {
-    return Invalid(
-        "after the pool ,queue=N ,when-full=wait or drop ,max-held=N and ,history=N are possible, "
-        "not \"" +
-        std::string(field) + "\"");
-  }
-  return Status();
-}
-
-}  // namespace
-
-Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
-  const size_t equals = text.find('=');
-  if (equals == std::string_view::npos)
-    return Invalid(
-        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N] is needed, as "
-        "camera=video,queue=8");
-  shm::ChannelSpec channel;
-  channel.name = text.substr(0, equals);
-  std::string_view rest = text.substr(equals + 1);
-  channel.pool = NextField(rest);
-  const auto parse = [&](std::string_view field) { return ParseChannelField(field, channel); };
-  if (Status status = ParseFields(rest, parse); !status.ok()) return status;
-  if (auto violations = shm::Validate(channel); !violations.empty())
-    return Invalid(Describe(violations));
-  return channel;
-}
-
-DefaultSetup MakeDefaultSetup(uint64_t available_bytes, uint32_t session_capacity) {
-  const uint64_t budget = std::min(available_bytes / 4, 256 * kMiB);
-  const std::pair<const char*, uint64_t> kinds[] = {
-      {"small", 4 * kKiB}, {"medium", 64 * kKiB}, {"large", kMiB}};
-  const uint64_t tables = shm::MemPoolAllocator::SizesFor({}, session_capacity).total_bytes();
-  DefaultSetup setup;
-  // A third of the budget each; less of everything until headers and records fit too.
-  for (uint64_t share = budget / 3; share >= 4 * kKiB; share -= share / 10) {
-    setup = {};
-    shm::MemPoolConfig config;
-    for (const auto& [name, size] : kinds) {
-      const uint64_t count = share / size;
-      if (count == 0) continue;
-      shm::PoolSpec pool;
-      pool.name = name;
-      pool.chunk_size_bytes = size;
-      pool.chunk_count = static_cast<uint32_t>(count);
-      setup.pools.push_back(pool);
-      (void)config.Add(pool);
-    }
-    setup.bytes = shm::MemPoolAllocator::SizesFor(config, session_capacity).total_bytes() - tables;
-    if (setup.bytes > budget) continue;
-    shm::ChannelSpec channel;
-    channel.name = "default";
-    channel.pool = setup.pools.back().name;
-    setup.channels.push_back(channel);
-    return setup;
-  }
-  return {};
 }
 
 }  // namespace zerocp

@@ -41,7 +41,7 @@ seeded() {
 }
 
 # The numbers in the code and those in the table are the same.
-in_code=$(seeded shm client server)
+in_code=$(seeded shm proto client server)
 in_table=$(rows | cut -d'|' -f1 | sort -n)
 [[ -n $in_table ]] || die "$table has no rows"
 [[ $in_code == "$in_table" ]] || {

@@ -9,6 +9,7 @@
 #include <string>
 #include <system_error>
 
+#include "client/cli/config_command.h"
 #include "client/cli/daemon_command.h"
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
@@ -258,6 +259,41 @@ void AddCleanup(CLI::App& app, DaemonOptions* daemon, bool* execute, std::functi
   command->callback([=] { *chosen = [=] { return Cleanup(*daemon, *execute); }; });
 }
 
+constexpr char kConfigFooter[] =
+    "What `get` prints is what `apply` takes, and what zerocpd --config does: YAML or JSON with "
+    "pools "
+    "and\n"
+    "channels. A section `start` is left out. `apply` and `reload` print what they change:\n"
+    "+ created, - deleted, ~ changed, = stays, as a pool never shrinks.\n\n"
+    "Examples:\n"
+    "  zerocp config get > zerocp.yaml\n"
+    "  zerocp config apply zerocp.yaml --validate-only\n"
+    "  zerocp config apply zerocp.yaml --allow-deletion --persist\n"
+    "  zerocp config reload            # the file of zerocpd --config, as SIGHUP does";
+
+void AddConfig(CLI::App& app, DaemonOptions* daemon, ConfigOptions* options,
+               std::function<int()>* chosen) {
+  CLI::App* config =
+      app.add_subcommand("config", "Show or change pools and channels as a whole, as a file");
+  config->footer(kConfigFooter)->require_subcommand(1);
+  CLI::App* get = AddDaemonSubcommand(*config, "get", "Print the configuration in force", daemon);
+  get->callback([=] { *chosen = [=] { return GetConfig(*daemon); }; });
+  CLI::App* apply = AddDaemonSubcommand(*config, "apply",
+                                        "Make the daemon's configuration that of a file", daemon);
+  apply->add_option("FILE", options->file, "YAML or JSON; - : standard input")->required();
+  apply->callback([=] { *chosen = [=] { return ApplyConfig(*daemon, *options); }; });
+  CLI::App* reload = AddDaemonSubcommand(
+      *config, "reload", "Have the daemon read its file again and apply it", daemon);
+  reload->callback([=] { *chosen = [=] { return ReloadConfig(*daemon, *options); }; });
+  for (CLI::App* command : {apply, reload}) {
+    command->add_flag("--validate-only", options->validate_only, "Say what would change, only");
+    command->add_flag("--allow-deletion", options->allow_deletion,
+                      "Delete what the file does not have, under those who use it");
+  }
+  apply->add_flag("--persist", options->persist, "Write it to the daemon's file, too");
+  for (CLI::App* command : {get, apply, reload}) command->footer(kConfigFooter);
+}
+
 int Main(int argc, char** argv) {
   CLI::App app(kAbout, "zerocp");
   app.footer(kFooter);
@@ -269,6 +305,7 @@ int Main(int argc, char** argv) {
   DaemonOptions daemon;
   StatsOptions stats;
   EventsOptions events;
+  ConfigOptions config;
   AddSend(app, &send, &chosen);
   AddRecv(app, &recv, &chosen);
   for (const DaemonSubcommand& subcommand : kDaemonSubcommands) {
@@ -278,6 +315,7 @@ int Main(int argc, char** argv) {
   }
   AddStats(app, &daemon, &stats, &chosen);
   AddEvents(app, &daemon, &events, &chosen);
+  AddConfig(app, &daemon, &config, &chosen);
   bool execute = false;
   AddCleanup(app, &daemon, &execute, &chosen);
   try {

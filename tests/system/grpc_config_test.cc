@@ -98,11 +98,9 @@ TEST_F(GrpcConfig, AnEtagOfAnotherConfigurationIsRefused) {
 
 TEST_F(GrpcConfig, AReloadAppliesTheFileAndDriftIsShownUntilThen) {
   EXPECT_EQ(admin.Call(kReloadConfig).reason(), "CONFIG_FILE_UNUSABLE");
-  testing::WriteFile(plane.config_path(), "pools: [" + kVideo + "," +
-                                              R"({name: pools/new, chunk_size_bytes: 1KiB,)"
-                                              " chunk_count: 8}]\nchannels:\n  - name: x\n");
+  testing::WriteFile(plane.config_path(), "pools: [" + kVideo + "]\nchannels:\n  - nam: x\n");
   std::string answer = client.Call(kGetConfig).json;
-  EXPECT_TRUE(Contains(Field(answer, "fileError"), "zerocp.yaml:1: pools[0].chunkSizeBytes"))
+  EXPECT_TRUE(Contains(Field(answer, "fileError"), "zerocp.yaml:3: channels[0].nam is unknown"))
       << answer;
 
   testing::WriteFile(plane.config_path(),
