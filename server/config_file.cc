@@ -12,7 +12,10 @@ namespace zerocp {
 ConfigFile::ConfigFile(std::string path, Config over)
     : path_(std::move(path)), name_(path_.substr(path_.rfind('/') + 1)), over_(std::move(over)) {}
 
-absl::Status ConfigFile::Unusable(const std::string& what) const {
+absl::Status ConfigFile::Unusable(std::string what) const {
+  const std::string folder = path_.substr(0, path_.size() - name_.size());
+  for (size_t at; !folder.empty() && (at = what.find(folder)) != std::string::npos;)
+    what.erase(at, folder.size());
   return MakeError(Reason::kConfigFileUnusable, what, {{"resource", name_}});
 }
 

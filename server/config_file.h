@@ -33,8 +33,8 @@ class ConfigFile {
   absl::StatusOr<FileReplacement> Prepare(const Config& config) const;
 
   const std::string& path() const { return path_; }
-  // An error of the file's that is not in a line.
-  absl::Status Unusable(const std::string& what) const;
+  // CONFIG_FILE_UNUSABLE; without the file's folder, if that is in the text.
+  absl::Status Unusable(std::string what) const;
 
  private:
   const std::string path_;

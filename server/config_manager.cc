@@ -19,8 +19,10 @@ absl::Status RefuseRequest(const std::vector<shm::Violation>& violations) {
 }
 
 absl::Status NoJournal(const shm::Status& status) {
+  spdlog::error("configuration: {}", status.message());
   return MakeError(Reason::kInternal,
-                   "nothing was changed, as there can be no journal: " + status.message());
+                   "nothing was changed: the journal of the change cannot be written; the daemon's "
+                   "log says why");
 }
 
 }  // namespace

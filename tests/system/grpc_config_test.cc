@@ -97,7 +97,9 @@ TEST_F(GrpcConfig, AnEtagOfAnotherConfigurationIsRefused) {
 }
 
 TEST_F(GrpcConfig, AReloadAppliesTheFileAndDriftIsShownUntilThen) {
-  EXPECT_EQ(admin.Call(kReloadConfig).reason(), "CONFIG_FILE_UNUSABLE");
+  const Outcome missing = admin.Call(kReloadConfig);
+  EXPECT_EQ(missing.reason(), "CONFIG_FILE_UNUSABLE");
+  EXPECT_EQ(missing.message, "cannot open zerocp.yaml: No such file or directory");  // no folder
   testing::WriteFile(plane.config_path(), "pools: [" + kVideo + "]\nchannels:\n  - nam: x\n");
   std::string answer = client.Call(kGetConfig).json;
   EXPECT_TRUE(Contains(Field(answer, "fileError"), "zerocp.yaml:3: channels[0].nam is unknown"))
