@@ -131,7 +131,7 @@ absl::Status ConfigManager::Carry(const ConfigJournal::Entry& entry, const Confi
   if (!Mutant(56)) {
     if (const shm::Status written = journal_.Write(entry); !written.ok()) return NoJournal(written);
   }
-  const absl::Status done = Execute(plan, persist);
+  absl::Status done = Execute(plan, persist);
   if (!done.ok() && !Mutant(58)) {
     spdlog::warn("configuration: a change fails and is undone: {}", Text(done));
     if (const absl::Status undone = GoTo(entry.old_config); !undone.ok())
