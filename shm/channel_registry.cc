@@ -379,7 +379,7 @@ void ChannelRegistry::RetireLanes() {
     if (!slot) continue;
     Channel& channel = *slot;
     const auto everybody_knows = [&](uint32_t stamp) {
-      for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+      for (uint32_t k = 0; k < channel.subscribers.size() && !Mutant(73); ++k) {
         // STEP retire.ack
         const uint32_t ack = channel.view.subscribers[k].lane_ack.load(std::memory_order_acquire);
         if (channel.subscribers[k].session != 0 && static_cast<int32_t>(ack - stamp) < 0)

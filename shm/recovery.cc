@@ -372,7 +372,8 @@ RecoveryReport Recovery::Tick(const SessionSet& attached) {
       for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
         const ChannelRegistry::SubscriberRecord& subscriber = channel.subscribers[k];
         budget -=
-            Drain(channel, lane, k, subscriber.session != 0 ? subscriber.epoch : 0, budget, report);
+            Drain(channel, lane, k, subscriber.session != 0 && !Mutant(74) ? subscriber.epoch : 0,
+                  budget, report);
       }
     }
   }

@@ -252,6 +252,7 @@ TEST_P(StepTest, DetachASubscriberThatIsStoppedInATake) {
         },
         [&] {
           ASSERT_TRUE(registry_->StopSubscriber(info.channel, info.index, info.epoch).ok());
+          recovery_->Tick(attached_);  // it lives: nothing is taken in its place
           auto late = other ? nullptr : Subscribe(peer_, "feed");
           SubscriberPort& taker = other ? *other : *late;
           for (uint64_t i = 0; i < 10; ++i) {

@@ -5,8 +5,8 @@
  * Processes: PUBLISHERS lanes of CAPACITY cells with MESSAGES messages each, SUBSCRIBERS that read
  *   all lanes; KILLS sessions die anywhere; the daemon dies RESTARTS times anywhere.
  *   LOSSY: cursors drop, else the publisher waits. MOVED: the chunk changes hands, else it is shared
- *   by slots. ONE_SESSION: both publishers are one session's. LEAVE: the subscriber of index 0 may
- *   leave. STOP: the daemon takes it off. REJOIN: another has its index afterwards.
+ *   by slots. ONE_SESSION: both publishers are one session's. ANOTHER_CHANNEL: its session shares a chunk
+ *   elsewhere. LEAVE: the subscriber of index 0 may leave. STOP: the daemon takes it off. REJOIN: another has its index afterwards.
  * Abstracted: sequentially consistent memory; a look for holders with the close after it is one step
  *   (chunk.pml); a cursor and the tail are read at once; epochs are session ids; no sleeping
  *   (sleep.pml), no end of lanes (members.pml), no history (history.pml).
@@ -69,6 +69,7 @@ bit left[SUBSCRIBERS];
 bit dead[SESSIONS], swept[SESSIONS];
 bit published[PUBLISHERS], finished[SESSIONS];
 bit crash, stop_done, rejoined;
+bit another_done;
 byte kills, restarts;
 Cell sent[PUBLISHERS * MESSAGES]; /* what was published at each position */
 
@@ -100,13 +101,8 @@ inline take_back() {
 #else
   same = record[m.chunk].gen == m.tag; // STEP take_back.generation
   holder = record[m.chunk].slot[k]; // STEP take_back.slot
-#ifdef BUG_TAKE_BACK_WITHOUT_GENERATION
-  same = 1;
-#endif
   same = same && holder == me;
-#ifndef BUG_TAKE_BACK_WITHOUT_GENERATION
   same = same && record[m.chunk].gen == m.tag; // STEP take_back.again
-#endif
   if
   :: same -> atomic { assert(record[m.chunk].slot[k] == me && record[m.chunk].kind == SHARED); record[m.chunk].slot[k] = 0 } // STEP release.clear
   :: else
@@ -404,6 +400,30 @@ proctype Subscriber(byte k; byte me) {
 #endif
 }
 
+#ifdef ANOTHER_CHANNEL
+/* A thread of the publisher's session that shares a chunk elsewhere, by the same slot, and gets it back. */
+proctype Another(byte me) {
+  byte c, k, cached, g;
+  {
+    loan();
+    if
+    :: c != 0 ->
+       atomic { c--; record[c].gen++; g = record[c].gen }; // STEP share.generation
+       record[c].slot[0] = me; // STEP share.slot
+       atomic { record[c].kind = SHARED; record[c].owner = 0 }; // STEP share.word
+       atomic { // STEP release.clear
+         assert(record[c].kind == SHARED && record[c].gen == g && record[c].slot[0] == me);
+         record[c].slot[0] = 0
+       };
+       CLOSE_IF_UNHELD(c)
+    :: else
+    fi;
+    another_done = 1 // MODEL
+  } unless { dead[me] };
+  c = 0; k = 0; g = 0
+}
+#endif
+
 proctype Killer() {
   byte v;
   do
@@ -434,6 +454,11 @@ init {
     run Subscriber(0, 3); run Publisher(0, 1);
 #if PUBLISHERS > 1
     lane_session[1] = PUBLISHER_OF(1); run Publisher(1, PUBLISHER_OF(1));
+#endif
+#ifdef ANOTHER_CHANNEL
+    run Another(1);
+#else
+    another_done = 1;
 #endif
     run Killer(); run Daemon()
   }

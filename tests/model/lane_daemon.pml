@@ -334,7 +334,7 @@ start:
        atomic { entry_epoch[0] = LATER; rejoined = 1; run Subscriber(0, LATER) }; // STEP join.entry
        subscriber_stamp++ // STEP join.stamp
 #endif
-    :: PUBLISHED && TAKEN && (!rejoined || finished[LATER]) && !ANY_GONE && !LEFT_OUT(0) && !ANY_ZOMBIE -> break
+    :: PUBLISHED && TAKEN && (!rejoined || finished[LATER]) && !ANY_GONE && !LEFT_OUT(0) && !ANY_ZOMBIE && (another_done || swept[1]) -> break
     od;
     c = CHUNKS
   } unless { atomic { crash -> // MODEL
