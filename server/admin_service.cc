@@ -4,16 +4,34 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
+#include <utility>
 
 #include "server/convert.h"
 #include "shm/mutant.h"
 
 namespace zerocp {
 
+namespace {
+
+// Runs `work` on the worker of changes, unless the pool named, "video" or "pools/video", is being
+// created: its caller is told at once, and not when that is done.
+template <class Work>
+grpc::ServerUnaryReactor* RunOnPool(const ServiceContext& context, const std::string& name,
+                                    grpc::CallbackServerContext* call, Work work) {
+  const absl::Status status = context.pools.CheckNotCreating(name.substr(name.find('/') + 1));
+  if (status.ok()) return RunOn(context.change_worker, call, std::move(work));
+  grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
+  reactor->Finish(ToGrpc(status));
+  return reactor;
+}
+
+}  // namespace
+
 grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* call,
                                                    const v1::CreatePoolRequest* request,
                                                    v1::CreatePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->pool_id(), call, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -28,7 +46,7 @@ grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
                                                    const v1::UpdatePoolRequest* request,
                                                    v1::UpdatePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->pool().name(), call, [=, this]() -> absl::Status {
     const auto change = ToChange(*request);
     if (!change.ok()) return change.status();
     const auto pool = context_.pools.Update(*change, request->validate_only());
@@ -41,7 +59,7 @@ grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
                                                    const v1::DeletePoolRequest* request,
                                                    v1::DeletePoolResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->name(), call, [=, this]() -> absl::Status {
     const auto name = ToName("pools", "name", request->name());
     if (!name.ok()) return name.status();
     const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
@@ -68,7 +86,7 @@ absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* resp
 grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext* call,
                                                     const v1::ApplyConfigRequest* request,
                                                     v1::ApplyConfigResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_.change_worker, call, [=, this]() -> absl::Status {
     const auto config = ToConfig(*request);
     if (!config.ok()) return config.status();
     const ApplyMode mode{request->config().etag(), request->validate_only(),
@@ -80,7 +98,7 @@ grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext* call,
                                                      const v1::ReloadConfigRequest* request,
                                                      v1::ReloadConfigResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_.change_worker, call, [=, this]() -> absl::Status {
     ApplyMode mode;
     mode.validate_only = request->validate_only();
     mode.allow_deletion = request->allow_deletion();
@@ -91,7 +109,7 @@ grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_.change_worker, call, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -106,7 +124,7 @@ grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContext* call,
                                                       const v1::DeleteChannelRequest* request,
                                                       v1::DeleteChannelResponse*) {
-  return RunOn(context_.long_worker, call, [=, this]() -> absl::Status {
+  return RunOn(context_.change_worker, call, [=, this]() -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
     return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing(),

@@ -53,6 +53,7 @@ enum class Reason {
   kDeletionNotAllowed,     // FAILED_PRECONDITION: a configuration without what is there
   kConfigFileUnusable,     // FAILED_PRECONDITION: none, or not as it should be
   kEtagMismatch,           // ABORTED: the resource has changed since it was read
+  kOperationInProgress,    // ABORTED: the resource is being created, worth another try
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug
