@@ -79,17 +79,17 @@ absl::Status ConfigManager::Begin(const Config& wanted) {
 absl::StatusOr<AppliedConfig> ConfigManager::Apply(const Config& wanted, const ApplyMode& mode) {
   MutexLock lock(mutex_);
   absl::StatusOr<AppliedConfig> applied = Change(wanted, mode, RefuseRequest);
-  if (!mode.validate_only) Tell(applied);
+  if (applied.ok() && !mode.validate_only) Tell(applied->changes);
   return applied;
 }
 
-void ConfigManager::Tell(const absl::StatusOr<AppliedConfig>& applied) {
-  const bool changed = applied.ok() && !applied->changes.empty();
-  const std::string text = !applied.ok() ? "stays as it is: " + Text(applied.status())
-                           : changed     ? "changed: " + Describe(applied->changes)
-                                         : "is as it was";
-  spdlog::log(applied.ok() ? spdlog::level::info : spdlog::level::warn, "configuration: {}", text);
-  if (changed || !applied.ok()) core_.events.Add(EventKind::kConfigChanged, "", text);
+void ConfigManager::Tell(const std::vector<ConfigChange>& changes) {
+  if (ChangesNothing(changes)) {
+    spdlog::info("configuration: as it was");
+    return;
+  }
+  spdlog::info("configuration: changed: {}", Describe(changes));
+  core_.events.Add(EventKind::kConfigChanged, "", Describe(changes));
 }
 
 absl::StatusOr<AppliedConfig> ConfigManager::Change(const Config& wanted, const ApplyMode& mode,
@@ -125,12 +125,13 @@ absl::StatusOr<AppliedConfig> ConfigManager::Change(const Config& wanted, const 
 
 absl::Status ConfigManager::Carry(const ConfigJournal::Entry& entry, const ConfigPlan& plan,
                                   FileReplacement* persist) {
-  if (plan.IsEmpty() && persist == nullptr) return absl::OkStatus();
+  if (ChangesNothing(plan.changes) && persist == nullptr) return absl::OkStatus();
   if (!Mutant(56)) {
     if (const shm::Status written = journal_.Write(entry); !written.ok()) return NoJournal(written);
   }
   const absl::Status done = Execute(plan, persist);
   if (!done.ok() && !Mutant(58)) {
+    spdlog::warn("configuration: a change fails and is undone: {}", Text(done));
     if (const absl::Status undone = GoTo(entry.old_config); !undone.ok())
       spdlog::error("configuration: a change that failed is not undone: {}", Text(undone));
   }
@@ -228,9 +229,15 @@ absl::StatusOr<AppliedConfig> ConfigManager::Reload(const ApplyMode& mode) {
   MutexLock lock(mutex_);
   absl::StatusOr<AppliedConfig> reloaded = ReloadSerially(mode);
   if (mode.validate_only) return reloaded;
-  Tell(reloaded);
+  const std::string error = reloaded.ok() ? "" : Text(reloaded.status());
+  if (reloaded.ok()) {
+    Tell(reloaded->changes);
+  } else {
+    spdlog::error("configuration: stays as it is: {}", error);
+    core_.events.Add(EventKind::kConfigRefused, "", error);
+  }
   MutexLock error_lock(error_mutex_);
-  reload_error_ = reloaded.ok() ? "" : Text(reloaded.status());
+  reload_error_ = error;
   return reloaded;
 }
 

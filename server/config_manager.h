@@ -79,8 +79,8 @@ class ConfigManager {
   Running Read() const;
   absl::StatusOr<AppliedConfig> Change(const Config& wanted, const ApplyMode& mode,
                                        const Refuse& refuse) ZEROCP_REQUIRES(mutex_);
-  // For the log and the events.
-  void Tell(const absl::StatusOr<AppliedConfig>& applied);
+  // In the log and, if anything changed, the events.
+  void Tell(const std::vector<ConfigChange>& changes);
   absl::Status CheckRoom(const Running& running, const ConfigPlan& plan) const;
   // Journal, steps, and the way back. `persist`: nullptr, or committed after all that can fail.
   absl::Status Carry(const ConfigJournal::Entry& entry, const ConfigPlan& plan,

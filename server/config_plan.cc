@@ -156,7 +156,7 @@ std::string Describe(const std::vector<ConfigChange>& changes) {
   return text;
 }
 
-bool ConfigPlan::IsEmpty() const {
+bool ChangesNothing(const std::vector<ConfigChange>& changes) {
   return std::all_of(changes.begin(), changes.end(),
                      [](const ConfigChange& change) { return change.action == Action::kKeep; });
 }

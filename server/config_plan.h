@@ -28,6 +28,8 @@ struct ConfigChange {
   std::string old_value = {};
   std::string new_value = {};
 };
+// Only kKeep, if anything.
+bool ChangesNothing(const std::vector<ConfigChange>& changes);
 // "+ pools/video (64 chunks of 4096 bytes); ~ pools/audio.chunk_count 16 -> 32", cut to a log line.
 std::string Describe(const std::vector<ConfigChange>& changes);
 
@@ -51,9 +53,6 @@ struct ConfigPlan {
   std::vector<std::string> pools_to_delete;
 
   std::vector<ConfigChange> changes;  // in path order
-
-  // Only ACTION_KEEP, if anything.
-  bool IsEmpty() const;
 };
 
 // `running`: every field filled in, as the managers list them. What is wrong with `wanted` is added

@@ -41,6 +41,7 @@ enum class EventKind {
   kChannelChanged = 11,
   kSessionOrphaned = 12,
   kSessionRevoked = 13,
+  kConfigRefused = 14,
 };
 
 // Who held how many chunks when it happened, with the names of that moment.

@@ -127,6 +127,7 @@ void ChannelRegistry::Announce(Channel& channel) {
   // Whoever was to be told by the daemon before is told now.
   // STEP announce.stamp
   channel.view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);
+  // STEP announce.lane_stamp
   const uint32_t stamp =
       channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;
   for (LaneRecord& lane : channel.lanes) lane.stamp = stamp;

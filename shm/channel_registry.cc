@@ -150,12 +150,14 @@ Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
         "channel " + Quoted(name) + ": all " + std::to_string(kLaneEntries) +
             " lanes wait for a subscriber that does not take; see the channel's statistics");
   }
+  // STEP join_publisher.memory
   Result<uint64_t> offset = AllocateZeroed(channel->geometry.lane_bytes());
   if (!offset.ok()) return offset.status();
   LaneRecord& lane = channel->lanes[index];
   lane = {LaneState::kOpen, session, lane.epoch + 1, *offset, 0};
   LaneEntry& entry = channel->view.lanes[index];
   entry.session.store(session, std::memory_order_relaxed);
+  // STEP join_publisher.entry
   entry.epoch.store(lane.epoch, std::memory_order_relaxed);
   entry.offset.store(lane.offset, std::memory_order_relaxed);
   StoreLaneState(*channel, index, LaneState::kOpen);
@@ -206,6 +208,7 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
   entry.lossy.store(subscriber.lossy ? 1 : 0, std::memory_order_relaxed);
   entry.queue_capacity.store(subscriber.queue_capacity, std::memory_order_relaxed);
   // It knows nothing yet: no lane that is there now is freed before it has looked (R2).
+  // STEP join.ack
   entry.lane_ack.store(
       channel->view.header->lane_stamp.load(std::memory_order_relaxed) - kNothingKnown,
       std::memory_order_relaxed);
@@ -310,6 +313,7 @@ Status ChannelRegistry::Close(std::string_view name) {
   found->closed = true;
   constexpr auto kClosed = static_cast<uint32_t>(ChannelState::kClosed);
   manager_.channel_entry(found->index).state.store(kClosed, std::memory_order_release);
+  // STEP delete.state
   found->view.header->state.store(kClosed, std::memory_order_release);
   found->view.header->subscriber_stamp.fetch_add(1, std::memory_order_release);  // PAIR sub.stamp
   TellSubscribers(*found);
@@ -318,6 +322,7 @@ Status ChannelRegistry::Close(std::string_view name) {
 
 // Makes everybody look at the tables.
 void ChannelRegistry::TellSubscribers(Channel& channel) {
+  // STEP delete.lane_stamp
   channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release);  // PAIR lane.stamp
   RingAll(channel);
 }
@@ -346,7 +351,9 @@ void ChannelRegistry::CloseLane(Channel& channel, uint32_t lane, LaneState state
 // PAIR lane.stamp: the entry first, then the stamp that announces it.
 void ChannelRegistry::StoreLaneState(Channel& channel, uint32_t lane, LaneState state) {
   channel.lanes[lane].state = state;
+  // STEP lane.state
   channel.view.lanes[lane].state.store(static_cast<uint16_t>(state), std::memory_order_release);
+  // STEP lane.stamp
   channel.lanes[lane].stamp =
       channel.view.header->lane_stamp.fetch_add(1, std::memory_order_release) + 1;
 }
@@ -354,12 +361,14 @@ void ChannelRegistry::StoreLaneState(Channel& channel, uint32_t lane, LaneState 
 void ChannelRegistry::RingAll(Channel& channel) {
   for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
     if (channel.subscribers[k].session == 0) continue;
+    // STEP ring_all.subscriber
     channel.view.subscribers[k].bell.fetch_add(1);
     FutexWake(channel.view.subscribers[k].bell);
   }
   for (const LaneRecord& record : channel.lanes) {
     if (record.state != LaneState::kOpen) continue;
     std::atomic<uint32_t>& bell = channel.Lane(record, manager_).lane->publisher_bell;
+    // STEP ring_all.publisher
     bell.fetch_add(1);
     FutexWake(bell);
   }
@@ -371,6 +380,7 @@ void ChannelRegistry::RetireLanes() {
     Channel& channel = *slot;
     const auto everybody_knows = [&](uint32_t stamp) {
       for (uint32_t k = 0; k < channel.subscribers.size(); ++k) {
+        // STEP retire.ack
         const uint32_t ack = channel.view.subscribers[k].lane_ack.load(std::memory_order_acquire);
         if (channel.subscribers[k].session != 0 && static_cast<int32_t>(ack - stamp) < 0)
           return false;
@@ -392,10 +402,12 @@ void ChannelRegistry::RetireLanes() {
         channel.retired_published_count += view.lane->tail.load(std::memory_order_relaxed);
         channel.retired_waited_count += view.lane->waited.load(std::memory_order_relaxed);
         lane.state = LaneState::kFree;
+        // STEP retire.state
         channel.view.lanes[i].state.store(static_cast<uint16_t>(LaneState::kFree),
                                           std::memory_order_release);
-        FreeExtent(lane.offset, channel.geometry.lane_bytes());  // after nothing names it
-      } else if (IsEmptied(channel, lane, view)) {
+        FreeExtent(lane.offset,
+                   channel.geometry.lane_bytes());  // after nothing names it  STEP retire.memory
+      } else if (IsEmptied(channel, lane, view)) {  // STEP retire.empty
         StoreLaneState(channel, i, LaneState::kRetired);
         RingAll(channel);  // so that sleepers acknowledge
       }
@@ -414,6 +426,7 @@ void ChannelRegistry::FreeClosed() {
     const auto [begin, end] = by_name_.equal_range(slot->spec.name);
     by_name_.erase(
         std::find_if(begin, end, [&](const auto& entry) { return entry.second == slot->index; }));
+    // STEP free_closed.state
     manager_.channel_entry(slot->index)
         .state.store(static_cast<uint32_t>(ChannelState::kFree), std::memory_order_release);
     FreeExtent(slot->geometry.region_offset, slot->geometry.region_bytes());

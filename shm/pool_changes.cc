@@ -155,11 +155,11 @@ void MemPoolManager::StartDrain(uint32_t index) {
   entry.state.store(static_cast<uint32_t>(PoolState::kDraining), std::memory_order_release);
   const uint64_t closed = uses_[index].load() & ~uint64_t{1};
   uses_[index].store(closed);
-  entry.use.store(closed);  // PAIR pool.use
+  entry.use.store(closed);  // PAIR pool.use  STEP pool_close.use
 }
 
 void MemPoolManager::SettleDrain(uint32_t index) {
-  Settle(*this);
+  Settle(*this);  // STEP pool_close.settle
   WakeLoans(index);
 }
 
@@ -170,6 +170,7 @@ PoolGeometry MemPoolManager::RemovePool(uint32_t index, uint32_t generation) {
   const uint64_t gone = (uses_[index].load() | 1) + 1;
   uses_[index].store(gone);
   entry.use.store(gone);  // PAIR pool.use
+  // STEP pool_remove.state
   entry.state.store(static_cast<uint32_t>(PoolState::kEmpty));
   {
     std::lock_guard lock(views_mutex_);

@@ -11,14 +11,17 @@ namespace {
 
 // True if the chunk is the daemon's, after this call if not before it.
 bool Take(const PoolView& pool, ChunkManager& record) {
+  // STEP pool_take.load
   uint64_t word = record.word.load(std::memory_order_acquire);
   if (IsOwned(word, Kind::kLoaned, kDaemonSession)) return true;
   const Kind kind = KindOf(word);
   // In a revocable pool the label is stored before the word: what is LOANED there is its owner's.
+  // STEP pool_take.label
   const bool cached = kind == Kind::kLoaned && !pool.revocable &&
                       PhaseOf(record.label.load(std::memory_order_acquire)) ==
                           ChunkPhase::kCached;  // PAIR chunk.label
   if (kind != Kind::kFree && kind != Kind::kCached && !cached) return false;
+  // STEP pool_take.word
   return record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, kDaemonSession));
 }
 

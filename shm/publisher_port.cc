@@ -63,6 +63,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
   uint64_t leaves_history = 0;  // the cell of the message that this one pushes out
   if (history_bit_ != 0 && tail_ >= info_.history_count) [[unlikely]] {
+    // STEP publish.leaves
     leaves_history = lane_.cell(tail_ - info_.history_count).load(std::memory_order_relaxed);
   }
   if (active_count_ == 1 && history_bit_ == 0) {
@@ -86,6 +87,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
   // do the two the other way round; the sleeper's first slice covers that (SubscriberPort::Take).
   std::atomic_signal_fence(std::memory_order_seq_cst);
   if (!Mutant(3)) {
+    // STEP ring.waiters
     const uint64_t waiters = channel_.header->waiters.load(std::memory_order_relaxed);
     if (waiters != 0) [[unlikely]]
       RingWaiters(waiters);
@@ -162,6 +164,7 @@ void PublisherPort::Serve(uint32_t k, uint32_t epoch) {
   const uint32_t capacity = entry.queue_capacity.load(std::memory_order_relaxed);
   capacity_[k] = std::clamp(capacity, 1u, lane_.capacity);  // it may be forged
   lossy_ = entry.lossy.load(std::memory_order_relaxed) != 0 ? lossy_ | bit : lossy_ & ~bit;
+  // STEP serve.start
   cursor.start.store(tail_, std::memory_order_relaxed);
   cursor.dropped.store(0, std::memory_order_relaxed);
   // Killed before it: the numbers are of an epoch that is gone, and count for nobody.
@@ -383,7 +386,9 @@ Code PublisherPort::WaitForRoom(Deadline deadline) {
 // for why the first sleep is short.
 void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
   Lane& lane = *lane_.lane;
+  // STEP room_sleep.bell
   const uint32_t bell = lane.publisher_bell.fetch_add(1) + 1;
+  // STEP room_sleep.flag
   lane.publisher_waits.store(wanted, std::memory_order_relaxed);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   auto enough = [&] {
@@ -391,15 +396,19 @@ void PublisherPort::SleepUntilRoom(uint32_t wanted, Deadline deadline) {
            channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_ || !IsOpen();
   };
   const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
+  // STEP room_sleep.look
   bool done = enough();
   while (!done && std::chrono::steady_clock::now() < look_end) {
     SpinPause();
     done = enough();
   }
   if (!done) {
+    // STEP room_sleep.slice
     FutexWait(lane.publisher_bell, bell, deadline.Left(kFirstSlice));
+    // STEP room_sleep.again room_sleep.sleep
     if (!enough()) FutexWait(lane.publisher_bell, bell, deadline.Left(kLongestSleep));
   }
+  // STEP room_sleep.clear
   lane.publisher_waits.store(0, std::memory_order_relaxed);
 }
 
@@ -411,7 +420,9 @@ void PublisherPort::RingWaiters(uint64_t waiters) {
   for (uint64_t bits = waiters & audience; bits != 0; bits &= bits - 1) {
     const uint32_t k = static_cast<uint32_t>(std::countr_zero(bits));
     std::atomic<uint32_t>& bell = channel_.subscribers[k].bell;
+    // STEP ring.bell
     if (bell.load(std::memory_order_relaxed) == last_rung_[k]) continue;
+    // STEP ring.wake
     last_rung_[k] = bell.fetch_add(1) + 1;
     FutexWake(bell, 1);
   }

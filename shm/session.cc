@@ -167,8 +167,10 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     if (take()) break;
     if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, until.Left(kLoanSlice));
   }
+  // STEP loan.label
   SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
   std::atomic_signal_fence(std::memory_order_seq_cst);  // S3
+  // STEP loan.look
   if (!pool.IsOpen()) {
     GiveUp(pool, cache, chunk);
     return Code::kNotFound;
@@ -188,7 +190,9 @@ void Session::CallForGrowth() {
 void Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {
   // The caller's alone, unless the daemon has it already: then a label means nothing any more. The
   // address is no other pool's as long as this session lives (PoolDrain).
+  // STEP give_up.label
   SetPhase(pool.record(chunk), ChunkPhase::kCached);
+  // STEP give_up.word
   if (pool.revocable) StoreWord(pool.record(chunk), Kind::kCached, id_);
   cache.count = 0;
 }
@@ -236,6 +240,7 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
         found = true;
       } else {
         // Not in a revocable pool: a thief may own it, and its phase, already.
+        // STEP refill.label
         if (!pool.revocable) SetPhase(pool.record(candidate), ChunkPhase::kCached);
         cache.chunk[cache.count++] = candidate;
       }
@@ -279,6 +284,7 @@ bool Session::Release(ChunkRef ref) {
 void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
   PoolCache& cache = CacheOf(pool);
+  // STEP release.label
   SetPhase(record, ChunkPhase::kCached, cache.loan_count);
   // STEP cache.word
   if (pool.revocable) StoreWord(record, Kind::kCached, id_);
@@ -291,7 +297,7 @@ void Session::ToCache(const PoolView& pool, uint32_t chunk) {
 
 // Gives the oldest cached chunks back until `keep` are left.
 void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
-  if (!pool.IsOpen()) {  // the daemon takes them out of the cache
+  if (!pool.IsOpen()) {  // the daemon takes them out of the cache  STEP flush.look
     cache.count = 0;
     return;
   }

@@ -65,8 +65,10 @@ class Session {
     if (cache.count == 0 || cache.exclusive != &pool) [[unlikely]]
       return false;
     const uint32_t chunk = cache.chunk[--cache.count];
+    // STEP loan.label
     SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
     std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
+    // STEP loan.look
     if (!Mutant(27) && !pool.IsOpen()) [[unlikely]] {
       GiveUp(pool, cache, chunk);
       return false;
@@ -105,6 +107,7 @@ class Session {
                                 kDefaultCacheCap)) [[unlikely]] {
       return false;
     }
+    // STEP release.label
     SetPhase(record, ChunkPhase::kCached, cache.loan_count);
     cache.chunk[cache.count++] = ref.chunk;
     Count(thread.released);

@@ -143,10 +143,13 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
     // The tail first: if this subscriber is not served after that, nothing before the tail is
     // granted to it. PAIR lane.tail, cursor.word
     const bool early = Mutant(33) && CursorEpoch(cursor.word.load()) == info_.epoch;
+    // STEP history.tail
     const uint64_t tail = lane.view.lane->tail.load(std::memory_order_acquire);
+    // STEP history.served
     const bool served =
         Mutant(33) ? early
                    : CursorEpoch(cursor.word.load(std::memory_order_acquire)) == info_.epoch;
+    // STEP history.start
     const uint64_t end = served ? cursor.start.load(std::memory_order_relaxed) : tail;
     const uint64_t oldest = end - std::min<uint64_t>(end, info_.history_count);
     if (lane.history_next == kHistoryUnseen || lane.history_next < oldest) {
@@ -176,6 +179,7 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
 
 // Opens the message at `position`. kStale: the publisher keeps it no more.
 Code SubscriberPort::OpenMessage(const LaneRef& lane, uint64_t position, ChunkRef* out) {
+  // STEP open_message.cell
   const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_acquire));
   const PoolView* pool = session_->manager().pool(cell.pool);
   if (cell.kind != CellKind::kShared || pool == nullptr) return Code::kStale;
@@ -183,6 +187,7 @@ Code SubscriberPort::OpenMessage(const LaneRef& lane, uint64_t position, ChunkRe
       ChunkHandle{cell.pool, pool->incarnation, cell.chunk, cell.tag + pool->generation_base});
   if (Code code = session_->Open(handle, out); code != Code::kOk) return code;
   // The cell may have been written anew just before: then this is a later message.
+  // STEP open_message.sequence
   const uint64_t sequence = pool->headers[cell.chunk].sequence.load(std::memory_order_relaxed);
   if (sequence == position + 1 || Mutant(34)) return Code::kOk;
   session_->Release(*out);
@@ -256,11 +261,14 @@ Code SubscriberPort::Damaged(LaneRef& lane) {
 // wait for a lossy subscriber.
 void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
   if (info_.lossy) return;
+  // STEP ring_publisher.waits
   const uint32_t wanted = lane.view.lane->publisher_waits.load(std::memory_order_relaxed);
   const uint64_t tail = lane.view.lane->tail.load(std::memory_order_relaxed);
   if (info_.queue_capacity - QueuedCount(tail, position) < wanted) return;
   std::atomic<uint32_t>& bell = lane.view.lane->publisher_bell;
+  // STEP ring_publisher.bell
   if (bell.load(std::memory_order_relaxed) == last_rung_[lane.entry]) return;
+  // STEP ring_publisher.wake
   last_rung_[lane.entry] = bell.fetch_add(1) + 1;
   FutexWake(bell, 1);
 }
@@ -268,6 +276,7 @@ void SubscriberPort::RingPublisher(const LaneRef& lane, uint64_t position) {
 // Nothing to take: are there new lanes, have old ones ended, is this the end of the stream?
 Code SubscriberPort::Idle(ChunkRef* out) {
   if (left_) return why_left_;
+  // STEP idle.stamp
   const uint32_t stamp =
       channel_.header->lane_stamp.load(std::memory_order_acquire);  // PAIR lane.stamp
   if (stamp == stamp_ && stamp_known_) [[likely]]
@@ -275,6 +284,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
   const uint32_t entry = channel_.subscribers[info_.index].epoch.load(std::memory_order_acquire);
   if (!SubscriberIsOpen(entry) || SubscriberEpoch(entry) != info_.epoch) return Detached();
   // Before the last look at the lanes: what was published by then is taken.
+  // STEP idle.deleted
   const bool deleted = channel_.header->state.load(std::memory_order_acquire) !=
                        static_cast<uint32_t>(ChannelState::kOpen);
   RefreshLanes(stamp);
@@ -283,8 +293,10 @@ Code SubscriberPort::Idle(ChunkRef* out) {
   for (LaneRef& lane : lanes_) {
     // The state before the last look at the lane: after kClosed or kDead, nothing is added to it.
     const LaneEntry& shared = channel_.lanes[lane.entry];
+    // STEP idle.state
     const auto state = static_cast<LaneState>(shared.state.load(std::memory_order_acquire));
     std::atomic<uint64_t>& cursor = lane.view.cursors[info_.index].word;
+    // STEP idle.look
     uint64_t word = cursor.load(std::memory_order_acquire);
     const bool served = CursorEpoch(word) == info_.epoch;
     const bool empty = !served || QueuedCount(lane.view.lane->tail.load(std::memory_order_acquire),
@@ -294,7 +306,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
       continue;
     }
     if (served && info_.lossy) CountMissed(lane, CursorPosition(word));
-    // Done with it: epoch 0 tells the daemon.
+    // Done with it: epoch 0 tells the daemon.  STEP idle.done
     if (served) cursor.compare_exchange_strong(word, CursorWith(word, 0, CursorPosition(word)));
     finished_epoch_[lane.entry] = lane.epoch;
     ++ended_count_;
@@ -320,6 +332,7 @@ Code SubscriberPort::Idle(ChunkRef* out) {
 }
 
 void SubscriberPort::LookForNewLanes() {
+  // STEP new_lanes.stamp
   const uint32_t stamp = channel_.header->lane_stamp.load(std::memory_order_acquire);
   if (stamp == stamp_) return;  // PAIR lane.stamp
   RefreshLanes(stamp);
@@ -346,6 +359,7 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
   std::vector<LaneRef> lanes;
   for (uint32_t i = 0; i < kLaneEntries; ++i) {
     const LaneEntry& entry = channel_.lanes[i];
+    // STEP refresh_lanes.state
     const auto state = static_cast<LaneState>(entry.state.load(std::memory_order_acquire));
     const uint32_t epoch = entry.epoch.load(std::memory_order_relaxed);
     if ((state != LaneState::kOpen && state != LaneState::kClosed && state != LaneState::kDead) ||
@@ -360,7 +374,8 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
       return lane.entry == i && lane.epoch == epoch;
     });
     lanes.push_back({view, i, epoch, entry.session.load(std::memory_order_relaxed),
-                     view.lane->tail.load(std::memory_order_acquire),  // PAIR lane.tail
+                     view.lane->tail.load(
+                         std::memory_order_acquire),  // PAIR lane.tail  STEP refresh_lanes.tail
                      known == lanes_.end() ? kNotServedYet : known->expected,
                      info_.history_count == 0 ? kHistoryDone
                      : known == lanes_.end()  ? kHistoryUnseen
@@ -369,13 +384,16 @@ void SubscriberPort::RefreshLanes(uint32_t stamp) {
   }
   lanes_ = std::move(lanes);
   stamp_ = stamp;
+  // STEP refresh_lanes.ack
   channel_.subscribers[info_.index].lane_ack.store(stamp, std::memory_order_release);
 }
 
 uint32_t SubscriberPort::PrepareToSleep() {
   // Changed, so that no older ring can look like one for this sleep, and that who has rung for the
   // last one rings again.
+  // STEP sleep.bell
   const uint32_t prepared = Mutant(40) ? bell().load() : bell().fetch_add(1) + 1;
+  // STEP sleep.flag
   channel_.header->waiters.fetch_or(uint64_t{1} << info_.index);
   std::atomic_thread_fence(std::memory_order_seq_cst);
   return prepared;
@@ -383,6 +401,7 @@ uint32_t SubscriberPort::PrepareToSleep() {
 
 // Only the sleeper clears its flag; the daemon that of who has left.
 void SubscriberPort::StandDown() {
+  // STEP sleep.clear
   if (!left_) channel_.header->waiters.fetch_and(~(uint64_t{1} << info_.index));
 }
 
@@ -420,15 +439,18 @@ Code SubscriberPort::Take(Deadline deadline, ChunkRef* out) {
   for (;;) {
     const uint32_t prepared = PrepareToSleep();
     const auto look_end = std::chrono::steady_clock::now() + kSpinTime;
+    // STEP sleep.look
     do {
       code = TryTake(out);
     } while (code == Code::kTimeout && std::chrono::steady_clock::now() < look_end);
     if (code == Code::kTimeout) {
+      // STEP sleep.slice
       FutexWait(bell(), prepared, deadline.Left(kFirstSlice));
-      code = TryTake(out);
+      code = TryTake(out);  // STEP sleep.again
     }
     if (code == Code::kTimeout && !deadline.Passed()) {
       const bool crowded = crowded_since_ != std::chrono::steady_clock::time_point{};
+      // STEP sleep.sleep
       FutexWait(bell(), prepared,
                 deadline.Left(crowded ? std::chrono::nanoseconds(kCrowdSlice) : kLongestSleep));
       code = TryTake(out);

@@ -1,12 +1,15 @@
-// A daemon that is killed by SIGKILL at every system call of a change of its configuration, before
-// the call and after it: the next start has the old configuration or the new one, never half, and
-// once it was the new one it is never the old one again. The daemon is this program: `--change` has
-// the instance with the old configuration, stops, changes it, and stops; `--start` is the next
-// start, and prints what it has.
+// A daemon that is killed by SIGKILL at every system call of a change of its configuration that can
+// change anything, before the call and after it: the next start has the old configuration or the
+// new one, never half, and once it was the new one it is never the old one again. The daemon is
+// this program: `--change` has the instance with the old configuration, stops, changes it, and
+// stops;
+// `--start` is the next start, and prints what it has.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <spdlog/spdlog.h>
 #include <sys/ptrace.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -169,10 +172,18 @@ class ConfigKillTest : public ::testing::Test {
     EXPECT_TRUE(WIFSTOPPED(status) && WSTOPSIG(status) == SIGSTOP) << "the daemon did not start";
     if (!WIFSTOPPED(status)) return false;
     ptrace(PTRACE_SETOPTIONS, pid, nullptr, PTRACE_O_TRACESYSGOOD | PTRACE_O_EXITKILL);
-    for (int i = 0; i < stop; ++i) {
+    uint64_t call = 0;  // the one that is entered or left
+    for (int i = 0; i < stop;) {
       ptrace(PTRACE_SYSCALL, pid, nullptr, nullptr);
       if (waitpid(pid, &status, 0) != pid || !WIFSTOPPED(status)) return false;
       if (WSTOPSIG(status) != (SIGTRAP | 0x80)) return false;  // the second SIGSTOP
+      __ptrace_syscall_info info{};
+      ptrace(PTRACE_GET_SYSCALL_INFO, pid, sizeof(info), &info);
+      if (info.op == PTRACE_SYSCALL_INFO_ENTRY) {
+        const bool reads = info.entry.nr == SYS_openat && (info.entry.args[2] & O_CREAT) == 0;
+        call = reads ? SYS_read : info.entry.nr;
+      }
+      if (call != SYS_read && call != SYS_close && call != SYS_rt_sigprocmask) ++i;
     }
     return true;
   }
@@ -193,13 +204,13 @@ TEST_F(ConfigKillTest, TheNextStartHasTheOldConfigurationOrTheNewOne) {
   }
   std::printf("%d stops with the old configuration, %d with the new one\n", old_count, new_count);
   EXPECT_GT(old_count, 10);  // until the journal is there
-  EXPECT_GT(new_count, 100);
+  EXPECT_GT(new_count, 50);
 }
 
 // Also while it is undone. What has grown stays so.
 TEST_F(ConfigKillTest, AChangeThatFailsLeavesTheOldConfiguration) {
   int count = 0;
-  for (int stop = 1;; stop += 7) {
+  for (int stop = 1;; stop += 5) {
     const std::string next = KillAt(stop, true);
     if (next.empty()) break;
     ++count;

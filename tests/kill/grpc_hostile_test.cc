@@ -253,6 +253,9 @@ class HostileTest : public ::testing::Test {
     v1::GetServerInfoResponse info;
     Call("GetServerInfo", *observer_, &v1::ObserverService::Stub::GetServerInfo,
          v1::GetServerInfoRequest(), &info);
+    v1::GetConfigResponse config;
+    Call("GetConfig", *observer_, &v1::ObserverService::Stub::GetConfig, v1::GetConfigRequest(),
+         &config);
     v1::AuditResponse audit;
     if (Call("Audit", *admin_, &v1::AdminService::Stub::Audit, v1::AuditRequest(), &audit))
       for (const auto& violation : audit.violations()) ++violations_[violation.invariant()];
@@ -306,6 +309,21 @@ class HostileTest : public ::testing::Test {
     remove.set_drain(true);
     v1::DeletePoolResponse removed;
     Call("DeletePool", *admin_, &v1::AdminService::Stub::DeletePool, remove, &removed);
+    // And all of it at once, there and back.
+    v1::GetConfigResponse config;
+    if (Call("GetConfig", *observer_, &v1::ObserverService::Stub::GetConfig, v1::GetConfigRequest(),
+             &config)) {
+      v1::ApplyConfigRequest apply;
+      *apply.mutable_config() = config.config();
+      apply.mutable_config()->clear_etag();
+      apply.set_allow_deletion(true);
+      v1::ApplyConfigResponse applied;
+      v1::ApplyConfigRequest more = apply;
+      *more.mutable_config()->add_pools() = create.pool();
+      more.mutable_config()->mutable_pools()->rbegin()->set_name("pools/more");
+      Call("ApplyConfig", *admin_, &v1::AdminService::Stub::ApplyConfig, more, &applied);
+      Call("ApplyConfig", *admin_, &v1::AdminService::Stub::ApplyConfig, apply, &applied);
+    }
     v1::CreateSessionRequest session;
     session.set_client_name("hostile");
     session.set_layout_version(4);

@@ -3,7 +3,7 @@
 
 usage: tests/model/run.py [--long] [-j JOBS] [MODEL...]
 
-  --long   also the rows with larger bounds (minutes, and up to 12 GiB of memory each)
+  --long   the rows with larger bounds instead (minutes, and up to 12 GiB of memory each)
   -j JOBS  runs at a time (default: all processors; 1 with --long)
   MODEL    only the rows of these models
 
@@ -111,8 +111,8 @@ def main():
     unknown = set(options.models) - known
     if unknown:
         sys.exit(f"run.py: runs.txt has no model {', '.join(sorted(unknown))}")
-    rows = [row for row in rows if (options.long or row.length == "ci")
-            and (not options.models or row.model in options.models)]
+    length = "long" if options.long else "ci"
+    rows = [row for row in rows if row.length == length and (not options.models or row.model in options.models)]
     jobs = options.jobs or (1 if options.long else os.cpu_count())
     with tempfile.TemporaryDirectory(prefix="zerocp-model-") as folder, \
             concurrent.futures.ThreadPoolExecutor(jobs) as pool:

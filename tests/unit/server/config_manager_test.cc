@@ -159,6 +159,7 @@ TEST_F(ConfigManagerTest, AReloadOfABrokenFileChangesNothingAndIsRemembered) {
   EXPECT_EQ(ReasonOf(config.Reload({.allow_deletion = true}).status()), "CONFIG_FILE_UNUSABLE");
   EXPECT_EQ(Running(), (List{"audiox8", "videox16", "frames"}));
   EXPECT_NE(config.Get().file_error, "");
+  EXPECT_EQ(instance.core.events.Counts()[EventKind::kConfigRefused], 1u);  // and so a metric
   std::ofstream(file.path()) << "pools: [{name: pools/video, chunk_size_bytes: 4096, chunk_count: "
                                 "1}]\n";
   EXPECT_EQ(ReasonOf(config.Reload({}).status()), "DELETION_NOT_ALLOWED");

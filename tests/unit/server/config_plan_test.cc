@@ -48,7 +48,7 @@ std::vector<std::string> Paths(const ConfigPlan& plan) {
 TEST(ConfigPlan, WhatIsInForceIsNoChange) {
   const Planned planned = Plan(Running(), Running());
   EXPECT_TRUE(planned.fields.empty());
-  EXPECT_TRUE(planned.plan.IsEmpty());
+  EXPECT_TRUE(ChangesNothing(planned.plan.changes));
   EXPECT_TRUE(planned.plan.changes.empty());
 }
 
@@ -96,7 +96,7 @@ TEST(ConfigPlan, APoolThatHasMoreChunksKeepsThem) {
   Config wanted = Running();
   wanted.pools[0].chunk_count = 1;
   const ConfigPlan plan = Plan(Running(), wanted).plan;
-  EXPECT_TRUE(plan.IsEmpty());
+  EXPECT_TRUE(ChangesNothing(plan.changes));
   EXPECT_TRUE(plan.growths.empty());
   ASSERT_EQ(plan.changes.size(), 1u);
   EXPECT_EQ(plan.changes[0].action, Action::kKeep);
