@@ -8,7 +8,7 @@ usage() {
 usage: deploy/setup.sh [--minimal] [--help]
 
 Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
-pinned sources through the Go module proxy, and promtool.
+pinned sources through the Go module proxy, promtool, and, from PyPI and npm, what the tests' clients need.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
   --help      this text
@@ -26,6 +26,8 @@ grpcurl_version=1.8.9
 grpcurl_newest_version=1.9.4
 grpcurl_newest_needs_go=1.25
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
+grpcio_version=1.76.0
+npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1)
 debian_go=/usr/lib/go-1.19/bin/go
 
 packages=(
@@ -38,7 +40,7 @@ packages=(
 )
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
-  libgtest-dev openssl relacy-dev shellcheck spin strace
+  libgtest-dev openssl python3-venv relacy-dev shellcheck spin strace
 )
 
 tools=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}
@@ -125,6 +127,29 @@ install_promtool() (
   mv usr/bin/promtool "$tools/promtool"
 )
 
+# Clients of other languages, and buf: what tests need of PyPI and npm, in directories of their own. The file
+# `versions` is there when all is.
+install_clients() (
+  make_tools_dir
+  python_versions=(grpcio=="$grpcio_version" grpcio-tools=="$grpcio_version" grpcio-status=="$grpcio_version")
+  if [[ $(cat "$tools/python/versions" 2>/dev/null) != "${python_versions[*]}" ]]; then
+    say "installing ${python_versions[*]} from PyPI"
+    rm -rf "$tools/python"
+    /usr/bin/python3 -m venv "$tools/python"
+    "$tools/python/bin/pip" install -q --disable-pip-version-check "${python_versions[@]}" >&2 ||
+      die "pip could not install ${python_versions[*]}; is PyPI in reach?"
+    echo "${python_versions[*]}" >"$tools/python/versions"
+  fi
+  if [[ $(cat "$tools/node/versions" 2>/dev/null) != "${npm_modules[*]}" ]]; then
+    say "installing ${npm_modules[*]} from npm"
+    rm -rf "$tools/node"
+    mkdir "$tools/node"
+    npm install --silent --no-audit --no-fund --ignore-scripts --prefix "$tools/node" "${npm_modules[@]}" >&2 ||
+      die "npm could not install ${npm_modules[*]}; is the npm registry in reach?"
+    echo "${npm_modules[*]}" >"$tools/node/versions"
+  fi
+)
+
 # install_grpcurl VERSION MINIMUM_GO
 install_grpcurl() (
   target=$tools/grpcurl-$1
@@ -167,6 +192,7 @@ done
 
 [[ $(uname -s) == Linux ]] || die "zerocp runs on Linux only"
 $minimal || packages+=("${test_packages[@]}")
+$minimal || { command -v node && command -v npm; } >/dev/null || packages+=(nodejs npm)
 install_packages "${packages[@]}"
 
 install_grpcurl "$grpcurl_version"
@@ -175,5 +201,6 @@ if ! $minimal; then
   install_grpcurl "$grpcurl_newest_version" "$grpcurl_newest_needs_go"
   link "grpcurl-$grpcurl_newest_version" grpcurl-newest
   install_promtool
+  install_clients
 fi
 say "ready; grpcurl is in $tools"

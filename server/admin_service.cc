@@ -4,16 +4,33 @@
 
 #include <algorithm>
 #include <chrono>
+#include <string>
+#include <utility>
 
 #include "server/convert.h"
 #include "shm/mutant.h"
 
 namespace zerocp {
 
+namespace {
+
+// Runs `work` on the worker of changes, unless the pool named, "video" or "pools/video", is being
+// created: its caller is told at once, and not when that is done.
+template <class Request, class Work>
+grpc::ServerUnaryReactor* RunOnPool(const ServiceContext& context, const std::string& name,
+                                    grpc::CallbackServerContext* call, const Request* request,
+                                    Work work) {
+  const absl::Status status = context.pools.CheckNotCreating(name.substr(name.find('/') + 1));
+  if (status.ok()) return RunOn(context, context.change_worker, call, request, std::move(work));
+  return RunHere(context, call, request, [&] { return status; });
+}
+
+}  // namespace
+
 grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* call,
                                                    const v1::CreatePoolRequest* request,
                                                    v1::CreatePoolResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->pool_id(), call, request, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -28,7 +45,7 @@ grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
                                                    const v1::UpdatePoolRequest* request,
                                                    v1::UpdatePoolResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->pool().name(), call, request, [=, this]() -> absl::Status {
     const auto change = ToChange(*request);
     if (!change.ok()) return change.status();
     const auto pool = context_.pools.Update(*change, request->validate_only());
@@ -41,7 +58,7 @@ grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
                                                    const v1::DeletePoolRequest* request,
                                                    v1::DeletePoolResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOnPool(context_, request->name(), call, request, [=, this]() -> absl::Status {
     const auto name = ToName("pools", "name", request->name());
     if (!name.ok()) return name.status();
     const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
@@ -68,7 +85,7 @@ absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* resp
 grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext* call,
                                                     const v1::ApplyConfigRequest* request,
                                                     v1::ApplyConfigResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
     const auto config = ToConfig(*request);
     if (!config.ok()) return config.status();
     const ApplyMode mode{request->config().etag(), request->validate_only(),
@@ -80,7 +97,7 @@ grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext*
 grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext* call,
                                                      const v1::ReloadConfigRequest* request,
                                                      v1::ReloadConfigResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
     ApplyMode mode;
     mode.validate_only = request->validate_only();
     mode.allow_deletion = request->allow_deletion();
@@ -91,7 +108,7 @@ grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
@@ -106,7 +123,7 @@ grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContext* call,
                                                       const v1::DeleteChannelRequest* request,
                                                       v1::DeleteChannelResponse*) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
+  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
     return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing(),

@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "server/convert.h"
 #include "server/error.h"
+#include "shm/mutant.h"
 
 namespace zerocp {
 namespace {
@@ -283,6 +284,7 @@ absl::StatusOr<CleanupScope> ToScope(const v1::CleanupRequest& request) {
         scope.stale_segments = true;
         break;
       default:
+        if (Mutant(70)) break;
         violations.push_back(
             {fmt::format("kinds[{}]", i), fmt::format("is {}, which is no kind to clean up",
                                                       static_cast<int>(request.kinds(i)))});

@@ -22,7 +22,9 @@ v1::Pool ToProto(const PoolInfo& pool) {
   proto.set_max_chunk_count(pool.spec.max_chunk_count);
   proto.set_max_holders_per_chunk(static_cast<int32_t>(pool.spec.max_holders));
   proto.set_auto_grow(pool.spec.auto_grow);
-  if (!pool.uid.empty())
+  if (pool.creating) {
+    proto.set_state(v1::Pool::STATE_CREATING);
+  } else if (!pool.uid.empty())
     proto.set_state(pool.draining ? v1::Pool::STATE_DRAINING : v1::Pool::STATE_ACTIVE);
   if (pool.create_time) *proto.mutable_create_time() = ToProto(*pool.create_time);
   proto.set_etag(pool.etag);

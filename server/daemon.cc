@@ -101,7 +101,7 @@ class SignalThread {
   struct State {
     void Reload() {
       MutexLock lock(mutex);
-      spdlog::info("SIGHUP: reading the configuration file again");
+      spdlog::info("SIGHUP: reading the files again");
       pending = !reload;
       if (reload) reload();
     }
@@ -358,9 +358,9 @@ void Daemon::LogReady() {
       kVersion, directory_.path(), SegmentsText(), pools_->List().size(), channels_->List().size());
 }
 
-void Daemon::ReloadConfig() {
+void Daemon::Reload() {
   if (audit_ != nullptr) audit_->Reopen();
-  grpc_->ReloadConfig();
+  if (file_ != nullptr) grpc_->ReloadConfig();
 }
 
 Status Daemon::Stop() {
@@ -480,19 +480,19 @@ int RunDaemon(const Options& options) {
     if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
     return status.ok() ? kExitOk : kExitFailed;
   }
-  const bool has_file = !options.config_file.empty();
-  const sigset_t signals = Signals(has_file);
+  const bool reloads = !options.config_file.empty() || !options.security.audit_log.empty();
+  const sigset_t signals = Signals(reloads);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();
-  SignalThread signal_thread(has_file);
+  SignalThread signal_thread(reloads);
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
   Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
   if (!daemon.ok()) {
     spdlog::critical("cannot start: {}", daemon.status().message());
     return ExitCodeOf(daemon.status());
   }
-  signal_thread.OnHangup([&] { (*daemon)->ReloadConfig(); });
+  signal_thread.OnHangup([&] { (*daemon)->Reload(); });
   signal_thread.WaitForStop();
   signal_thread.OnHangup({});
   return ExitCodeOf((*daemon)->Stop());

@@ -38,7 +38,7 @@ class Daemon {
   // Segments that this start created are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
   // Reads the configuration file again. Does not wait. From any thread, until Stop.
-  void ReloadConfig();
+  void Reload();
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
   // The failure of an unlink; it is logged too.
   shm::Status Stop();

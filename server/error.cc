@@ -82,6 +82,8 @@ constexpr std::array kTable = {
     Row{Reason::kEtagMismatch, StatusCode::kAborted, "ETAG_MISMATCH", Detail::kNone, "", 0},
     Row{Reason::kRoleRequired, StatusCode::kPermissionDenied, "ROLE_REQUIRED", Detail::kNone, "",
         0},
+    Row{Reason::kOperationInProgress, StatusCode::kAborted, "OPERATION_IN_PROGRESS", Detail::kNone,
+        "", 1},
     Row{Reason::kServerDraining, StatusCode::kUnavailable, "SERVER_DRAINING", Detail::kNone, "", 1},
     Row{Reason::kSegmentCorrupt, StatusCode::kDataLoss, "SEGMENT_CORRUPT", Detail::kNone, "", 0},
     Row{Reason::kInternal, StatusCode::kInternal, "INTERNAL", Detail::kNone, "", 0},

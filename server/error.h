@@ -54,6 +54,7 @@ enum class Reason {
   kConfigFileUnusable,     // FAILED_PRECONDITION: none, or not as it should be
   kEtagMismatch,           // ABORTED: the resource has changed since it was read
   kRoleRequired,           // PERMISSION_DENIED: the caller's role is too low
+  kOperationInProgress,    // ABORTED: the resource is being created, worth another try
   kServerDraining,         // UNAVAILABLE, worth another try
   kSegmentCorrupt,         // DATA_LOSS
   kInternal,               // INTERNAL: a bug

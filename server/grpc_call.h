@@ -37,8 +37,9 @@ struct ServiceContext {
   Cleaner& cleaner;
   PoolWatch& watch;
   StatsReader& stats;
-  Worker& long_worker;   // changes and the audit: one after the other, for seconds at times
-  Worker& short_worker;  // everything else: does not wait for those
+  Worker& change_worker;  // of pools, channels and configuration, in order: minutes for large pools
+  Worker& long_worker;    // what takes seconds at times, as the audit
+  Worker& short_worker;   // everything else: does not wait for those
   EventStreams& event_streams;
   StatsStreams& stats_streams;
   std::string tls_address = {};    // empty: off

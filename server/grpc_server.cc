@@ -153,6 +153,7 @@ struct GrpcServer::Parts {
                 options.cleaner,
                 watch,
                 stats,
+                change_worker,
                 long_worker,
                 short_worker,
                 event_streams,
@@ -175,6 +176,7 @@ struct GrpcServer::Parts {
   PoolWatch watch;
   StatsReader stats;
   RpcMetrics& rpc_metrics;
+  Worker change_worker;
   Worker long_worker;
   Worker short_worker;
   EventStreams event_streams;
@@ -278,12 +280,13 @@ StatsReader& GrpcServer::stats() { return parts_->stats; }
 void GrpcServer::SetReady() {
   parts_->short_worker.Start();
   parts_->long_worker.Start();
+  parts_->change_worker.Start();
   for (const auto& endpoint : parts_->endpoints) endpoint->SetServing(true);
 }
 
 void GrpcServer::ReloadConfig() {
   ConfigManager& config = parts_->context.config;
-  parts_->long_worker.Post([&config](bool run) {
+  parts_->change_worker.Post([&config](bool run) {
     if (run) (void)config.Reload({});
   });
 }
@@ -296,6 +299,8 @@ void GrpcServer::Shutdown(std::chrono::milliseconds grace) {
     endpoint->listener->Stop();
   }
   // From here on every call is answered by its worker: gRPC waits for each without limit.
+  parts_->context.pools.StopReserving();
+  parts_->change_worker.Stop();
   parts_->short_worker.Stop();
   parts_->long_worker.Stop();
   parts_->context.sessions.AbandonTerminations();

@@ -84,7 +84,8 @@ absl::Status PoolManager::Grow(const PoolInfo& pool, uint32_t chunk_count, bool 
   if (const auto there = budget(); needed > there.available_bytes)
     return OutOfMemory(resource, needed, there);
   if (validate_only) return absl::OkStatus();
-  const shm::Status grown = core_.manager->GrowPool(index, chunk_count);
+  const shm::Status grown = core_.manager->GrowPool(index, chunk_count, Reserving(name, needed));
+  if (grown.code() == shm::Code::kUnavailable) return Stopped(resource);
   if (grown.code() == shm::Code::kNoMemory)  // somebody else took it meanwhile
     return OutOfMemory(resource, needed, budget());
   if (!grown.ok()) return FromShm(grown, Resource::kPool, resource);

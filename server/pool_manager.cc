@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "server/error.h"
@@ -61,7 +62,8 @@ std::string UuidText(const std::array<uint8_t, 16>& uuid) {
   return text;
 }
 
-PoolManager::PoolManager(Core& core) : core_(core), drain_(*core.manager) {
+PoolManager::PoolManager(Core& core, std::function<void()> on_reserve)
+    : core_(core), on_reserve_(std::move(on_reserve)), drain_(*core.manager) {
   MutexLock lock(core_.mutex);
   drain_.AdoptGaps(core_.attached);
   for (uint32_t index = 0; index < shm::kMaxPools; ++index) {
@@ -216,7 +218,11 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
   if (mode.validate_only) return CreatedPool{{spec, "", std::nullopt, ""}, false};
 
   const auto start = std::chrono::steady_clock::now();
-  const shm::Result<uint32_t> index = core_.manager->CreatePool(spec);
+  SetCreating(spec);
+  const shm::Result<uint32_t> index =
+      core_.manager->CreatePool(spec, Reserving(spec.name, *needed));
+  if (!index.ok()) SetCreating(std::nullopt);
+  if (index.code() == shm::Code::kUnavailable) return Stopped(PoolResource(spec.name));
   if (index.code() == shm::Code::kNoMemory) {  // somebody else took it meanwhile
     spdlog::warn("pool {} was not created: {}", spec.name, index.status().message());
     return OutOfMemory(PoolResource(spec.name), *needed,
@@ -227,6 +233,7 @@ absl::StatusOr<CreatedPool> PoolManager::Create(const shm::PoolSpec& wanted, Cre
   {
     MutexLock lock(mutex_);
     entries_.emplace(spec.name, entry);
+    creating_.reset();
   }
   const std::chrono::duration<double, std::milli> took = std::chrono::steady_clock::now() - start;
   spdlog::info(
@@ -364,6 +371,8 @@ absl::Status PoolManager::NotFound(std::string_view name) {
 absl::StatusOr<PoolInfo> PoolManager::Get(std::string_view name) {
   MutexLock lock(core_.mutex);
   if (auto entry = Find(name)) return Describe(std::string(name), *entry);
+  MutexLock entries_lock(mutex_);
+  if (creating_ && creating_->spec.name == name) return *creating_;
   return NotFound(name);
 }
 
@@ -372,6 +381,9 @@ std::vector<PoolInfo> PoolManager::List() {
   MutexLock lock(mutex_);
   std::vector<PoolInfo> pools;
   for (const auto& [name, entry] : entries_) pools.push_back(Describe(name, entry));
+  if (creating_) pools.push_back(*creating_);
+  std::sort(pools.begin(), pools.end(),
+            [](const PoolInfo& a, const PoolInfo& b) { return a.spec.name < b.spec.name; });
   return pools;
 }
 

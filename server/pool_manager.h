@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -40,6 +41,7 @@ struct PoolInfo {
   std::string uid;     // empty in a preview
   std::optional<std::chrono::system_clock::time_point> create_time;  // unset in a preview
   std::string etag;       // strong, quotes included; empty in a preview
+  bool creating = false;  // its memory is being reserved; as a preview otherwise
   bool draining = false;  // being deleted: nothing can be loaned, gone with its last chunk
 };
 
@@ -94,22 +96,27 @@ std::string UuidText(const std::array<uint8_t, 16>& uuid);
 
 class PoolManager {
  public:
-  // Finds the pools that are there. REQUIRES: `core` outlives this.
-  explicit PoolManager(Core& core);
+  // Finds the pools that are there. `on_reserve` is called, without a lock of Core, each time
+  // before memory is reserved for a pool: for tests. REQUIRES: `core` outlives this.
+  explicit PoolManager(Core& core, std::function<void()> on_reserve = {});
 
   // FIELD_INVALID, POOL_ALREADY_EXISTS, POOL_LIMIT, SEGMENT_FULL, SHM_FILESYSTEM_FULL,
-  // MEMORY_LIMIT.
+  // MEMORY_LIMIT, SERVER_DRAINING.
   absl::StatusOr<CreatedPool> Create(const shm::PoolSpec& wanted, CreateMode mode = {});
   // Changes a pool, while clients use it. `chunk_count` is absolute and only grows, so that a
   // repeated call does nothing. With `validate_only` checks everything, changes nothing, and
   // returns the pool as it would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED,
-  // FIELD_INVALID, SHM_FILESYSTEM_FULL, MEMORY_LIMIT.
+  // FIELD_INVALID, SHM_FILESYSTEM_FULL, MEMORY_LIMIT, SERVER_DRAINING.
   absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false);
   // Deletes a pool, and gives its memory back to the system. Chunks in caches of clients do not
   // count as held. Returns the pool as it was, `draining` if it has to wait for chunks; nullopt if
   // it was missing. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_IN_USE (a channel uses it, or, without
   // `drain`, a deleted channel that has members yet, or applications that hold chunks).
   absl::StatusOr<std::optional<PoolInfo>> Delete(const PoolDeletion& deletion);
+  // OPERATION_IN_PROGRESS while the pool is being created.
+  absl::Status CheckNotCreating(std::string_view name);
+  // Whoever reserves memory gives up, now and from now on: the daemon stops.
+  void StopReserving() { stopping_ = true; }
   // Every kInterval: takes what came back to pools that are being deleted.
   static constexpr std::chrono::milliseconds kInterval{100};
   void Tick();
@@ -124,7 +131,7 @@ class PoolManager {
   std::atomic<uint32_t>& bell() const { return core_.manager->super_block().daemon_bell; }
   // POOL_NOT_FOUND.
   absl::StatusOr<PoolInfo> Get(std::string_view name);
-  // In name order.
+  // In name order, with the one that is being created.
   std::vector<PoolInfo> List();
   // Of the pools named, of all if none is, in name order. POOL_NOT_FOUND. Reads every record.
   absl::StatusOr<std::vector<PoolStats>> Stats(const std::vector<std::string>& names = {});
@@ -175,6 +182,8 @@ class PoolManager {
   absl::StatusOr<uint64_t> CheckSpaceSerially(std::span<const shm::PoolSpec> created,
                                               std::span<const PoolChange> grown)
       ZEROCP_REQUIRES(create_mutex_);
+  void SetCreating(const std::optional<shm::PoolSpec>& spec);
+  static absl::Status Stopped(const std::string& resource);
   void GrowByItself(const std::string& name, uint32_t index);
   // From here to GrowByOneStep: REQUIRES: growth_mutexes_ of the pool.
   absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only);
@@ -187,8 +196,12 @@ class PoolManager {
   void GrowByOneStep(const PoolInfo& pool, uint32_t index);
   bool NeedsGrowth(Entry& entry) const ZEROCP_REQUIRES(core_.mutex);
   void TickSerially() ZEROCP_REQUIRES(create_mutex_);
+  // For reserving `bytes` for a pool: logs how far it is, and ends it when the daemon stops.
+  shm::Progress Reserving(const std::string& name, uint64_t bytes);
 
   Core& core_;
+  const std::function<void()> on_reserve_;
+  std::atomic<bool> stopping_{false};
   // In the order in which they are taken, with core.mutex before mutex_. A pool begins to go under
   // all four, and goes under all but its growth mutex: nothing grows that is being deleted.
   Mutex create_mutex_;                                // one Create or deletion at a time
@@ -196,6 +209,7 @@ class PoolManager {
   Mutex mutex_;
   shm::PoolDrain drain_ ZEROCP_GUARDED_BY(core_.mutex);
   std::map<std::string, Entry, std::less<>> entries_ ZEROCP_GUARDED_BY(mutex_);
+  std::optional<PoolInfo> creating_ ZEROCP_GUARDED_BY(mutex_);
 };
 
 }  // namespace zerocp

@@ -127,11 +127,12 @@ class MemPoolManager {
 
   // Creates a pool and its memory. Returns its index. kInvalid, kAlreadyExists, kLimit, kNoMemory.
   // Long for large pools; everything else may go on meanwhile, except another CreatePool.
-  Result<uint32_t> CreatePool(const PoolSpec& spec);
+  // kUnavailable: `progress`, told of chunks' memory, wanted no more.
+  Result<uint32_t> CreatePool(const PoolSpec& spec, const Progress& progress = {});
   // Adds chunks to a pool until it has `chunk_count`; clients see them without doing anything. kOk
-  // and nothing done if it has as many. kInvalid: it has more, or may not have so many; kNoMemory:
-  // nothing was kept. REQUIRES: as CreatePool.
-  Status GrowPool(uint32_t index, uint32_t chunk_count);
+  // and nothing done if it has as many. kInvalid: it has more, or may not have so many; kNoMemory,
+  // kUnavailable (see CreatePool): nothing was kept. REQUIRES: as CreatePool.
+  Status GrowPool(uint32_t index, uint32_t chunk_count, const Progress& progress = {});
   // Whether GrowPool is to be expected when a loan finds no chunk.
   void SetAutoGrow(uint32_t index, AutoGrow value);
   // Loans that wait for a chunk look again, and fail if they need not.
@@ -203,9 +204,10 @@ class MemPoolManager {
   };
   // Where the records, headers and payloads of chunks [from, to) are.
   std::array<Range, 3> RangesOf(const PoolGeometry& geometry, uint32_t from, uint32_t to);
-  // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory: gave all
-  // back.
-  Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to);
+  // Makes chunks [from, to) of a pool real memory that reads as zeros (L3). kNoMemory,
+  // kUnavailable: gave all back.
+  Status CommitChunks(const PoolGeometry& geometry, uint32_t from, uint32_t to,
+                      const Progress& progress);
 
   CreateOptions options_;
   Segment management_;

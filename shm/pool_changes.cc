@@ -39,7 +39,7 @@ void WriteShape(const PoolGeometry& g, MemPool& entry) {
 
 }  // namespace
 
-Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
+Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted, const Progress& progress) {
   if (auto found = shm::Validate(wanted); !found.empty()) {
     return Status(Code::kInvalid, "pool \"" + wanted.name + "\": " + found.front().field + " " +
                                       found.front().description);
@@ -64,7 +64,7 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted) {
   const uint64_t hint_bytes = FreeList::Bytes(g.max_chunk_count);
   management_.Decommit(g.hints_offset, hint_bytes);
   Status status = management_.Commit(g.hints_offset, hint_bytes);
-  if (status.ok()) status = CommitChunks(g, 0, g.chunk_count);
+  if (status.ok()) status = CommitChunks(g, 0, g.chunk_count, progress);
   if (!status.ok()) {
     management_.Decommit(g.hints_offset, hint_bytes);
     allocator_->Forget(g);
@@ -104,12 +104,13 @@ std::array<MemPoolManager::Range, 3> MemPoolManager::RangesOf(const PoolGeometry
            {&chunk_, g.payload_offset + g.stride_bytes * from, g.stride_bytes * count}}};
 }
 
-Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32_t to) {
+Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32_t to,
+                                    const Progress& progress) {
   const std::array<Range, 3> ranges = RangesOf(g, from, to);
   for (const Range& range : ranges) {
     // To the byte: the page at either end may be another chunk's too.
     range.segment->Decommit(range.offset, range.bytes);
-    Status status = range.segment->Commit(range.offset, range.bytes);
+    Status status = range.segment->Commit(range.offset, range.bytes, progress);
     if (!status.ok()) {
       for (const Range& undo : ranges) undo.segment->Decommit(undo.offset, undo.bytes);
       return status;
@@ -118,7 +119,7 @@ Status MemPoolManager::CommitChunks(const PoolGeometry& g, uint32_t from, uint32
   return Status();
 }
 
-Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
+Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count, const Progress& progress) {
   const PoolView& view = *pool(index);
   const uint32_t before = view.live_chunk_count();
   if (chunk_count < before || chunk_count > view.max_chunk_count) {
@@ -127,7 +128,8 @@ Status MemPoolManager::GrowPool(uint32_t index, uint32_t chunk_count) {
                                       std::to_string(view.max_chunk_count));
   }
   if (chunk_count == before) return Status();
-  if (Status status = CommitChunks(view, before, chunk_count); !status.ok()) return status;
+  if (Status status = CommitChunks(view, before, chunk_count, progress); !status.ok())
+    return status;
   // Memory, then count, then hints: who follows a hint finds a count that has its chunk.
   chunk_counts_[index].store(chunk_count, std::memory_order_release);
   view.shared->chunk_count.store(chunk_count, std::memory_order_release);  // PAIR pool.chunk_count

@@ -227,7 +227,7 @@ bool Segment::Reaches(uint64_t end) const {
   return madvise(data_ + (end - 1) / page * page, page, MADV_POPULATE_READ) == 0 || errno == EINVAL;
 }
 
-Status Segment::Commit(uint64_t offset, uint64_t length) {
+Status Segment::Commit(uint64_t offset, uint64_t length, const Progress& progress) {
   if (offset > reserved_bytes_ || length > reserved_bytes_ - offset) {
     return Status(Code::kNoMemory,
                   "range beyond the reserved " + std::to_string(reserved_bytes_) + " bytes");
@@ -256,6 +256,10 @@ Status Segment::Commit(uint64_t offset, uint64_t length) {
                                error);
     }
     done += step;
+    if (progress && !progress(step)) {
+      Decommit(offset, done);
+      return Status(Code::kUnavailable, "reserving memory was given up");
+    }
   }
   uint64_t end = committed_end_.load();
   while (end < offset + length && !committed_end_.compare_exchange_weak(end, offset + length)) {

@@ -9,12 +9,16 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <string>
 
 #include "shm/status.h"
 #include "shm/unique_fd.h"
 
 namespace zerocp::shm {
+
+// Told how many bytes have been made real memory since the last call; false: no more of it.
+using Progress = std::function<bool(uint64_t bytes)>;
 
 class Segment {
  public:
@@ -45,8 +49,9 @@ class Segment {
   // cannot be read.
   Status MapCopy(uint64_t reserved_bytes);
   // Makes [offset, offset + length) real memory: after it no access there can fault for want of
-  // memory. kNoMemory with the numbers; then nothing was kept. Steps of 64 MiB, signals retried.
-  Status Commit(uint64_t offset, uint64_t length);
+  // memory. kNoMemory with the numbers, kUnavailable if `progress` wants no more; then nothing was
+  // kept. Steps of 64 MiB, signals retried.
+  Status Commit(uint64_t offset, uint64_t length, const Progress& progress = {});
   // Gives the memory of a range back to the system; it reads as zeros if it is committed again.
   void Decommit(uint64_t offset, uint64_t length);
   // Removes the name, if it is still this file's. kNotFound: it is gone, or another file's.

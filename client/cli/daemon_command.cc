@@ -134,8 +134,8 @@ int Pools(const DaemonOptions& options) {
                FormatBytes(pool.chunk_alignment_bytes()), N(pool.chunk_count()),
                N(pool.max_chunk_count()), pool.auto_grow() ? "by itself" : "by UpdatePool",
                N(pool.max_holders_per_chunk()),
-               pool.state() == v1::Pool::STATE_DRAINING ? "draining" : "active",
-               TimeOf(pool.create_time())});
+               WordOf(v1::Pool::State_Name(pool.state()), "STATE_", pool.state()),
+               pool.has_create_time() ? TimeOf(pool.create_time()) : ""});
   }
   Print(table.ToString());
   return kDone;

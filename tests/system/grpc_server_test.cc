@@ -247,6 +247,83 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
   EXPECT_EQ(client.Call(kListPools, "{}", std::chrono::milliseconds(100)).ok(), false);
 }
 
+// Holds whoever reserves memory for a pool, from HasBegun until Release.
+class Reservation {
+ public:
+  explicit Reservation(TestInstance& instance) : instance_(instance) {
+    instance_.on_reserve = [this] {
+      begun_.set_value();
+      released_.get_future().wait();
+    };
+  }
+  ~Reservation() { instance_.on_reserve = {}; }
+  void WaitUntilBegun() { begun_.get_future().wait(); }
+  void Release() { released_.set_value(); }
+
+ private:
+  TestInstance& instance_;
+  std::promise<void> begun_, released_;
+};
+
+constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
+constexpr char kLarge[] = R"({"poolId":"large","pool":{"chunkSizeBytes":4096,"chunkCount":64}})";
+
+TEST_F(GrpcServerTest, APoolIsSeenWhileItsMemoryIsReservedAndHoldsUpNoOtherCall) {
+  Reservation reservation(plane.instance);
+  auto creation = std::async(std::launch::async, [&] { return admin.Call(kCreatePool, kLarge); });
+  reservation.WaitUntilBegun();
+  EXPECT_TRUE(Contains(client.Call(kListPools).json, "STATE_CREATING"));
+  EXPECT_TRUE(Contains(client.Call(kGetPool, R"({"name":"pools/large"})").json, "STATE_CREATING"));
+  for (const Outcome& outcome :
+       {admin.Call(kCreatePool, kLarge),
+        admin.Call(kUpdatePool, R"({"pool":{"name":"pools/large","chunkCount":65}})"),
+        admin.Call(kDeletePool, R"({"name":"pools/large"})")}) {
+    EXPECT_EQ(outcome.code, kAborted) << outcome.message;
+    EXPECT_EQ(outcome.reason(), "OPERATION_IN_PROGRESS");
+    EXPECT_EQ(outcome.info.metadata().at("resource"), "pools/large");
+    EXPECT_EQ(outcome.details_size, 2);  // with a RetryInfo
+  }
+  EXPECT_TRUE(admin.Call(kAudit).ok());
+  EXPECT_TRUE(client.Call(kGetStats).ok());
+  reservation.Release();
+  EXPECT_TRUE(creation.get().ok());
+  EXPECT_FALSE(Contains(client.Call(kListPools).json, "STATE_CREATING"));
+  EXPECT_EQ(plane.instance.pools.List().size(), 2u);
+}
+
+TEST_F(GrpcServerTest, AGrowingPoolHoldsUpNoOtherCall) {
+  Reservation reservation(plane.instance);
+  auto growth = std::async(std::launch::async, [&] {
+    return admin.Call(kUpdatePool, R"({"pool":{"name":"pools/video","chunkCount":17}})");
+  });
+  reservation.WaitUntilBegun();
+  EXPECT_TRUE(admin.Call(kAudit).ok());
+  EXPECT_TRUE(Contains(client.Call(kGetStats).json, "\"chunkCount\":\"16\""))
+      << client.Call(kGetStats).json;
+  reservation.Release();
+  EXPECT_TRUE(growth.get().ok());
+  EXPECT_EQ(plane.instance.pools.Get("video")->spec.chunk_count, 17u);
+}
+
+TEST_F(GrpcServerTest, AStopEndsAReservationAndNothingIsLeftOfIt) {
+  const uint64_t before = plane.instance.pools.Memory().chunk.used_bytes;
+  Reservation reservation(plane.instance);
+  auto creation = std::async(std::launch::async, [&] { return admin.Call(kCreatePool, kLarge); });
+  reservation.WaitUntilBegun();
+  std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });
+  // Who waits for the worker is refused once it is told to stop, which is after reservations are.
+  while (admin.Call(kDeletePool, R"({"name":"pools/none"})", std::chrono::milliseconds(100)).code ==
+         kDeadlineExceeded) {
+  }
+  reservation.Release();
+  stopper.join();
+  const Outcome outcome = creation.get();
+  EXPECT_EQ(outcome.code, kUnavailable) << outcome.message;
+  EXPECT_EQ(outcome.reason(), "SERVER_DRAINING");
+  EXPECT_EQ(plane.instance.pools.List().size(), 1u);
+  EXPECT_EQ(plane.instance.pools.Memory().chunk.used_bytes, before);
+}
+
 // Fulfils a promise at the first log line that contains a text.
 class LogWatch : public spdlog::sinks::base_sink<std::mutex> {
  public:

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -56,7 +57,10 @@ struct TestInstance {
   }
 
   Core core;
-  PoolManager pools{core};
+  std::function<void()> on_reserve;  // set before anything is reserved that it is to be called for
+  PoolManager pools{core, [this] {
+                      if (on_reserve) on_reserve();
+                    }};
   ChannelManager channels{core};
 };
 
