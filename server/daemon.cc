@@ -101,7 +101,7 @@ class SignalThread {
   struct State {
     void Reload() {
       MutexLock lock(mutex);
-      spdlog::info("SIGHUP: reading the configuration file again");
+      spdlog::info("SIGHUP: reading the configuration file and opening the audit log again");
       pending = !reload;
       if (reload) reload();
     }
@@ -360,7 +360,7 @@ void Daemon::LogReady() {
 
 void Daemon::ReloadConfig() {
   if (audit_ != nullptr) audit_->Reopen();
-  grpc_->ReloadConfig();
+  if (!options_.config_file.empty()) grpc_->ReloadConfig();
 }
 
 Status Daemon::Stop() {
@@ -480,12 +480,13 @@ int RunDaemon(const Options& options) {
     if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
     return status.ok() ? kExitOk : kExitFailed;
   }
-  const bool has_file = !options.config_file.empty();
-  const sigset_t signals = Signals(has_file);
+  // Who rotates the audit log tells by SIGHUP, too.
+  const bool hangup = !options.config_file.empty() || !options.security.audit_log.empty();
+  const sigset_t signals = Signals(hangup);
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();
-  SignalThread signal_thread(has_file);
+  SignalThread signal_thread(hangup);
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
   Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
   if (!daemon.ok()) {
