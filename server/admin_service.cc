@@ -22,7 +22,7 @@ grpc::ServerUnaryReactor* RunOnPool(const ServiceContext& context, const std::st
                                     Work work) {
   const absl::Status status = context.pools.CheckNotCreating(name.substr(name.find('/') + 1));
   if (status.ok()) return RunOn(context, context.change_worker, call, request, std::move(work));
-  return RunHere(context, call, request, [&] { return status; });
+  return RunOn(context, context.short_worker, call, request, [status] { return status; });
 }
 
 }  // namespace

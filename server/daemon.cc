@@ -101,7 +101,7 @@ class SignalThread {
   struct State {
     void Reload() {
       MutexLock lock(mutex);
-      spdlog::info("SIGHUP: reading the files again");
+      spdlog::info("SIGHUP: reading the configuration file and opening the audit log again");
       pending = !reload;
       if (reload) reload();
     }

@@ -37,7 +37,8 @@ class Daemon {
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
   // Segments that this start created are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
-  // Reads the configuration file again. Does not wait. From any thread, until Stop.
+  // Reads the configuration file and opens the audit log again. Does not wait. From any thread,
+  // until Stop.
   void Reload();
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
   // The failure of an unlink; it is logged too.
