@@ -281,7 +281,7 @@ TEST_F(GrpcServerTest, APoolIsSeenWhileItsMemoryIsReservedAndHoldsUpNoOtherCall)
     EXPECT_EQ(outcome.code, kAborted) << outcome.message;
     EXPECT_EQ(outcome.reason(), "OPERATION_IN_PROGRESS");
     EXPECT_EQ(outcome.info.metadata().at("resource"), "pools/large");
-    EXPECT_EQ(outcome.details_size, 2);  // with a RetryInfo
+    EXPECT_EQ(outcome.details_size, 3);  // with a RetryInfo
   }
   EXPECT_TRUE(admin.Call(kAudit).ok());
   EXPECT_TRUE(client.Call(kGetStats).ok());
