@@ -238,6 +238,7 @@ absl::StatusOr<std::optional<spdlog::level::level_enum>> ToLevel(
                            spdlog::level::warn, spdlog::level::err}) {
     if (ToProto(level) == request.level()) return Level(level);
   }
+  if (Mutant(79)) return Level(static_cast<spdlog::level::level_enum>(request.level()));
   return InvalidArgument(
       {{"level", fmt::format("is {}, which is no LogLevel", static_cast<int>(request.level()))}});
 }
