@@ -139,6 +139,11 @@ class RawClient {
     AttachReply reply;
     return !Receive(&reply);
   }
+  // Waits until the other side is gone; leaves what it sent.
+  bool HungUp() {
+    pollfd connection{fd_.get(), 0, 0};
+    return poll(&connection, 1, -1) == 1 && (connection.revents & POLLHUP) != 0;
+  }
   void Close() { fd_.Reset(); }
 
   std::vector<shm::UniqueFd> descriptors;  // that came with the last reply
@@ -755,6 +760,11 @@ int BeAClient(const std::string& mode, const std::string& path) {
   const bool nobody = mode == "--attach-as-nobody";
   if (nobody && setresuid(kNobody, kNobody, kNobody) != 0) return 2;
   RawClient client(path);
+  // Before it attaches, so that whoever sees the session knows that the child is there. No other
+  // thread runs. It reads nothing: the answers are the parent's.
+  if (mode == "--attach-and-leave-a-child" && fork() == 0) {
+    return client.HungUp() ? 0 : 1;
+  }
   AttachReply reply;
   AttachRequest attach = AttachPacket();
   attach.read_only = nobody ? 1 : 0;
@@ -768,9 +778,6 @@ int BeAClient(const std::string& mode, const std::string& path) {
   if (mode == "--attach-and-end") {
     client.Send(Request(AttachOp::kDetach));
     _exit(0);
-  }
-  if (mode == "--attach-and-leave-a-child" && fork() == 0) {  // no other thread runs
-    return client.Ended() ? 0 : 1;
   }
   pause();
   return 0;
