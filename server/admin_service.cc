@@ -20,9 +20,10 @@ template <class Request, class Work>
 grpc::ServerUnaryReactor* RunOnPool(const ServiceContext& context, const std::string& name,
                                     grpc::CallbackServerContext* call, const Request* request,
                                     Work work) {
-  const absl::Status status = context.pools.CheckNotCreating(name.substr(name.find('/') + 1));
+  absl::Status status = context.pools.CheckNotCreating(name.substr(name.find('/') + 1));
   if (status.ok()) return RunOn(context, context.change_worker, call, request, std::move(work));
-  return RunOn(context, context.short_worker, call, request, [status] { return status; });
+  return RunOn(context, context.short_worker, call, request,
+               [status = std::move(status)] { return status; });
 }
 
 }  // namespace

@@ -40,7 +40,10 @@ ino_t InodeOf(int fd) {
 
 AttachListener::AttachListener(Core& core, SessionManager& sessions, UniqueFd listener,
                                Options options)
-    : core_(core), sessions_(sessions), options_(options), listener_(std::move(listener)) {
+    : core_(core),
+      sessions_(sessions),
+      options_(std::move(options)),
+      listener_(std::move(listener)) {
   segment_inodes_ = {InodeOf(core_.manager->management_segment().fd()),
                      InodeOf(core_.manager->chunk_segment().fd())};
   const int on = 1;  // each packet says who sent it
@@ -199,10 +202,11 @@ void AttachListener::MakeRoom(uid_t uid) {
   }
   const bool too_many_own = own >= options_.limits.max_connections_per_user;
   if (!too_many_own && all < options_.max_unattached) return;
-  const Connection& closed = too_many_own ? *oldest_own : *oldest;
+  const Connection* closed = too_many_own ? oldest_own : oldest;
+  if (closed == nullptr) return;
   spdlog::warn("attach: {} connections without a session: the oldest, of pid={} uid={}, is closed",
-               too_many_own ? own : all, closed.peer.process.pid, closed.peer.uid);
-  Close(closed.serial);
+               too_many_own ? own : all, closed->peer.process.pid, closed->peer.uid);
+  Close(closed->serial);
 }
 
 void AttachListener::Admit(UniqueFd fd) {

@@ -32,7 +32,7 @@ class GrpcConnections {
     size_t per_peer = 256;  // of one user, or of one address
   };
 
-  GrpcConnections() = default;
+  GrpcConnections() : GrpcConnections(Limits()) {}
   explicit GrpcConnections(Limits limits) : limits_(limits) {}
 
   // Empty, and the connection is known from here on; else which limit is reached, of whom.

@@ -306,7 +306,8 @@ Result<std::vector<std::string>> FileArguments(const CLI::App& command_line,
     if (!IsForFiles(option.name) || command_line.get_option_no_throw(flag) == nullptr)
       return Invalid(where + " is no option of a file; zerocpd --print-default-config shows all");
     std::vector<std::string> own;
-    for (const std::string& value : option.values) own.push_back(flag + "=" + value);
+    for (const std::string& value : option.values)
+      own.push_back(std::string(flag).append("=").append(value));
     CommandLine alone;  // so that what is wrong with it has its line
     try {
       alone.Parse(own);

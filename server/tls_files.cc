@@ -228,7 +228,7 @@ void TlsFiles::Run() {
   for (;;) {
     {
       MutexLock lock(mutex_);
-      changed_.wait_for(mutex_, kInterval, [this] { return stopped_; });
+      if (!stopped_) changed_.wait_for(mutex_, kInterval);
       if (stopped_) return;
     }
     Look();
