@@ -146,32 +146,33 @@ int RunDrain(const std::string& runtime_dir, const std::string& channel, int cou
   }
 }
 
-Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds) {
+namespace {
+
+using Measure = double (Fan::*)(bool one_stopped);
+
+Pair InTurns(const char* work, const std::string& runtime_dir, const std::string& channel,
+             int rounds, Measure measure) {
   PinTo(0);
   Fan fan(runtime_dir, channel);
-  Series stopped{"dropping_stopped", "one stopped", kSubscribers + 1, kBytes, {}};
-  Series healthy{"dropping_stopped", "none stopped", kSubscribers + 1, kBytes, {}};
-  for (int i = 0; i < 2; ++i) (void)fan.Round(false);  // until each chunk has been used
+  Series stopped{work, "one stopped", kSubscribers + 1, kBytes, {}};
+  Series healthy{work, "none stopped", kSubscribers + 1, kBytes, {}};
+  for (int i = 0; i < 2; ++i) (void)(fan.*measure)(false);  // until each chunk has been used
   for (int round = 0; round < rounds; ++round) {
-    stopped.samples.push_back(fan.Round(true));
-    healthy.samples.push_back(fan.Round(false));
+    stopped.samples.push_back((fan.*measure)(true));
+    healthy.samples.push_back((fan.*measure)(false));
   }
   fan.End();
   return {stopped, healthy};
 }
 
+}  // namespace
+
+Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds) {
+  return InTurns("dropping_stopped", runtime_dir, channel, rounds, &Fan::Round);
+}
+
 Pair DroppingFlood(const std::string& runtime_dir, const std::string& channel, int rounds) {
-  PinTo(0);
-  Fan fan(runtime_dir, channel);
-  Series stopped{"dropping_flood", "one stopped", kSubscribers + 1, kBytes, {}};
-  Series healthy{"dropping_flood", "none stopped", kSubscribers + 1, kBytes, {}};
-  (void)fan.Flood(false);
-  for (int round = 0; round < rounds; ++round) {
-    stopped.samples.push_back(fan.Flood(true));
-    healthy.samples.push_back(fan.Flood(false));
-  }
-  fan.End();
-  return {stopped, healthy};
+  return InTurns("dropping_flood", runtime_dir, channel, rounds, &Fan::Flood);
 }
 
 }  // namespace zerocp::bench

@@ -116,23 +116,23 @@ class PrivatePathTest : public ::testing::Test {
     return executed;
   }
 
+  void ExpectPrivate(const std::string& work, int least_instructions) {
+    const Executed executed = Trace(work);
+    EXPECT_GT(executed.instructions, least_instructions);
+    EXPECT_EQ(executed.locked, 0);
+    EXPECT_EQ(executed.fences, 0);
+    EXPECT_EQ(executed.system_calls, 0);
+  }
+
   testing::DaemonProcess daemon_{{"--pool", "p=1KiBx8192", "--channel", "feed=p,queue=64"}};
 };
 
 TEST_F(PrivatePathTest, ALoanAndItsReleaseExecuteNoLockedInstructionAndNoSystemCall) {
-  const Executed executed = Trace("loan");
-  EXPECT_GT(executed.instructions, 40);
-  EXPECT_EQ(executed.locked, 0);
-  EXPECT_EQ(executed.fences, 0);
-  EXPECT_EQ(executed.system_calls, 0);
+  ExpectPrivate("loan", 40);
 }
 
 TEST_F(PrivatePathTest, AMessageToOneWaitingSubscriberExecutesNoneEither) {
-  const Executed executed = Trace("stream");
-  EXPECT_GT(executed.instructions, 100);
-  EXPECT_EQ(executed.locked, 0);
-  EXPECT_EQ(executed.fences, 0);
-  EXPECT_EQ(executed.system_calls, 0);
+  ExpectPrivate("stream", 100);
 }
 
 TEST(InstructionTest, EachKindIsRecognized) {
