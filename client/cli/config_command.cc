@@ -38,14 +38,6 @@ std::string LineOf(const v1::ConfigChange& change) {
   }
 }
 
-int PrintJson(const google::protobuf::Message& message) {
-  std::string text;
-  if (!ToJson(message, /*one_line=*/false, &text))
-    return Failed(kFailed, "the answer cannot be written as JSON");
-  Print(text);
-  return kDone;
-}
-
 template <class Response>
 int Show(const Response& response, bool json, bool validate_only) {
   if (json) return PrintJson(response);

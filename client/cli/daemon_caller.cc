@@ -6,6 +6,7 @@
 #include <cctype>
 #include <cstdio>
 
+
 namespace zerocp::cli {
 
 int Failed(ExitCode code, const std::string& what) {
@@ -19,6 +20,14 @@ bool ToJson(const google::protobuf::Message& message, bool one_line, std::string
   options.always_print_primitive_fields = true;
   options.preserve_proto_field_names = true;  // as grpcurl prints them
   return google::protobuf::util::MessageToJsonString(message, text, options).ok();
+}
+
+int PrintJson(const google::protobuf::Message& message) {
+  std::string text;
+  if (!ToJson(message, /*one_line=*/false, &text))
+    return Failed(kFailed, "the answer cannot be written as JSON");
+  Print(text);
+  return kDone;
 }
 
 std::string IdOf(const std::string& name) { return name.substr(name.rfind('/') + 1); }

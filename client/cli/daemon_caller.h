@@ -26,6 +26,9 @@ int Failed(ExitCode code, const std::string& what);
 // As grpcurl prints it, on one line or several. False: it cannot be written as JSON.
 bool ToJson(const google::protobuf::Message& message, bool one_line, std::string* text);
 
+// The same on standard output, on several lines; the exit code.
+int PrintJson(const google::protobuf::Message& message);
+
 // "pools/video" -> "video".
 std::string IdOf(const std::string& name);
 

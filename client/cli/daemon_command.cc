@@ -22,14 +22,6 @@
 namespace zerocp::cli {
 namespace {
 
-int PrintJson(const google::protobuf::Message& message) {
-  std::string text;
-  if (!ToJson(message, /*one_line=*/false, &text))
-    return Failed(kFailed, "the answer cannot be written as JSON");
-  Print(text);
-  return kDone;
-}
-
 template <class Number>
 std::string N(Number number) {
   return std::to_string(number);
