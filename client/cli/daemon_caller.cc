@@ -6,7 +6,6 @@
 #include <cctype>
 #include <cstdio>
 
-
 namespace zerocp::cli {
 
 int Failed(ExitCode code, const std::string& what) {
