@@ -5,7 +5,7 @@
 //   node story.js PREFIX/share/zerocp/proto unix:/run/zerocp/admin.sock
 //   node story.js PREFIX/share/zerocp/proto HOST:PORT AUTHORITY [CERTIFICATE KEY]
 //
-// Exit status 1: something was refused, or is not as expected; the last line says what.
+// Exit status 1: something was refused, or is not as expected; standard error says what.
 'use strict';
 const assert = require('assert');
 const fs = require('fs');
@@ -61,8 +61,12 @@ async function refused(reason, call) {
 
 // The first answer of a stream that is as asked for; the stream is left.
 async function first(stream, condition) {
-  for await (const answer of stream) {
-    if (condition(answer)) return answer;
+  try {
+    for await (const answer of stream) {
+      if (condition(answer)) return answer;
+    }
+  } finally {
+    stream.cancel();
   }
   throw new Error('the stream ended');
 }
@@ -127,7 +131,8 @@ async function story([admin, observer]) {
 story(connect(...process.argv.slice(2))).then(
   () => console.log('story.js: told'),
   (error) => {
-    console.error(`story.js: ${error.code in grpc.status ? `${grpc.status[error.code]} ${reasonOf(error) ?? ''}: ` : ''}${error.details ?? error.stack}`);
+    const code = grpc.status[error.code]; // undefined if it is not of a call
+    console.error(code ? `story.js: ${code} ${reasonOf(error) ?? ''}: ${error.details}` : error);
     process.exitCode = 1;
   },
 );
