@@ -1,7 +1,6 @@
 #include "server/daemon.h"
 
 #include <grp.h>
-#include <pthread.h>
 #include <signal.h>
 #include <spdlog/sinks/stdout_sinks.h>
 #include <spdlog/spdlog.h>
@@ -16,10 +15,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <functional>
-#include <future>
 #include <optional>
-#include <thread>
 #include <utility>
 
 #include "server/build_info.h"
@@ -56,65 +52,6 @@ void RaiseDescriptorLimit() {
   if (setrlimit(RLIMIT_NOFILE, &limit) != 0)
     spdlog::warn("cannot raise RLIMIT_NOFILE: {}", std::strerror(errno));
 }
-
-// `hangup`: SIGHUP too.
-sigset_t Signals(bool hangup) {
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  if (hangup) sigaddset(&signals, SIGHUP);
-  return signals;
-}
-
-// Waits for signals in a thread of its own: the first asks for a stop, one that comes a second or
-// more later ends the process. Whoever signals a whole group makes two at once. SIGHUP asks for a
-// reload, or, with `hangup` false, ends the process as it does any.
-class SignalThread {
- public:
-  // REQUIRES: Signals(hangup) are blocked, here and in every thread to come.
-  explicit SignalThread(bool hangup) : state_(std::make_shared<State>()) {
-    stop_ = state_->asked.get_future();
-    std::thread([state = state_, hangup] {
-      const sigset_t signals = Signals(hangup);
-      int signal = 0;
-      while (sigwait(&signals, &signal), signal == SIGHUP) state->Reload();
-      spdlog::info("{}: stopping", strsignal(signal));
-      state->asked.set_value();
-      const auto again = std::chrono::steady_clock::now() + std::chrono::seconds(1);
-      do {
-        sigwait(&signals, &signal);
-      } while (signal == SIGHUP || std::chrono::steady_clock::now() < again);
-      spdlog::critical("{} again: ending at once; the next start recovers", strsignal(signal));
-      _exit(kExitFailed);
-    }).detach();
-  }
-  void WaitForStop() { stop_.wait(); }
-  // What SIGHUP does from now on; called now if one came before. Empty: nothing.
-  void OnHangup(std::function<void()> reload) {
-    MutexLock lock(state_->mutex);
-    state_->reload = std::move(reload);
-    if (state_->reload && std::exchange(state_->pending, false)) state_->reload();
-  }
-
- private:
-  struct State {
-    void Reload() {
-      MutexLock lock(mutex);
-      spdlog::info("SIGHUP: reading the configuration file and opening the audit log again");
-      pending = !reload;
-      if (reload) reload();
-    }
-
-    std::promise<void> asked;
-    Mutex mutex;
-    std::function<void()> reload ZEROCP_GUARDED_BY(mutex);
-    bool pending ZEROCP_GUARDED_BY(mutex) = false;
-  };
-
-  const std::shared_ptr<State> state_;
-  std::future<void> stop_;
-};
 
 RuntimeDirectory::Kind KindOf(const Options& options) {
   return options.system_service ? RuntimeDirectory::Kind::kSystem : RuntimeDirectory::Kind::kUser;
@@ -171,7 +108,7 @@ Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance)
       guard_(Mapping(core_.manager->management_segment()),
              Mapping(core_.manager->chunk_segment())) {}
 
-Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options) {
+Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThread& signals) {
   Result<RuntimeDirectory> directory = RuntimeDirectory::Open(options.runtime_dir, KindOf(options));
   if (!directory.ok()) return directory.status();
   shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, directory->path());
@@ -182,7 +119,11 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options) {
   std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(*directory), std::move(*instance)));
   Status status = daemon->Restore();
   if (status.ok()) status = daemon->Serve();
-  if (status.ok()) status = daemon->CreatePoolsAndChannels();
+  if (status.ok()) {
+    signals.OnStop([&pools = *daemon->pools_] { pools.StopReserving(); });
+    status = daemon->CreatePoolsAndChannels();
+    signals.OnStop({});
+  }
   if (status.ok()) status = daemon->TakeClients();
   if (!status.ok()) {
     if (!daemon->adopted_) {
@@ -480,14 +421,15 @@ int RunDaemon(const Options& options) {
     if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
     return status.ok() ? kExitOk : kExitFailed;
   }
-  const bool reloads = !options.config_file.empty() || !options.security.audit_log.empty();
-  const sigset_t signals = Signals(reloads);
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();
-  SignalThread signal_thread(reloads);
+  SignalThread signal_thread(!options.config_file.empty() || !options.security.audit_log.empty());
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
-  Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options);
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options, signal_thread);
+  if (!daemon.ok() && signal_thread.stop_asked()) {
+    spdlog::info("stopped before it was ready: {}", daemon.status().message());
+    return kExitOk;
+  }
   if (!daemon.ok()) {
     spdlog::critical("cannot start: {}", daemon.status().message());
     return ExitCodeOf(daemon.status());

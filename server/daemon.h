@@ -29,14 +29,16 @@
 #include "server/runtime_directory.h"
 #include "server/session_manager.h"
 #include "server/sigbus_guard.h"
+#include "server/signal_thread.h"
 
 namespace zerocp {
 
 class Daemon {
  public:
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
-  // Segments that this start created are gone again if it fails.
-  static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options);
+  // A stop that `signals` is asked for ends it while it reserves memory. Segments that this start
+  // created are gone again if it fails.
+  static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options, SignalThread& signals);
   // Reads the configuration file and opens the audit log again. Does not wait. From any thread,
   // until Stop.
   void Reload();

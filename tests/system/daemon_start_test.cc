@@ -5,6 +5,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +13,7 @@
 #include <thread>
 
 #include "shm/layout.h"
+#include "shm/memory_budget.h"
 #include "tests/system/daemon_process.h"
 
 namespace zerocp::testing {
@@ -34,6 +36,22 @@ void WaitUntil(Condition condition) {
 
 bool Contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
+}
+
+// Some seconds' worth of memory, and no more than half of what there is.
+TEST(DaemonStartTest, AStopEndsAStartThatReservesMemory) {
+  TempDir dir;
+  const std::string log = dir.path() + "/log";
+  const uint64_t bytes =
+      std::min(shm::AvailableMemory("/dev/shm").available_bytes / 2, uint64_t{8} << 30);
+  auto daemon = StartDaemon(
+      dir.path() + "/run", log,
+      {"--instance", "stopped-start", "--pool", "big=1MiBx" + std::to_string(bytes >> 20)});
+  WaitUntil([&] { return Contains(ReadFile(log), " starts in "); });
+  daemon->Signal(SIGTERM);
+  EXPECT_EQ(daemon->Wait(), 0) << ReadFile(log);
+  EXPECT_TRUE(Contains(ReadFile(log), "stopped before it was ready")) << ReadFile(log);
+  EXPECT_FALSE(Contains(ReadFile(log), "critical")) << ReadFile(log);
 }
 
 TEST(DaemonStartTest, TwentyStartsAtOnceGiveOneDaemon) {
