@@ -27,6 +27,9 @@ using shm::UniqueFd;
 
 constexpr int kMostPackets = 16;
 constexpr uint8_t kNewConnection = 0xff;
+// The listener may answer before it looks at its sockets, accepts 16 connections a time, and sees
+// their ends then.
+constexpr int kSettleRounds = 8;
 
 AttachRequest Request(AttachOp op) {
   AttachRequest request{};
@@ -161,9 +164,9 @@ class Daemon {
     Settle();
     Expect(sessions_.List().empty(), "a session is left");
   }
-  // The listener has seen all that was sent and closed before.
+  // Returns when the listener has seen all that was sent and closed before.
   void Settle() {
-    for (int i = 0; i < 2; ++i) (void)listener_.FindDead(/*recover=*/false);
+    for (int i = 0; i < kSettleRounds; ++i) (void)listener_.FindDead(/*recover=*/false);
   }
 
   static std::unique_ptr<shm::MemPoolManager> Create(const std::string& directory) {
