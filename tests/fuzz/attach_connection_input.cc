@@ -1,6 +1,7 @@
 // Answers of a daemon, good and bad, to the client's Connection, with descriptors of all kinds,
 // over segments that anybody may have written: ends, touches nothing outside, keeps no descriptor.
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/un.h>
 #include <unistd.h>
@@ -69,7 +70,12 @@ class FakeDaemon {
     fds_[kPipe] = UniqueFd(ends[0]);
     fds_[kDirectory] = UniqueFd(open("/", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
     fds_[kNull] = UniqueFd(open("/dev/null", O_RDWR | O_CLOEXEC));
+    // Signals, such as those of libFuzzer's timer, are the other threads'.
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_BLOCK, &all, &before);
     std::thread([this] { Run(); }).detach();
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
   }
   const std::string& path() const { return path_; }
   int fd(uint8_t kind) const { return fds_[kind % kDescriptorKinds].get(); }

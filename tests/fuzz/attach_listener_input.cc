@@ -7,10 +7,12 @@
 #include <unistd.h>
 
 #include <array>
+#include <cerrno>
 #include <iterator>
 #include <map>
 #include <memory>
 
+#include "client/internal/find_daemon.h"
 #include "server/attach_listener.h"
 #include "server/session_manager.h"
 #include "tests/fuzz/attach_fuzz.h"
@@ -96,12 +98,9 @@ class Daemon {
   using Cookies = std::map<uint32_t, std::array<uint8_t, shm::kCookieBytes>>;  // by session
 
   void Connect() {
-    socket_ = UniqueFd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0));
-    sockaddr_un address{};
-    address.sun_family = AF_UNIX;
-    path_.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    Expect(connect(socket_.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0,
-           "cannot connect");
+    auto connected = internal::ConnectToDaemon(path_, SOCK_SEQPACKET);
+    Expect(connected.ok(), "cannot connect: " + connected.status().message());
+    socket_ = std::move(connected->fd);
   }
   static void Remind(AttachRequest& request, const Cookies::value_type& cookie) {
     request.session = cookie.first;
@@ -119,7 +118,10 @@ class Daemon {
     message.msg_iovlen = 1;
     message.msg_control = control;
     message.msg_controllen = sizeof(control);
-    const ssize_t got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
+    ssize_t got = 0;
+    do {
+      got = recvmsg(socket_.get(), &message, MSG_CMSG_CLOEXEC);
+    } while (got < 0 && errno == EINTR);  // libFuzzer has a timer
     Expect(got == static_cast<ssize_t>(sizeof(reply)), "a packet without an answer");
     const cmsghdr* rights = CMSG_FIRSTHDR(&message);
     size_t received = 0;
