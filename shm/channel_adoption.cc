@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "shm/channel_registry.h"
+#include "shm/mutant.h"
 
 namespace zerocp::shm {
 namespace {
@@ -71,8 +72,14 @@ Status ChannelRegistry::ReadChannel(uint32_t index) {
     return damaged("its entry is impossible");
   }
   ExtentMap& extents = manager_.allocator().management_extents();
-  if (Status status =
-          extents.Reserve(channel.geometry.region_offset, channel.geometry.region_bytes());
+  const uint64_t end = manager_.management_segment().file_bytes();
+  const auto reserve = [&](uint64_t offset, uint64_t bytes) {
+    if ((offset <= end && bytes <= end - offset) || Mutant(88))
+      return extents.Reserve(offset, bytes);
+    return damaged("memory at " + std::to_string(offset) + " of " + std::to_string(bytes) +
+                   " bytes is behind the file's end at " + std::to_string(end));
+  };
+  if (Status status = reserve(channel.geometry.region_offset, channel.geometry.region_bytes());
       !status.ok()) {
     return status;
   }
@@ -101,7 +108,7 @@ Status ChannelRegistry::ReadChannel(uint32_t index) {
     const bool session_fits = lane.session == 0 || IsSession(lane.session);
     if (lane.state > LaneState::kRetired || !session_fits ||
         (lane.state != LaneState::kFree &&
-         !extents.Reserve(lane.offset, channel.geometry.lane_bytes()).ok())) {
+         !reserve(lane.offset, channel.geometry.lane_bytes()).ok())) {
       lane.state = LaneState::kFree;  // damaged: nobody is served by it any more
     }
     if (lane.state == LaneState::kFree) lane.session = 0;

@@ -19,10 +19,11 @@ std::vector<Violation> Validate(const ChannelSpec& spec) {
         {"max_held_count", "must be 0, or from 1 to " + std::to_string(kMaxChunksPerPool)});
   }
   const uint32_t queue =
-      std::bit_ceil(spec.queue_capacity == 0 ? kDefaultQueueCapacity : spec.queue_capacity);
-  if (spec.history_count > std::min(queue, kMaxQueueCapacity)) {
-    found.push_back({"history_count", "must be at most queue_capacity, which is " +
-                                          std::to_string(std::min(queue, kMaxQueueCapacity))});
+      std::bit_ceil(spec.queue_capacity == 0 ? kDefaultQueueCapacity
+                                             : std::min(spec.queue_capacity, kMaxQueueCapacity));
+  if (spec.history_count > queue) {
+    found.push_back(
+        {"history_count", "must be at most queue_capacity, which is " + std::to_string(queue)});
   }
   const auto is_printable = [](char c) { return c >= ' ' && c <= '~'; };
   if (spec.message_type.size() > kMessageTypeBytes ||

@@ -53,6 +53,21 @@ std::byte* MemPoolManager::ManagementAt(uint64_t offset, uint64_t bytes) const {
   return management_.data() + offset;
 }
 
+bool MemPoolManager::Reaches(const PoolGeometry& geometry, uint32_t count) {
+  for (const Range& range : RangesOf(geometry, 0, count))
+    if (!range.segment->Reaches(range.offset + range.bytes)) return false;
+  return true;
+}
+
+uint32_t PoolView::CheckedCount(uint32_t count) const {
+  const uint32_t reached = reached_count.load(std::memory_order_relaxed);
+  count = std::min(count, max_chunk_count);
+  if (count <= reached) return count;
+  if (!Mutant(85) && !manager->Reaches(*this, count)) return reached;
+  reached_count.store(count, std::memory_order_relaxed);
+  return count;
+}
+
 Result<std::array<uint8_t, 16>> MemPoolManager::NewUuid() {
   std::array<uint8_t, 16> uuid;
   if (getrandom(uuid.data(), uuid.size(), 0) != static_cast<ssize_t>(uuid.size()))
@@ -175,6 +190,14 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Load(const CreateOptions
   return manager;
 }
 
+// As far as the files' lengths tell: a client may have cut them, or forged an entry.
+bool MemPoolManager::IsCommitted(const PoolGeometry& geometry) {
+  for (const Range& range : RangesOf(geometry, 0, geometry.chunk_count))
+    if (range.segment->file_bytes() < range.offset + range.bytes && !Mutant(89)) return false;
+  return management_.file_bytes() >=
+         geometry.hints_offset + FreeList::Bytes(geometry.max_chunk_count);
+}
+
 Status MemPoolManager::AdoptPools(bool copy) {
   allocator_ = std::make_unique<MemPoolAllocator>(
       options_.management_reserved_bytes, options_.chunk_reserved_bytes, options_.session_capacity);
@@ -187,12 +210,8 @@ Status MemPoolManager::AdoptPools(bool copy) {
       return Status(Code::kDamaged, "pool table: impossible state " + std::to_string(state));
     Result<PoolGeometry> geometry = allocator_->Adopt(entry);
     if (!geometry.ok()) return geometry.status();
-    if (chunk_.file_bytes() <
-            geometry->payload_offset + geometry->stride_bytes * geometry->chunk_count ||
-        management_.file_bytes() <
-            geometry->records_offset + geometry->record_bytes() * geometry->chunk_count) {
+    if (!IsCommitted(*geometry))
       return Status(Code::kDamaged, "a segment of the instance was cut short");
-    }
     const uint64_t use = uses_[index].load() | 1;
     uses_[index].store(use);
     PublishView(index, entry, *geometry, use);
@@ -299,10 +318,13 @@ void MemPoolManager::PublishView(uint32_t index, const MemPool& entry, const Poo
   view->generation_base = entry.generation_base;
   view->open_use = open_use;
   view->use = &view->shared->use;
+  view->manager = this;
+  view->reached_count.store(geometry.chunk_count, std::memory_order_relaxed);
   if (allocator_ != nullptr) {
     view->use = &uses_[index];
     chunk_counts_[index].store(geometry.chunk_count, std::memory_order_relaxed);
     view->live = &chunk_counts_[index];
+    view->reached_count.store(geometry.max_chunk_count, std::memory_order_relaxed);
   }
   std::lock_guard lock(views_mutex_);
   if (!view->IsCurrent()) return;  // what was read may be of two pools
@@ -331,9 +353,7 @@ const PoolView* MemPoolManager::LoadPool(uint32_t index) {
   }
   Result<PoolGeometry> geometry = MemPoolAllocator::Validate(
       entry, options_.management_reserved_bytes, options_.chunk_reserved_bytes);
-  if (!geometry.ok()) return nullptr;
-  for (const Range& range : RangesOf(*geometry, 0, geometry->chunk_count))
-    if (!range.segment->Reaches(range.offset + range.bytes)) return nullptr;
+  if (!geometry.ok() || !Reaches(*geometry, geometry->chunk_count)) return nullptr;
   if (!management_.Reaches(geometry->hints_offset + FreeList::Bytes(geometry->max_chunk_count)))
     return nullptr;
   PublishView(index, entry, *geometry, open_use);

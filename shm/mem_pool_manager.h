@@ -44,6 +44,8 @@ struct HintLevels {
   uint32_t word_count[3];
 };
 
+class MemPoolManager;
+
 struct PoolView : PoolGeometry {
   uint8_t index;
   uint8_t incarnation;
@@ -69,13 +71,18 @@ struct PoolView : PoolGeometry {
     return (use->load(std::memory_order_acquire) | 1) == open_use;  // PAIR pool.use
   }
   std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
-  // Chunks that exist. In a client the shared word, which a peer can have forged, so it is bounded:
-  // a count too large lets this client touch pages of this pool that nobody committed (SIGBUS when
-  // memory is short), one too small hides chunks; neither reaches another pool, nor the daemon.
+  // Chunks that exist. In a client the shared word, which a peer can have forged: it is believed as
+  // far as the files reach. One too small hides chunks.
   uint32_t live_chunk_count() const {
-    return std::min(live->load(std::memory_order_acquire),  // PAIR pool.chunk_count
-                    max_chunk_count);
+    const uint32_t count = live->load(std::memory_order_acquire);  // PAIR pool.chunk_count
+    return count <= reached_count.load(std::memory_order_relaxed) ? count : CheckedCount(count);
   }
+  uint32_t CheckedCount(uint32_t count) const;
+
+  MemPoolManager* manager;
+  // Chunks whose memory this process has found in the files; relaxed: a smaller one is looked for
+  // again. The daemon's own count needs no look: max_chunk_count.
+  mutable std::atomic<uint32_t> reached_count;
 };
 
 class MemPoolManager {
@@ -184,6 +191,8 @@ class MemPoolManager {
   std::array<uint8_t, 16> instance_uuid() const { return instance_uuid_; }
   // First 64 bits of the uuid: what handles carry.
   uint64_t instance_id() const;
+  // True if the files have the first `count` chunks.
+  bool Reaches(const PoolGeometry& geometry, uint32_t count);
   // Address of [offset, offset + bytes) in the management segment; nullptr if it is not all inside,
   // behind the file's end, or misaligned. For offsets read from the segment.
   std::byte* ManagementAt(uint64_t offset, uint64_t bytes) const;
@@ -193,6 +202,7 @@ class MemPoolManager {
   // Maps and checks existing segments: for the daemon, or a copy.
   static Result<std::unique_ptr<MemPoolManager>> Load(const CreateOptions& options, bool copy);
   Status AdoptPools(bool copy);
+  bool IsCommitted(const PoolGeometry& geometry);
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
                    uint64_t open_use);

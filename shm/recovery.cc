@@ -28,7 +28,7 @@ struct CellTarget {
 };
 CellTarget Locate(MemPoolManager& manager, const Cell& cell) {
   const PoolView* pool = manager.pool(cell.pool);
-  if (pool == nullptr || cell.chunk >= pool->live_chunk_count()) return {};
+  if (pool == nullptr || (cell.chunk >= pool->live_chunk_count() && !Mutant(87))) return {};
   return {pool, &pool->record(cell.chunk)};
 }
 

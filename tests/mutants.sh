@@ -49,8 +49,11 @@ in_table=$(rows | cut -d'|' -f1 | sort -n)
   die "the numbers in the code (<) and in $table (>) differ, or one is used twice"
 }
 
+# Those of libFuzzer's programs are run.sh's in tests/fuzz.
+rows_here() { rows | grep -vE '\|[a-z]+_fuzz\|'; }
+
 # The test of a name is a target of the same name.
-mapfile -t targets < <(rows | cut -d'|' -f4 | sort -u)
+mapfile -t targets < <(rows_here | cut -d'|' -f4 | sort -u)
 mkdir -p build
 echo "mutants: building ${#targets[@]} tests in $tree"
 if ! { cmake --preset mutants && cmake --build "$tree" --target "${targets[@]}"; } >"$log" 2>&1; then
@@ -94,7 +97,7 @@ while IFS='|' read -r number file what tests filter; do
   total=$((total + 1))
   result+=("$(printf '%3s  %-28s %-44s %s %s: %s' "$number" "$file" "$what" "$tests" "$filter" "$verdict")")
   echo "mutant $number: $verdict"
-done < <(rows)
+done < <(rows_here)
 
 [[ $total -gt 0 ]] || die "no such mutant: $*"
 printf '%s\n' "${result[@]}"

@@ -41,6 +41,7 @@ void Copy(char (&field)[n], std::string_view text) {
 
 // Moves the first two descriptors of a control message to `descriptors`, closes all others.
 void TakeDescriptors(msghdr& message, UniqueFd (*descriptors)[2]) {
+  if (Mutant(86) && descriptors == nullptr) return;
   size_t count = 0;
   for (cmsghdr* part = CMSG_FIRSTHDR(&message); part != nullptr;
        part = CMSG_NXTHDR(&message, part)) {

@@ -226,6 +226,9 @@ TEST_F(HistoryTest, ItTakesOneSlotOfEachChunkAndIsNoLongerThanTheQueue) {
   spec.queue_capacity = 0;
   spec.history_count = kDefaultQueueCapacity + 1;
   EXPECT_EQ(Validate(spec).size(), 1u);
+  spec.queue_capacity = ~uint32_t{0};  // as a damaged entry may say
+  ASSERT_EQ(Validate(spec).size(), 1u);
+  EXPECT_EQ(Validate(spec)[0].field, "queue_capacity");
 }
 
 // Joiners come while a publisher sends as fast as it can: each message once and in order, and from

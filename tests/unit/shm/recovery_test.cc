@@ -356,6 +356,59 @@ TEST_F(AuditTest, ALaneOrAPoolThatIsSaidToLieBehindTheFilesEndIsNotTouched) {
   Kill(session);
 }
 
+TEST_F(AuditTest, AChunkCountThatIsForgedLeadsNoClientBehindTheFilesEnd) {
+  auto attached = MemPoolManager::Attach(
+      UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
+      UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
+  ASSERT_TRUE(attached.ok()) << attached.status().message();
+  const uint32_t index = AddPool("grows", 4096, 4).index;
+  const PoolView* view = (*attached)->pool(index);
+  ASSERT_NE(view, nullptr);
+  EXPECT_EQ(view->live_chunk_count(), 4u);
+  std::atomic<uint32_t>& count = manager_->pool_entry(index).chunk_count;
+  for (uint32_t forged : {5u, view->max_chunk_count, ~0u}) {
+    count.store(forged);
+    EXPECT_EQ(view->live_chunk_count(), 4u) << forged;
+  }
+  count.store(4);
+  ASSERT_TRUE(manager_->GrowPool(index, 6).ok());
+  EXPECT_EQ(view->live_chunk_count(), 6u);
+}
+
+TEST_F(AuditTest, ADaemonAdoptsNothingBehindTheFilesEnd) {
+  MemPoolManager::CreateOptions options;
+  options.segment_dir = dir_;
+  options.instance = "test";
+  const uint64_t end = manager_->management_segment().file_bytes();
+  const uint64_t behind = (end + kExtentAlign - 1) / kExtentAlign * kExtentAlign;
+  LaneEntry& lane_entry = channel().view.lanes[publisher_->info().index];
+  const uint64_t lane_offset = lane_entry.offset.exchange(behind);
+  {
+    auto adopted = MemPoolManager::Adopt(options);
+    ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+    ChannelRegistry registry(**adopted);
+    EXPECT_TRUE(registry.Inspect().ok());
+    EXPECT_EQ(registry.Find("feed")->lanes[publisher_->info().index].state, LaneState::kFree);
+  }
+  lane_entry.offset.store(lane_offset);
+
+  ChannelEntry& entry = manager_->channel_entry(channel().index);
+  const uint64_t region = std::exchange(entry.region_offset, behind);
+  {
+    auto adopted = MemPoolManager::Adopt(options);
+    ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+    EXPECT_EQ(ChannelRegistry(**adopted).Inspect().code(), Code::kDamaged);
+  }
+  entry.region_offset = region;
+
+  MemPool& pool_entry = manager_->pool_entry(pool().index);
+  for (uint64_t* offset : {&pool_entry.headers_offset, &pool_entry.hints_offset}) {
+    const uint64_t before = std::exchange(*offset, uint64_t{32} << 20);
+    EXPECT_EQ(MemPoolManager::Adopt(options).code(), Code::kDamaged);
+    *offset = before;
+  }
+}
+
 TEST_F(AuditTest, RecoveryOverForgedBytesEndsAndStaysInside) {
   SendAll(4);
   uint64_t random = 88172645463325252;
