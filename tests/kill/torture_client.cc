@@ -223,6 +223,7 @@ class WorkerRun {
     // A channel holds the pools of its messages up, so what comes and goes stays out of them.
     if (held.canary.pool == kChurn) return loans_.push_back(std::move(held));
     PublisherEntry& entry = process_.page.publishers[sending.number % kPublisherEntries];
+    if (entry.number.load() != sending.number) Die("too many publishers for the page");
     const uint64_t sequence = sending.sent + 1;
     Fill(held, held.canary.pool, sending.number, sequence);
     void* data = held.loan.data().data();
@@ -287,17 +288,12 @@ class WorkerRun {
     const size_t channel = Random(kChannels.size());
     if (Random(2) == 0) {
       if (publishers_.size() >= kMostPublishers) return Leave();
-      const uint64_t number = process_.page.publisher_count.fetch_add(1) + 1;
-      PublisherEntry& entry = process_.page.publishers[number % kPublisherEntries];
-      entry.number.store(0);
-      entry.channel.store(channel);
-      entry.begun.store(0);
-      entry.completed.store(0);
-      entry.number.store(number);
+      const uint64_t number = NewPublisher(channel);
       auto publisher = process_.client.JoinAsPublisher(kChannels[channel].name);
       Expect(publisher.code(), publisher.message(), {Code::kLimit});
       if (!publisher) return;
       publishers_.push_back({std::move(*publisher), channel, number});
+      spare_number_ = 0;
     } else {
       if (subscriptions_.size() >= kMostSubscriptions) return Leave();
       SubscriberOptions options;
@@ -313,6 +309,17 @@ class WorkerRun {
           std::make_unique<Subscription>(process_.page, channel, lossy, std::move(*subscriber)));
     }
     Count(kJoins);
+  }
+  // The number of a publisher that is about to join; that of one that could not, if there is one.
+  uint64_t NewPublisher(size_t channel) {
+    if (spare_number_ == 0) spare_number_ = process_.page.publisher_count.fetch_add(1) + 1;
+    PublisherEntry& entry = process_.page.publishers[spare_number_ % kPublisherEntries];
+    entry.number.store(0);
+    entry.channel.store(channel);
+    entry.begun.store(0);
+    entry.completed.store(0);
+    entry.number.store(spare_number_);
+    return spare_number_;
   }
   void Leave() {
     Step(kLeave);
@@ -377,6 +384,7 @@ class WorkerRun {
   const size_t own_board_;  // its first entry of the board
   std::mt19937_64 random_;
   uint64_t instance_ = 0;
+  uint64_t spare_number_ = 0;
   std::vector<Held> loans_;
   std::vector<Reading> samples_;
   std::vector<Sending> publishers_;

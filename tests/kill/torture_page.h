@@ -99,7 +99,7 @@ struct PublisherEntry {
   std::atomic<uint64_t> begun;      // number of the last message that it began to publish
   std::atomic<uint64_t> completed;  // and of the last whose call returned
 };
-inline constexpr size_t kPublisherEntries = 4096;
+inline constexpr size_t kPublisherEntries = 16384;
 
 // A shared chunk that anyone may open; `serial` is 0 while it is written. Each worker writes
 // kBoardEntries of its own.
