@@ -96,11 +96,12 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
         waitpid(child, &stopped, 0);
         EXPECT_TRUE(WIFSTOPPED(stopped)) << "the victim ended by itself, status " << stopped;
       }
-      bool under_way = true;
-      for (int steps = 0; under_way && steps < stop; ++steps) under_way = Step(child);
+      victim_ = child;
+      under_way_ = true;
+      const bool ended = !StepOn(stop);
       meanwhile();
       int status = 0;
-      if (under_way) {  // not at its end already
+      if (under_way_) {  // not at its end already
         ptrace(PTRACE_CONT, child, nullptr, nullptr);
         waitpid(child, &status, 0);
         EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
@@ -112,8 +113,14 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
         ADD_FAILURE() << "stopped after instruction " << stop;
         return stop;
       }
-      if (!under_way) return stop;
+      if (ended) return stop;
     }
+  }
+
+  // For `meanwhile`: the victim goes on by so many instructions. False: it has come to its end.
+  bool StepOn(int steps) {
+    for (; under_way_ && steps > 0; --steps) under_way_ = Step(victim_);
+    return under_way_;
   }
 
   // The victim's child is not run on any more; its next one has the same session.
@@ -233,6 +240,10 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   uint16_t departed_id_ = 0;  // a second one that is gone; 0: none
   std::shared_ptr<Session> peer_;
   uint64_t management_bytes_ = 0;
+
+ private:
+  pid_t victim_ = 0;  // of StopAtEach
+  bool under_way_ = false;
 };
 
 // Nothing is in use that the test does not know of.
