@@ -31,50 +31,62 @@ grpc::ServerUnaryReactor* RunOnPool(const ServiceContext& context, const std::st
 grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* call,
                                                    const v1::CreatePoolRequest* request,
                                                    v1::CreatePoolResponse* response) {
-  return RunOnPool(context_, request->pool_id(), call, request, [=, this]() -> absl::Status {
-    const auto spec = ToSpec(*request);
-    if (!spec.ok()) return spec.status();
-    const auto result =
-        context_.pools.Create(*spec, {request->validate_only(), request->allow_existing()});
-    if (!result.ok()) return result.status();
-    *response->mutable_pool() = ToProto(result->pool);
-    response->set_created(result->created);
-    return absl::OkStatus();
-  });
+  return RunOnPool(
+      context_, request->pool_id(), call, request, [=, this](Changes& changes) -> absl::Status {
+        const auto spec = ToSpec(*request);
+        if (!spec.ok()) return spec.status();
+        const auto result =
+            context_.pools.Create(*spec, {request->validate_only(), request->allow_existing()});
+        if (!result.ok()) return result.status();
+        if (result->created || result->pool.etag.empty())  // or a preview
+          changes = ChangesBetween({}, {{result->pool.spec}, {}});
+        *response->mutable_pool() = ToProto(result->pool);
+        response->set_created(result->created);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
                                                    const v1::UpdatePoolRequest* request,
                                                    v1::UpdatePoolResponse* response) {
-  return RunOnPool(context_, request->pool().name(), call, request, [=, this]() -> absl::Status {
-    const auto change = ToChange(*request);
-    if (!change.ok()) return change.status();
-    const auto pool = context_.pools.Update(*change, request->validate_only());
-    if (!pool.ok()) return pool.status();
-    *response->mutable_pool() = ToProto(*pool);
-    return absl::OkStatus();
-  });
+  return RunOnPool(context_, request->pool().name(), call, request,
+                   [=, this](Changes& changes) -> absl::Status {
+                     const auto change = ToChange(*request);
+                     if (!change.ok()) return change.status();
+                     const auto before = context_.pools.Get(change->name);
+                     const auto pool = context_.pools.Update(*change, request->validate_only());
+                     if (!pool.ok()) return pool.status();
+                     if (before.ok())
+                       changes = ChangesBetween({{before->spec}, {}}, {{pool->spec}, {}});
+                     *response->mutable_pool() = ToProto(*pool);
+                     return absl::OkStatus();
+                   });
 }
 
 grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
                                                    const v1::DeletePoolRequest* request,
                                                    v1::DeletePoolResponse* response) {
-  return RunOnPool(context_, request->name(), call, request, [=, this]() -> absl::Status {
-    const auto name = ToName("pools", "name", request->name());
-    if (!name.ok()) return name.status();
-    const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
-                                             request->allow_missing(), request->drain()});
-    if (!pool.ok()) return pool.status();
-    if (*pool) *response->mutable_pool() = ToProto(**pool);
-    return absl::OkStatus();
-  });
+  return RunOnPool(
+      context_, request->name(), call, request, [=, this](Changes& changes) -> absl::Status {
+        const auto name = ToName("pools", "name", request->name());
+        if (!name.ok()) return name.status();
+        const auto before = context_.pools.Get(*name);
+        const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
+                                                 request->allow_missing(), request->drain()});
+        if (!pool.ok()) return pool.status();
+        if (*pool) *response->mutable_pool() = ToProto(**pool);
+        if (before.ok() && !before->draining) changes = ChangesBetween({{before->spec}, {}}, {});
+        return absl::OkStatus();
+      });
 }
 
 namespace {
 
 template <class Response>
-absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* response) {
+absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* response,
+                    Changes& changes) {
   if (!applied.ok()) return applied.status();
+  changes = applied->changes;
   *response->mutable_config() = ToProto(applied->config);
   response->mutable_config()->set_etag(applied->etag);
   for (const ConfigChange& change : applied->changes) *response->add_changes() = ToProto(change);
@@ -86,35 +98,54 @@ absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* resp
 grpc::ServerUnaryReactor* AdminService::ApplyConfig(grpc::CallbackServerContext* call,
                                                     const v1::ApplyConfigRequest* request,
                                                     v1::ApplyConfigResponse* response) {
-  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
-    const auto config = ToConfig(*request);
-    if (!config.ok()) return config.status();
-    const ApplyMode mode{request->config().etag(), request->validate_only(),
-                         request->allow_deletion(), request->persist()};
-    return Answer(context_.config.Apply(*config, mode), response);
-  });
+  return RunOn(context_, context_.change_worker, call, request,
+               [=, this](Changes& changes) -> absl::Status {
+                 const auto config = ToConfig(*request);
+                 if (!config.ok()) return config.status();
+                 const ApplyMode mode{request->config().etag(), request->validate_only(),
+                                      request->allow_deletion(), request->persist()};
+                 return Answer(context_.config.Apply(*config, mode), response, changes);
+               });
 }
 
 grpc::ServerUnaryReactor* AdminService::ReloadConfig(grpc::CallbackServerContext* call,
                                                      const v1::ReloadConfigRequest* request,
                                                      v1::ReloadConfigResponse* response) {
-  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
-    ApplyMode mode;
-    mode.validate_only = request->validate_only();
-    mode.allow_deletion = request->allow_deletion();
-    return Answer(context_.config.Reload(mode), response);
-  });
+  return RunOn(context_, context_.change_worker, call, request,
+               [=, this](Changes& changes) -> absl::Status {
+                 ApplyMode mode;
+                 mode.validate_only = request->validate_only();
+                 mode.allow_deletion = request->allow_deletion();
+                 return Answer(context_.config.Reload(mode), response, changes);
+               });
 }
+
+namespace {
+
+// Runs `work` at once, as no change of a channel takes long; not while the configuration changes.
+template <class Request, class Work>
+grpc::ServerUnaryReactor* RunOnChannel(const ServiceContext& context,
+                                       grpc::CallbackServerContext* call, const Request* request,
+                                       Work work) {
+  return RunOn(context, context.short_worker, call, request,
+               [&config = context.config, work = std::move(work)](Changes& changes) {
+                 return config.RunApart([&] { return work(changes); });
+               });
+}
+
+}  // namespace
 
 grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContext* call,
                                                       const v1::CreateChannelRequest* request,
                                                       v1::CreateChannelResponse* response) {
-  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
+  return RunOnChannel(context_, call, request, [=, this](Changes& changes) -> absl::Status {
     const auto spec = ToSpec(*request);
     if (!spec.ok()) return spec.status();
     const auto result =
         context_.channels.Create(*spec, {request->validate_only(), request->allow_existing()});
     if (!result.ok()) return result.status();
+    if (result->created || result->channel.etag.empty())  // or a preview
+      changes = ChangesBetween({}, {{}, {result->channel.spec}});
     *response->mutable_channel() = ToProto(result->channel);
     response->set_created(result->created);
     return absl::OkStatus();
@@ -124,25 +155,31 @@ grpc::ServerUnaryReactor* AdminService::CreateChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContext* call,
                                                       const v1::DeleteChannelRequest* request,
                                                       v1::DeleteChannelResponse*) {
-  return RunOn(context_, context_.change_worker, call, request, [=, this]() -> absl::Status {
+  return RunOnChannel(context_, call, request, [=, this](Changes& changes) -> absl::Status {
     const auto name = ToName("channels", "name", request->name());
     if (!name.ok()) return name.status();
-    return context_.channels.Delete(*name, request->even_if_in_use(), request->allow_missing(),
-                                    request->etag());
+    const auto before = context_.channels.Get(*name);
+    absl::Status status = context_.channels.Delete(*name, request->even_if_in_use(),
+                                                   request->allow_missing(), request->etag());
+    if (status.ok() && before.ok()) changes = ChangesBetween({{}, {before->spec}}, {});
+    return status;
   });
 }
 
 grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerContext* call,
                                                          const v1::DetachSubscriberRequest* request,
                                                          v1::DetachSubscriberResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
-    const auto name = ToSubscriber(*request);
-    if (!name.ok()) return name.status();
-    const auto queued = context_.channels.DetachSubscriber(*name);
-    if (!queued.ok()) return queued.status();
-    response->set_queued_count(static_cast<int64_t>(*queued));
-    return absl::OkStatus();
-  });
+  return RunOn(context_, context_.long_worker, call, request,
+               [=, this](Changes& changes) -> absl::Status {
+                 const auto name = ToSubscriber(*request);
+                 if (!name.ok()) return name.status();
+                 const auto queued = context_.channels.DetachSubscriber(*name);
+                 if (!queued.ok()) return queued.status();
+                 response->set_queued_count(static_cast<int64_t>(*queued));
+                 changes.push_back({ConfigChange::Action::kRemove, request->name(),
+                                    Counted(*queued, "message") + " waited for it"});
+                 return absl::OkStatus();
+               });
 }
 
 grpc::ServerUnaryReactor* AdminService::Cleanup(grpc::CallbackServerContext* call,
@@ -180,21 +217,27 @@ grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
 grpc::ServerUnaryReactor* AdminService::SetLogLevel(grpc::CallbackServerContext* call,
                                                     const v1::SetLogLevelRequest* request,
                                                     v1::SetLogLevelResponse* response) {
-  return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
-    const auto wanted = ToLevel(*request);
-    if (!wanted.ok()) return wanted.status();
-    const auto before = spdlog::get_level();
-    const auto now = Mutant(51) ? wanted->value_or(before) : wanted->value_or(start_level_);
-    // At a level that is logged before or after it, so that the log tells of its own silence.
-    const auto lower = std::min(before, now);
-    spdlog::set_level(lower);
-    spdlog::log(std::max(lower, spdlog::level::info),
-                "log level: {} instead of {}, until the next start",
-                spdlog::level::to_string_view(now), spdlog::level::to_string_view(before));
-    spdlog::set_level(now);
-    response->set_previous_level(ToProto(before));
-    return absl::OkStatus();
-  });
+  return RunOn(
+      context_, context_.short_worker, call, request, [=, this](Changes& changes) -> absl::Status {
+        const auto wanted = ToLevel(*request);
+        if (!wanted.ok()) return wanted.status();
+        const auto before = spdlog::get_level();
+        const auto now = Mutant(51) ? wanted->value_or(before) : wanted->value_or(start_level_);
+        // At a level that is logged before or after it, so that the log tells of its own silence.
+        const auto lower = std::min(before, now);
+        spdlog::set_level(lower);
+        spdlog::log(std::max(lower, spdlog::level::info),
+                    "log level: {} instead of {}, until the next start",
+                    spdlog::level::to_string_view(now), spdlog::level::to_string_view(before));
+        spdlog::set_level(now);
+        response->set_previous_level(ToProto(before));
+        if (now != before) {
+          changes.push_back({ConfigChange::Action::kUpdate, "log_level",
+                             fmt::format("{}", spdlog::level::to_string_view(before)),
+                             fmt::format("{}", spdlog::level::to_string_view(now))});
+        }
+        return absl::OkStatus();
+      });
 }
 
 namespace {
@@ -217,14 +260,14 @@ grpc::ServerUnaryReactor* AdminService::TerminateSession(grpc::CallbackServerCon
                                                          v1::TerminateSessionResponse* response) {
   return RunUntilDone(context_, context_.short_worker, call, request, [=, this](const Done& done) {
     const auto name = ToSessionName(*request);
-    if (!name.ok()) return done(name.status());
+    if (!name.ok()) return done(name.status(), {});
     context_.sessions.Terminate(
         *name, request->kill(), PatienceOf(*call),
-        [done, response](const absl::StatusOr<uint64_t>& released) {
-          if (released.ok()) {
-            response->set_released_chunk_count(static_cast<int64_t>(*released));
-          }
-          done(released.status());
+        [done, request, response](const absl::StatusOr<uint64_t>& released) {
+          if (!released.ok()) return done(released.status(), {});
+          response->set_released_chunk_count(static_cast<int64_t>(*released));
+          done(absl::OkStatus(), {{ConfigChange::Action::kRemove, request->name(),
+                                   "held " + Counted(*released, "chunk")}});
         });
   });
 }

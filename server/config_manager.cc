@@ -211,6 +211,17 @@ void ConfigManager::Recover() {
     spdlog::error("configuration: {}", removed.message());
 }
 
+absl::Status ConfigManager::RunApart(const std::function<absl::Status()>& change) {
+  if (!mutex_.try_lock()) {
+    return MakeError(Reason::kOperationInProgress,
+                     "the configuration is being changed; try again when that is done",
+                     {{"resource", "config"}});
+  }
+  absl::Status status = change();
+  mutex_.unlock();
+  return status;
+}
+
 absl::StatusOr<AppliedConfig> ConfigManager::ReloadSerially(const ApplyMode& mode) {
   if (file_ == nullptr) {
     return MakeError(Reason::kConfigFileUnusable,

@@ -66,6 +66,9 @@ class ConfigManager {
   // succeeds.
   absl::StatusOr<AppliedConfig> Reload(const ApplyMode& mode);
   ConfigState Get();
+  // Runs `change`, which is part of no Apply or Reload, when none is under way: else
+  // OPERATION_IN_PROGRESS. Changes of channels come this way; those of pools wait for their turn.
+  absl::Status RunApart(const std::function<absl::Status()>& change);
 
  private:
   struct Running {

@@ -26,7 +26,7 @@ const Spec* Find(const std::vector<Spec>& specs, std::string_view name) {
 
 std::string Text(const shm::PoolSpec& pool) {
   const shm::PoolSpec full = shm::WithDefaults(pool);
-  return fmt::format("{} chunks of {} bytes, room for {}{}", full.chunk_count,
+  return fmt::format("{} of {} bytes, room for {}{}", Counted(full.chunk_count, "chunk"),
                      full.chunk_size_bytes, full.max_chunk_count,
                      full.auto_grow ? ", grows by itself" : "");
 }
@@ -132,26 +132,25 @@ void PlanChannels(const Config& running, const Config& wanted, ConfigPlan& plan,
 
 }  // namespace
 
+std::string Describe(const ConfigChange& change) {
+  switch (change.action) {
+    case Action::kAdd:
+      return fmt::format("+ {} ({})", change.path, change.new_value);
+    case Action::kUpdate:
+      return fmt::format("~ {} {} -> {}", change.path, change.old_value, change.new_value);
+    case Action::kRemove:
+      return fmt::format("- {} ({})", change.path, change.old_value);
+    case Action::kKeep:
+      break;
+  }
+  return fmt::format("= {} {} ({} asked for)", change.path, change.old_value, change.new_value);
+}
+
 std::string Describe(const std::vector<ConfigChange>& changes) {
   std::string text;
   for (const ConfigChange& change : changes) {
     if (text.size() > kMaxDescription) return text + "; ...";
-    if (!text.empty()) text += "; ";
-    switch (change.action) {
-      case Action::kAdd:
-        text += fmt::format("+ {} ({})", change.path, change.new_value);
-        break;
-      case Action::kUpdate:
-        text += fmt::format("~ {} {} -> {}", change.path, change.old_value, change.new_value);
-        break;
-      case Action::kRemove:
-        text += fmt::format("- {} ({})", change.path, change.old_value);
-        break;
-      case Action::kKeep:
-        text +=
-            fmt::format("= {} {} ({} asked for)", change.path, change.old_value, change.new_value);
-        break;
-    }
+    text += (text.empty() ? "" : "; ") + Describe(change);
   }
   return text;
 }
@@ -168,6 +167,11 @@ ConfigPlan MakePlan(const Config& running, const Config& wanted, Violations& vio
   std::sort(plan.changes.begin(), plan.changes.end(),
             [](const ConfigChange& a, const ConfigChange& b) { return a.path < b.path; });
   return plan;
+}
+
+std::vector<ConfigChange> ChangesBetween(const Config& before, const Config& after) {
+  Violations ignored;  // a channel's pool need not be there
+  return MakePlan(before, after, ignored).changes;
 }
 
 absl::Status RefuseDeletions(const ConfigPlan& plan) {

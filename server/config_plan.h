@@ -28,9 +28,11 @@ struct ConfigChange {
   std::string old_value = {};
   std::string new_value = {};
 };
+// "+ pools/video (64 chunks of 4096 bytes)", "~ pools/audio.chunk_count 16 -> 32".
+std::string Describe(const ConfigChange& change);
 // Only kKeep, if anything.
 bool ChangesNothing(const std::vector<ConfigChange>& changes);
-// "+ pools/video (64 chunks of 4096 bytes); ~ pools/audio.chunk_count 16 -> 32", cut to a log line.
+// The same of all, with semicolons, cut to a log line.
 std::string Describe(const std::vector<ConfigChange>& changes);
 
 // Done in the order of the members. The order is what makes the whole atomic: what can fail comes
@@ -60,6 +62,9 @@ struct ConfigPlan {
 // each wanted spec is valid by itself, or `violations` says what is wrong with it.
 ConfigPlan MakePlan(const Config& running, const Config& wanted,
                     std::vector<shm::Violation>& violations);
+// What tells `after` from `before`, in path order. REQUIRES: every field is filled in, and no
+// immutable one differs.
+std::vector<ConfigChange> ChangesBetween(const Config& before, const Config& after);
 // DELETION_NOT_ALLOWED if the plan deletes anything.
 absl::Status RefuseDeletions(const ConfigPlan& plan);
 

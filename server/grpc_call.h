@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <type_traits>
 #include <utility>
 
 #include "absl/status/status.h"
@@ -37,7 +38,7 @@ struct ServiceContext {
   Cleaner& cleaner;
   PoolWatch& watch;
   StatsReader& stats;
-  Worker& change_worker;  // of pools, channels and configuration, in order: minutes for large pools
+  Worker& change_worker;  // of pools and configuration, in order: minutes for large pools
   Worker& long_worker;    // what takes seconds at times, as the audit
   Worker& short_worker;   // everything else: does not wait for those
   EventStreams& event_streams;
@@ -76,10 +77,10 @@ grpc::ServerWriteReactor<Message>* Refuse(const absl::Status& status) {
 
 inline CallRecord BeginCall(const ServiceContext& context, const grpc::ServerContextBase& call,
                             const google::protobuf::Message& request) {
-  return CallRecord(*context.access, context.audit, call, request);
+  return CallRecord(*context.access, context.audit, call, MethodOf(request), &request);
 }
 
-using Done = std::function<void(const absl::Status&)>;
+using Done = std::function<void(const absl::Status&, const Changes&)>;
 
 // Runs `work` on `worker` if the caller may call this; it finishes the call by its Done, once, then
 // or later. A call that its caller gave up before its turn does not run.
@@ -89,18 +90,18 @@ grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& wo
                                        Work work) {
   grpc::ServerUnaryReactor* reactor = call->DefaultReactor();
   const auto record = std::make_shared<const CallRecord>(BeginCall(context, *call, *request));
-  const Done done = [reactor, record](const absl::Status& status) {
-    reactor->Finish(record->End(status));
+  const Done done = [reactor, record](const absl::Status& status, const Changes& changes) {
+    reactor->Finish(record->End(status, changes));
   };
   if (!record->allowed().ok()) {
-    done(record->allowed());
+    done(record->allowed(), {});
     return reactor;
   }
   worker.Post([call, done, work = std::move(work)](bool run) {
     if (!run) {
-      done(Draining());
+      done(Draining(), {});
     } else if (call->IsCancelled()) {
-      done(absl::CancelledError("given up by the caller before its turn"));
+      done(absl::CancelledError("given up by the caller before its turn"), {});
     } else {
       work(done);
     }
@@ -108,13 +109,21 @@ grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& wo
   return reactor;
 }
 
-// The same for `work` that returns the call's status.
+// The same for `work` that returns the call's status, and tells what it changed if it takes that.
 template <class Request, class Work>
 grpc::ServerUnaryReactor* RunOn(const ServiceContext& context, Worker& worker,
                                 grpc::CallbackServerContext* call, const Request* request,
                                 Work work) {
-  return RunUntilDone(context, worker, call, request,
-                      [work = std::move(work)](const Done& done) { done(work()); });
+  return RunUntilDone(context, worker, call, request, [work = std::move(work)](const Done& done) {
+    Changes changes;
+    absl::Status status;
+    if constexpr (std::is_invocable_v<Work, Changes&>) {
+      status = work(changes);
+    } else {
+      status = work();
+    }
+    done(status, changes);
+  });
 }
 
 // The stream that `open` returns, if the caller may call this.

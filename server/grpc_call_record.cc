@@ -18,7 +18,8 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-constexpr size_t kMaxRequestJson = size_t{64} << 10;
+// Of the request, and of the changes.
+constexpr size_t kMaxJson = size_t{64} << 10;
 
 std::string Quoted(const std::string& text) {
   std::string quoted = "\"";
@@ -71,8 +72,20 @@ std::string ResourceOf(const Message& request) {
 std::string JsonOf(const Message& request) {
   std::string json;
   if (!google::protobuf::util::MessageToJsonString(request, &json).ok()) return "null";
-  if (json.size() <= kMaxRequestJson) return json;
+  if (json.size() <= kMaxJson) return json;
   return fmt::format(R"({{"omittedBytes":{}}})", json.size());
+}
+
+std::string JsonOf(const Changes& changes) {
+  std::string json;
+  for (size_t i = 0; i < changes.size(); ++i) {
+    if (json.size() > kMaxJson) {
+      json += fmt::format(R"(,"and {} more")", changes.size() - i);
+      break;
+    }
+    json += (i == 0 ? "" : ",") + Quoted(Describe(changes[i]));
+  }
+  return "[" + json + "]";
 }
 
 bool IsAudited(const google::protobuf::MethodDescriptor* method) {
@@ -83,21 +96,21 @@ bool IsAudited(const google::protobuf::MethodDescriptor* method) {
 }  // namespace
 
 CallRecord::CallRecord(const Access& access, AuditLog* audit, const grpc::ServerContextBase& call,
-                       const Message& request)
+                       const google::protobuf::MethodDescriptor* method, const Message* request)
     : access_(access),
       audit_(audit),
+      method_(method),
       request_(request),
-      method_(MethodOf(request)),
       caller_(access.Identify(call)),
       allowed_(CheckRole(caller_, method_)) {}
 
-grpc::Status CallRecord::End(const absl::Status& status) const {
+grpc::Status CallRecord::End(const absl::Status& status, const Changes& changes) const {
   if (audit_ != nullptr && IsAudited(method_) && !(Mutant(63) && !status.ok()))
-    audit_->Write(AuditLine(status));
+    audit_->Write(AuditLine(status, changes));
   return ToGrpc(status, {id_, MethodName(method_), access_.remote()});
 }
 
-std::string CallRecord::AuditLine(const absl::Status& status) const {
+std::string CallRecord::AuditLine(const absl::Status& status, const Changes& changes) const {
   std::string line = fmt::format(R"({{"time":"{}","id":"{}","listener":"{}","role":"{}")", Now(),
                                  id_, access_.listener(), RoleName(caller_.role));
   if (!caller_.identity.empty()) line += ",\"identity\":" + Quoted(caller_.identity);
@@ -105,9 +118,11 @@ std::string CallRecord::AuditLine(const absl::Status& status) const {
     line += fmt::format(R"(,"uid":{},"pid":{})", caller_.user->uid, caller_.user->pid);
   if (!caller_.address.empty()) line += ",\"address\":" + Quoted(caller_.address);
   line += fmt::format(R"(,"method":"{}","resource":{},"code":"{}")", MethodName(method_),
-                      Quoted(ResourceOf(request_)), absl::StatusCodeToString(status.code()));
+                      Quoted(request_ == nullptr ? "" : ResourceOf(*request_)),
+                      absl::StatusCodeToString(status.code()));
   if (const auto reason = ReasonOf(status)) line += ",\"reason\":" + Quoted(*reason);
-  return line + ",\"request\":" + JsonOf(request_) + "}";
+  if (!changes.empty()) line += ",\"diff\":" + JsonOf(changes);
+  return line + ",\"request\":" + (request_ == nullptr ? "null" : JsonOf(*request_)) + "}";
 }
 
 }  // namespace zerocp

@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "server/error.h"
-#include "server/grpc_error.h"
+#include "server/grpc_call_record.h"
 
 namespace zerocp {
 namespace {
@@ -17,8 +17,9 @@ using Clock = std::chrono::steady_clock;
 
 class CallInterceptor final : public grpc::experimental::Interceptor {
  public:
-  CallInterceptor(const google::protobuf::MethodDescriptor& method, RpcMetrics& metrics)
-      : method_(method), metrics_(metrics) {
+  CallInterceptor(const google::protobuf::MethodDescriptor& method, RpcMetrics& metrics,
+                  const Access& access, AuditLog* audit, const grpc::ServerContextBase& call)
+      : method_(method), metrics_(metrics), access_(access), audit_(audit), call_(call) {
     metrics_.Begin(method_);
   }
   // A call that got no status had lost its caller.
@@ -32,10 +33,13 @@ class CallInterceptor final : public grpc::experimental::Interceptor {
       // ours does, so that is what it means.
       if (status.error_code() == grpc::StatusCode::UNIMPLEMENTED &&
           status.error_message().empty()) {
-        const grpc::Status refusal = ToGrpc(InvalidArgument(
+        const CallRecord record(access_, audit_, call_, &method_, /*request=*/nullptr);
+        const absl::Status undecodable = InvalidArgument(
             {{"request",
               "cannot be decoded: it is no message of this method, or a string in it is not "
-              "UTF-8"}}));
+              "UTF-8"}});
+        const grpc::Status refusal =
+            record.End(record.allowed().ok() ? undecodable : record.allowed());
         code = refusal.error_code();
         methods->ModifySendStatus(refusal);
       }
@@ -51,6 +55,9 @@ class CallInterceptor final : public grpc::experimental::Interceptor {
 
   const google::protobuf::MethodDescriptor& method_;
   RpcMetrics& metrics_;
+  const Access& access_;
+  AuditLog* const audit_;
+  const grpc::ServerContextBase& call_;
   const Clock::time_point begin_ = Clock::now();
   bool ended_ = false;
 };
@@ -66,7 +73,8 @@ grpc::experimental::Interceptor* CallInterceptorFactory::CreateServerInterceptor
           ? nullptr
           : google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name.substr(1));
   const bool ours = method != nullptr && services_.count(method->service()->full_name()) != 0;
-  return ours ? new CallInterceptor(*method, metrics_) : nullptr;  // gRPC deletes it
+  return ours ? new CallInterceptor(*method, metrics_, access_, audit_, *info->server_context())
+              : nullptr;  // gRPC deletes it
 }
 
 }  // namespace zerocp

@@ -8,7 +8,10 @@
 
 #include <set>
 #include <string>
+#include <utility>
 
+#include "server/audit_log.h"
+#include "server/grpc_access.h"
 #include "server/rpc_metrics.h"
 
 namespace zerocp {
@@ -16,9 +19,11 @@ namespace zerocp {
 class CallInterceptorFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   // `services`: full names of those whose methods are meant; a call of any other method, or of one
-  // that does not exist, is left as it is. REQUIRES: `metrics` outlives the server.
-  CallInterceptorFactory(std::set<std::string> services, RpcMetrics& metrics)
-      : services_(std::move(services)), metrics_(metrics) {}
+  // that does not exist, is left as it is. `audit`: nullptr: none. REQUIRES: all outlive the
+  // server.
+  CallInterceptorFactory(std::set<std::string> services, RpcMetrics& metrics, const Access& access,
+                         AuditLog* audit)
+      : services_(std::move(services)), metrics_(metrics), access_(access), audit_(audit) {}
 
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override;
@@ -26,6 +31,8 @@ class CallInterceptorFactory final : public grpc::experimental::ServerIntercepto
  private:
   const std::set<std::string> services_;
   RpcMetrics& metrics_;
+  const Access& access_;
+  AuditLog* const audit_;
 };
 
 }  // namespace zerocp

@@ -201,7 +201,8 @@ bool GrpcServer::Parts::Serve(std::unique_ptr<Endpoint> endpoint, shm::UniqueFd 
   std::set<std::string> names;
   for (const auto& service : services) names.insert(service.second);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
-  interceptors.push_back(std::make_unique<CallInterceptorFactory>(names, rpc_metrics));
+  interceptors.push_back(std::make_unique<CallInterceptorFactory>(
+      names, rpc_metrics, endpoint->access, endpoint->context.audit));
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   for (const auto& service : services) builder.RegisterService(service.first);
   GrpcListener::Options listener_options{name + " socket"};

@@ -26,8 +26,6 @@ using google::protobuf::Struct;
 using testing::ChildProcess;
 using testing::ReadFile;
 
-constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
-
 std::vector<Struct> Lines(const std::string& text) {
   std::vector<Struct> lines;
   std::istringstream stream(text);
@@ -77,6 +75,8 @@ TEST_F(AuditTest, EveryChangeIsALineWhateverCameOfIt) {
   const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me","layoutVersion":4})");
   client_.Call(kListPools);  // changes nothing
   admin_.Call(kAudit);
+  const Outcome undecodable = admin_.CallBytes(kCreatePool, "\x0a\xff");
+  client_.CallBytes(kGetPool, "\x0a\xff");  // would change nothing
 
   const struct {
     const char* listener;
@@ -95,6 +95,8 @@ TEST_F(AuditTest, EveryChangeIsALineWhateverCameOfIt) {
        missing.request_id},
       {"client", "client", kCreateSession, "", "OK", "", ""},
       {"admin", "admin", kAudit, "", "OK", "", ""},
+      {"admin", "admin", kCreatePool, "", "INVALID_ARGUMENT", "FIELD_INVALID",
+       undecodable.request_id},
   };
   const std::vector<Struct> lines = WaitForLines(std::size(rows));
   ASSERT_EQ(lines.size(), std::size(rows));
@@ -123,6 +125,67 @@ TEST_F(AuditTest, EveryChangeIsALineWhateverCameOfIt) {
   ASSERT_GE(token.size(), 40u) << session.json;
   EXPECT_FALSE(Contains(ReadFile(path_), token));
   EXPECT_FALSE(Contains(daemon_.Log(), token));
+}
+
+std::vector<std::string> Diff(const Struct& line) {
+  std::vector<std::string> diff;
+  const auto field = line.fields().find("diff");
+  if (field == line.fields().end()) return diff;
+  for (const auto& value : field->second.list_value().values())
+    diff.push_back(value.string_value());
+  return diff;
+}
+
+TEST_F(AuditTest, EachLineTellsWhatTheCallChanged) {
+  const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me","layoutVersion":4})");
+  const std::string mark = R"("name":")";
+  const size_t begin = session.json.find(mark) + mark.size();
+  const std::string name = session.json.substr(begin, session.json.find('"', begin) - begin);
+  ASSERT_TRUE(Contains(name, "sessions/")) << session.json;
+  const struct {
+    std::string method, request;
+    std::vector<std::string> diff;
+  } rows[] = {
+      {kCreatePool,
+       R"({"poolId":"a","pool":{"chunkSizeBytes":64,"chunkCount":1}})",
+       {"+ pools/a (1 chunk of 64 bytes, room for 4)"}},
+      {kCreatePool, R"({"poolId":"a","pool":{"chunkSizeBytes":64},"allowExisting":true})", {}},
+      {kCreatePool, R"({"poolId":"a","pool":{"chunkSizeBytes":64,"chunkCount":1}})", {}},
+      {kUpdatePool,
+       R"({"pool":{"name":"pools/a","chunkCount":2},"validateOnly":true})",
+       {"~ pools/a.chunk_count 1 -> 2"}},
+      {kUpdatePool,
+       R"({"pool":{"name":"pools/a","chunkCount":3,"autoGrow":true}})",
+       {"~ pools/a.auto_grow false -> true", "~ pools/a.chunk_count 1 -> 3"}},
+      {kCreateChannel,
+       R"({"channelId":"c","channel":{"pool":"pools/a","whenFull":2}})",
+       {"+ channels/c (pools/a, WHEN_FULL_WAIT, queue of 16)"}},
+      {kDeleteChannel,
+       R"({"name":"channels/c"})",
+       {"- channels/c (pools/a, WHEN_FULL_WAIT, queue of 16)"}},
+      {kApplyConfig,
+       R"({"config":{"pools":[{"name":"pools/b","chunkSizeBytes":64,"chunkCount":1}]},
+           "allowDeletion":true,"validateOnly":true})",
+       {"- pools/a (3 chunks of 64 bytes, room for 4, grows by itself)",
+        "+ pools/b (1 chunk of 64 bytes, room for 4)",
+        "- pools/video (16 chunks of 4096 bytes, room for 64)"}},
+      {kDeletePool,
+       R"({"name":"pools/a"})",
+       {"- pools/a (3 chunks of 64 bytes, room for 4, grows by itself)"}},
+      {kDeletePool, R"({"name":"pools/a","allowMissing":true})", {}},
+      {"zerocp.v1.AdminService/SetLogLevel", R"({"level":2})", {"~ log_level info -> debug"}},
+      {"zerocp.v1.AdminService/TerminateSession",
+       "{\"name\":\"" + name + "\"}",
+       {"- " + name + " (held 0 chunks)"}},
+  };
+  for (const auto& row : rows) admin_.Call(row.method, row.request);
+  const std::vector<Struct> lines = WaitForLines(1 + std::size(rows));
+  EXPECT_EQ(Diff(lines[0]), std::vector<std::string>{"+ " + name + " (me)"});
+  for (size_t i = 0; i < std::size(rows); ++i) {
+    SCOPED_TRACE(lines[i + 1].ShortDebugString());
+    EXPECT_EQ(Text(lines[i + 1], "method"), rows[i].method);
+    EXPECT_EQ(Diff(lines[i + 1]), rows[i].diff);
+  }
 }
 
 // Each process has a connection of its own, and many descriptors are used again and again.

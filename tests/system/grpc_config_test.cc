@@ -9,7 +9,6 @@
 namespace zerocp {
 namespace {
 
-constexpr char kApplyConfig[] = "zerocp.v1.AdminService/ApplyConfig";
 constexpr char kReloadConfig[] = "zerocp.v1.AdminService/ReloadConfig";
 constexpr char kGetConfig[] = "zerocp.v1.ObserverService/GetConfig";
 

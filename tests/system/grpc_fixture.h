@@ -41,7 +41,10 @@ inline constexpr int kUnavailable = 14;
 
 inline constexpr char kCreatePool[] = "zerocp.v1.AdminService/CreatePool";
 inline constexpr char kUpdatePool[] = "zerocp.v1.AdminService/UpdatePool";
+inline constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
 inline constexpr char kCreateChannel[] = "zerocp.v1.AdminService/CreateChannel";
+inline constexpr char kDeleteChannel[] = "zerocp.v1.AdminService/DeleteChannel";
+inline constexpr char kApplyConfig[] = "zerocp.v1.AdminService/ApplyConfig";
 inline constexpr char kTerminateSession[] = "zerocp.v1.AdminService/TerminateSession";
 inline constexpr char kAudit[] = "zerocp.v1.AdminService/Audit";
 inline constexpr char kGetServerInfo[] = "zerocp.v1.ObserverService/GetServerInfo";

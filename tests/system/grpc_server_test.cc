@@ -73,7 +73,6 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   const Outcome audit = admin.Call(kAudit);
   EXPECT_TRUE(Contains(audit.json, R"("checkedChunkCount":"19")")) << audit.json;
   EXPECT_LT(audit.json.find("pools/audio"), audit.json.find("pools/video"));
-  constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
   admin.Call(kCreatePool, R"({"poolId":"spare","pool":{"chunkSizeBytes":100,"chunkCount":3}})");
   const Outcome deleted = admin.Call(kDeletePool, R"({"name":"pools/spare","drain":true})");
   EXPECT_TRUE(Contains(deleted.json, R"("state":"STATE_ACTIVE")")) << deleted.message;
@@ -265,7 +264,8 @@ class Reservation {
   std::promise<void> begun_, released_;
 };
 
-constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";
+constexpr char kNewChannel[] =
+    R"({"channelId":"new","channel":{"pool":"pools/video","whenFull":2}})";
 constexpr char kLarge[] = R"({"poolId":"large","pool":{"chunkSizeBytes":4096,"chunkCount":64}})";
 
 TEST_F(GrpcServerTest, APoolIsSeenWhileItsMemoryIsReservedAndHoldsUpNoOtherCall) {
@@ -285,10 +285,33 @@ TEST_F(GrpcServerTest, APoolIsSeenWhileItsMemoryIsReservedAndHoldsUpNoOtherCall)
   }
   EXPECT_TRUE(admin.Call(kAudit).ok());
   EXPECT_TRUE(client.Call(kGetStats).ok());
+  EXPECT_TRUE(admin.Call(kCreateChannel, kNewChannel).ok());
+  EXPECT_TRUE(admin.Call(kDeleteChannel, R"({"name":"channels/new"})").ok());
   reservation.Release();
   EXPECT_TRUE(creation.get().ok());
   EXPECT_FALSE(Contains(client.Call(kListPools).json, "STATE_CREATING"));
   EXPECT_EQ(plane.instance.pools.List().size(), 2u);
+}
+
+TEST_F(GrpcServerTest, NoChannelChangesWhileTheConfigurationDoes) {
+  Reservation reservation(plane.instance);
+  auto change = std::async(std::launch::async, [&] {
+    return admin.Call(kApplyConfig,
+                      R"({"config":{"pools":[{"name":"pools/large","chunkSizeBytes":4096,
+                          "chunkCount":64}]},"allowDeletion":true})");
+  });
+  reservation.WaitUntilBegun();
+  for (const Outcome& outcome : {admin.Call(kCreateChannel, kNewChannel),
+                                 admin.Call(kDeleteChannel, R"({"name":"channels/frames"})")}) {
+    EXPECT_EQ(outcome.code, kAborted) << outcome.message;
+    EXPECT_EQ(outcome.reason(), "OPERATION_IN_PROGRESS");
+    EXPECT_EQ(outcome.info.metadata().at("resource"), "config");
+  }
+  EXPECT_TRUE(client.Call(kCreateSession, R"({"layoutVersion":4})").ok());
+  reservation.Release();
+  EXPECT_TRUE(change.get().ok());
+  EXPECT_EQ(admin.Call(kDeleteChannel, R"({"name":"channels/frames"})").reason(),
+            "CHANNEL_NOT_FOUND");
 }
 
 TEST_F(GrpcServerTest, AGrowingPoolHoldsUpNoOtherCall) {

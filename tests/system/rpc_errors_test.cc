@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "shm/chunk_ops.h"
 #include "tests/system/grpc_fixture.h"
 
 namespace zerocp {
@@ -138,12 +139,12 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
     {kGetChannel,
      {{R"({"name":"pools/frames"})", {"name"}},
       {R"({"name":"channels/none"})", {}, kNotFound, "CHANNEL_NOT_FOUND"}}},
-    {"zerocp.v1.AdminService/DeleteChannel",
+    {kDeleteChannel,
      {{"{}", {"name"}},
       {R"({"name":"pools/frames","evenIfInUse":true})", {"name"}},
       {R"({"name":"channels/frames","etag":"\"x\""})", {}, kAborted, "ETAG_MISMATCH"},
       {R"({"name":"channels/none"})", {}, kNotFound, "CHANNEL_NOT_FOUND"}}},
-    {"zerocp.v1.AdminService/DeletePool",
+    {kDeletePool,
      {{"{}", {"name"}},
       {R"({"name":"channels/video"})", {"name"}},
       {R"({"name":"pools/video","etag":"\"x\""})", {}, kAborted, "ETAG_MISMATCH"},
@@ -196,7 +197,7 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
        kFailedPrecondition,
        "POOL_SHRINK_UNSUPPORTED"},
       {R"({"pool":{"name":"pools/video","etag":"\"x\""}})", {}, kAborted, "ETAG_MISMATCH"}}},
-    {"zerocp.v1.AdminService/ApplyConfig",
+    {kApplyConfig,
      {{"{}", {"config"}},
       {R"({"config":{"pools":[{}],"channels":[{}]}})",
        {"config.pools[0].name", "config.pools[0].chunk_size_bytes", "config.pools[0].chunk_count",
@@ -307,6 +308,51 @@ TEST_F(RpcErrors, GarbageOnTheSocketHarmsNobody) {
     fd.Reset();
     ExpectAlive();
   }
+}
+
+// What a single request cannot provoke in an instance that has one pool and one channel.
+TEST_F(RpcErrors, LimitsAndStatesHaveTheirReasons) {
+  const std::string one_chunk = R"(,"pool":{"chunkSizeBytes":64,"chunkCount":1}})";
+  const auto create_pool = [&](const std::string& id) {
+    return admin.Call(kCreatePool, R"({"poolId":")" + id + "\"" + one_chunk);
+  };
+  for (uint32_t i = 1; i < shm::kMaxPools; ++i)
+    EXPECT_TRUE(create_pool("p" + std::to_string(i)).ok());
+  const Outcome pools = create_pool("one-more");
+  EXPECT_EQ(pools.code, kResourceExhausted);
+  EXPECT_EQ(pools.reason(), "POOL_LIMIT");
+  EXPECT_EQ(pools.info.metadata().at("limit"), std::to_string(shm::kMaxPools));
+
+  const auto create_channel = [&](const std::string& id) {
+    return admin.Call(kCreateChannel, R"({"channelId":")" + id +
+                                          R"(","channel":{"pool":"pools/p1","whenFull":2}})");
+  };
+  for (uint32_t i = 1; i < shm::kMaxChannels; ++i)
+    EXPECT_TRUE(create_channel("c" + std::to_string(i)).ok());
+  const Outcome channels = create_channel("one-more");
+  EXPECT_EQ(channels.code, kResourceExhausted);
+  EXPECT_EQ(channels.reason(), "CHANNEL_LIMIT");
+  EXPECT_EQ(channels.info.metadata().at("limit"), std::to_string(shm::kMaxChannels));
+
+  shm::ChunkManager& record = plane.instance.core.manager->FindPool("video")->record(3);
+  {
+    MutexLock lock(plane.instance.core.mutex);
+    plane.instance.core.attached.set(2);
+    ASSERT_TRUE(plane.instance.core.registry.JoinAsSubscriber("frames", "", 2).ok());
+  }
+  ASSERT_TRUE(shm::TakeFree(record, shm::Kind::kLoaned, 2));
+  const Outcome in_use = admin.Call(kDeleteChannel, R"({"name":"channels/frames"})");
+  EXPECT_EQ(in_use.code, kFailedPrecondition);
+  EXPECT_EQ(in_use.reason(), "CHANNEL_IN_USE");
+  EXPECT_EQ(in_use.info.metadata().at("resource"), "channels/frames");
+  EXPECT_TRUE(admin.Call(kDeleteChannel, R"({"name":"channels/frames","evenIfInUse":true})").ok());
+  EXPECT_TRUE(admin.Call(kDeletePool, R"({"name":"pools/video","drain":true})").ok());
+  const Outcome draining =
+      admin.Call(kUpdatePool, R"({"pool":{"name":"pools/video","chunkCount":17}})");
+  EXPECT_EQ(draining.code, kFailedPrecondition);
+  EXPECT_EQ(draining.reason(), "POOL_DRAINING");
+  EXPECT_EQ(draining.info.metadata().at("resource"), "pools/video");
+  ExpectAlive();
 }
 
 TEST_F(RpcErrors, ForeignErrorsBecomeInternalWithANumber) {
