@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/kill/torture_page.h"
+
 namespace zerocp::torture {
 namespace {
 
@@ -86,6 +88,43 @@ Operator::PoolStep Operator::ChurnPool(std::mt19937_64& random) {
   if (!grown.ok() && pool.auto_grow()) return PoolStep::kNone;  // it was faster
   ExpectOk(grown, "UpdatePool");
   return PoolStep::kGrown;
+}
+
+void Operator::ChurnChannel() {
+  if (fleeting_is_there_) {
+    v1::DeleteChannelRequest request;
+    request.set_name("channels/fleeting");
+    request.set_even_if_in_use(true);
+    v1::DeleteChannelResponse response;
+    ExpectOk(Call(*admin_, &Admin::DeleteChannel, request, &response), "DeleteChannel");
+  } else {
+    v1::CreateChannelRequest request;
+    request.set_channel_id("fleeting");
+    request.mutable_channel()->set_pool("pools/large");
+    request.mutable_channel()->set_when_full(v1::Channel::WHEN_FULL_WAIT);
+    request.mutable_channel()->set_queue_capacity(8);
+    request.mutable_channel()->set_history_count(kChannels[kFleeting].history);
+    v1::CreateChannelResponse response;
+    ExpectOk(Call(*admin_, &Admin::CreateChannel, request, &response), "CreateChannel");
+  }
+  fleeting_is_there_ = !fleeting_is_there_;
+}
+
+bool Operator::TerminateSessionOf(int32_t process) {
+  v1::ListSessionsResponse sessions;
+  ExpectOk(Call(*observer_, &Observer::ListSessions, v1::ListSessionsRequest(), &sessions),
+           "ListSessions");
+  for (const v1::Session& session : sessions.sessions()) {
+    if (session.peer_pid() != process || session.state() != v1::Session::STATE_ATTACHED) continue;
+    v1::TerminateSessionRequest request;
+    request.set_name(session.name());
+    v1::TerminateSessionResponse response;
+    const grpc::Status status = Call(*admin_, &Admin::TerminateSession, request, &response);
+    if (status.error_code() != grpc::StatusCode::DEADLINE_EXCEEDED)
+      ExpectOk(status, "TerminateSession");
+    return true;
+  }
+  return false;
 }
 
 bool Operator::DetachSubscriber(std::mt19937_64& random) {

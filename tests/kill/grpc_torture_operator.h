@@ -34,6 +34,11 @@ class Operator {
   enum class PoolStep { kNone, kCreated, kGrown, kDeleted };
   // The next step in the life of pool "churn"; kNone: it is not possible now.
   PoolStep ChurnPool(std::mt19937_64& random);
+  // Deletes channel "fleeting" under its members, or makes it anew.
+  void ChurnChannel();
+  // Ends the session of that process, if it has one yet, within 5 s if the process goes along.
+  // False: there is none.
+  bool TerminateSessionOf(int32_t process);
   // Detaches any subscriber; false: there is none.
   bool DetachSubscriber(std::mt19937_64& random);
 
@@ -53,6 +58,7 @@ class Operator {
   std::unique_ptr<v1::AdminService::Stub> admin_;
   std::unique_ptr<v1::ObserverService::Stub> observer_;
   bool churn_is_there_ = false;
+  bool fleeting_is_there_ = false;
 };
 
 }  // namespace zerocp::torture

@@ -53,13 +53,24 @@ enum Action : size_t {
   kGrowPool,
   kDeletePool,
   kDetach,
+  kChurnChannel,
+  kTerminate,
   kAudit,
   kActions
 };
-constexpr std::array<const char*, kActions> kActionNames = {
-    "client killed", "client ended",        "client stopped", "daemon stopped",
-    "daemon killed", "daemon ended",        "pool created",   "pool grown",
-    "pool deleted",  "subscriber detached", "audit"};
+constexpr std::array<const char*, kActions> kActionNames = {"client killed",
+                                                            "client ended",
+                                                            "client stopped",
+                                                            "daemon stopped",
+                                                            "daemon killed",
+                                                            "daemon ended",
+                                                            "pool created",
+                                                            "pool grown",
+                                                            "pool deleted",
+                                                            "subscriber detached",
+                                                            "channel made or deleted",
+                                                            "session terminated",
+                                                            "audit"};
 
 uint64_t Number(const char* variable, uint64_t otherwise) {
   const char* text = std::getenv(variable);
@@ -180,6 +191,23 @@ class TortureTest : public ::testing::Test {
     ExpectEnd(child, signal == SIGKILL ? 128 + SIGKILL : 0);
     ++ends_;
   }
+  // The client gives everything back, and ends by itself.
+  Action Terminate(size_t slot) {
+    Child& child = children_[slot];
+    child.ending = true;
+    child.stopped = false;
+    child.process->Signal(SIGCONT);
+    if (!operator_.TerminateSessionOf(child.process->pid())) {
+      child.ending = false;
+      return kActions;
+    }
+    if (Await("end of a client", [&] { return !child.process->Running(); })) {
+      ExpectEnd(child, 0);
+      ++ends_;
+      Start(slot);
+    }
+    return kTerminate;
+  }
   void ContinueAll() {
     for (Child& child : children_) {
       if (child.process) child.process->Signal(SIGCONT);
@@ -232,7 +260,9 @@ class TortureTest : public ::testing::Test {
     if (choice < 46) return End(slot, SIGTERM), Start(slot), kEndClient;
     if (choice < 62) return StopClient(slot), kStopClient;
     if (choice < 65) return StopDaemon(), kStopDaemon;
-    if (choice < 85) return ChurnPool();
+    if (choice < 80) return ChurnPool();
+    if (choice < 85) return operator_.ChurnChannel(), kChurnChannel;
+    if (choice < 88) return Terminate(slot);
     if (choice < 93) return operator_.DetachSubscriber(random_) ? kDetach : kActions;
     if (choice < 97) return EndDaemon(SIGKILL), kKillDaemon;
     return EndDaemon(SIGTERM), kEndDaemon;
@@ -332,9 +362,11 @@ class TortureTest : public ::testing::Test {
   bool Enough() const {
     const bool all =
         std::all_of(counts_.begin(), counts_.end(), [](uint64_t count) { return count >= kLeast; });
-    return all && Operations() >= kOperations && Total(kExhausted) >= kLeast &&
-           Total(kJoins) >= kLeast && Total(kFullQueues) >= kLeast && Total(kMissed) >= kLeast &&
-           Total(kDetaches) >= kLeast && Total(kThreads) >= kLeast;
+    constexpr Counter kMustHappen[] = {kExhausted, kJoins,     kFullQueues, kMissed,
+                                       kDetaches,  kDeletions, kThreads};
+    return all && Operations() >= kOperations &&
+           std::all_of(std::begin(kMustHappen), std::end(kMustHappen),
+                       [this](Counter counter) { return Total(counter) >= kLeast; });
   }
   uint64_t Total(Counter counter) const {
     uint64_t sum = 0;
@@ -356,7 +388,7 @@ class TortureTest : public ::testing::Test {
     std::fflush(stdout);
   }
 
-  static constexpr uint64_t kLeast = 3;  // of each action
+  static constexpr uint64_t kLeast = 3;  // of each action, and of what clients must meet
 
   const uint64_t seed_ = Number("ZEROCP_TORTURE_SEED", std::random_device{}());
   std::mt19937_64 random_{seed_};

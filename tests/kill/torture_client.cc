@@ -84,9 +84,13 @@ class WorkerRun {
   }
   void CountOperation() { worker_.operation_count.fetch_add(1, std::memory_order_relaxed); }
   void Step(torture::Step step) { worker_.step.store(step, std::memory_order_relaxed); }
-  // Ends the process unless `code` is one of those that `allowed` may return at any time.
+  // Ends the process unless `code` is one that the call may return at any time.
   void Expect(Code code, const std::string& message, std::initializer_list<Code> allowed) {
     if (code == Code::kUnavailable) Count(kDaemonAway);
+    if (code == Code::kDetached) {  // an operator ended the session
+      g_leave = true;
+      return;
+    }
     if (code == Code::kOk || code == Code::kUnavailable ||
         std::find(allowed.begin(), allowed.end(), code) != allowed.end()) {
       return;
@@ -239,6 +243,11 @@ class WorkerRun {
     process_.marks->Own(data);
     loans_.push_back(std::move(held));
     if (published.code() == Code::kTimeout) Count(kFullQueues);
+    if (published.code() == Code::kChannelDeleted) {
+      Count(kDeletions);
+      std::erase_if(publishers_, [&](const Sending& other) { return &other == &sending; });
+      return;
+    }
     Expect(published.code(), published.message(), {Code::kTimeout});
   }
 
@@ -246,8 +255,9 @@ class WorkerRun {
     Step(kTake);
     if (subscriptions_.empty()) return Join();
     Subscription& subscription = *subscriptions_[Random(subscriptions_.size())];
-    const bool waits = Random(10) == 0;
-    Code code = Take(subscription, microseconds(waits ? Random(2000) : 0));
+    const uint64_t waits = Random(20);
+    if (waits == 0) subscription.Poll(1);
+    Code code = Take(subscription, microseconds(waits == 1 ? Random(2000) : 0));
     for (int i = 1; i < kMostTakesInARow && code == Code::kOk; ++i) {
       CountOperation();
       code = Take(subscription, microseconds(0));
@@ -256,8 +266,9 @@ class WorkerRun {
   // The code of the take.
   Code Take(Subscription& subscription, microseconds patience) {
     auto sample = subscription.subscriber.Wait(patience);
-    if (sample.code() == Code::kDetached) {
-      Count(kDetaches);
+    if (sample.code() == Code::kDetached || sample.code() == Code::kChannelDeleted) {
+      if (process_.client.state() == Code::kDetached) g_leave = true;
+      Count(sample.code() == Code::kDetached ? kDetaches : kDeletions);
       std::erase_if(subscriptions_,
                     [&](const auto& other) { return other.get() == &subscription; });
       return Code::kDetached;
@@ -290,7 +301,7 @@ class WorkerRun {
       if (publishers_.size() >= kMostPublishers) return Leave();
       const uint64_t number = NewPublisher(channel);
       auto publisher = process_.client.JoinAsPublisher(kChannels[channel].name);
-      Expect(publisher.code(), publisher.message(), {Code::kLimit});
+      Expect(publisher.code(), publisher.message(), {Code::kLimit, Code::kNotFound});
       if (!publisher) return;
       publishers_.push_back({std::move(*publisher), channel, number});
       spare_number_ = 0;
@@ -303,7 +314,7 @@ class WorkerRun {
       options.queue_capacity = static_cast<int>(Random(9));
       if (lossy && options.queue_capacity == 1) options.queue_capacity = 2;
       auto subscriber = process_.client.JoinAsSubscriber(kChannels[channel].name, options);
-      Expect(subscriber.code(), subscriber.message(), {Code::kLimit});
+      Expect(subscriber.code(), subscriber.message(), {Code::kLimit, Code::kNotFound});
       if (!subscriber) return;
       subscriptions_.push_back(
           std::make_unique<Subscription>(process_.page, channel, lossy, std::move(*subscriber)));
@@ -348,6 +359,11 @@ class WorkerRun {
   }
   // Takes all that waits, while nobody publishes.
   void Drain() {
+    // What they keep of a channel that was deleted they let go of when they learn of that.
+    std::erase_if(publishers_, [](Sending& sending) {
+      return sending.publisher.WaitForSubscribers(0, microseconds(0)).code() ==
+             Code::kChannelDeleted;
+    });
     for (size_t i = 0; i < subscriptions_.size();) {
       Subscription& subscription = *subscriptions_[i];
       // A message of a history may wait for one of its holders.

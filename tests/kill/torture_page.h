@@ -25,9 +25,11 @@ struct ChannelSpec {
   uint64_t history;
   bool drops;
 };
+inline constexpr size_t kFleeting = 4;  // as well, under its members
 inline constexpr std::array kChannels = {
     ChannelSpec{"wait", 0, 0, false}, ChannelSpec{"wait-kept", 1, 4, false},
-    ChannelSpec{"drop", 1, 0, true}, ChannelSpec{"drop-kept", 0, 4, true}};
+    ChannelSpec{"drop", 1, 0, true}, ChannelSpec{"drop-kept", 0, 4, true},
+    ChannelSpec{"fleeting", 1, 2, false}};
 
 // What the test tells all workers, `round * kPhases + phase` in Page::command; each answers with
 // the same number in Worker::answer.
@@ -46,12 +48,13 @@ enum Counter : size_t {
   kJoins,
   kThreads,  // that ended
   kDetaches,
+  kDeletions,   // of channels, as members saw them
   kDaemonAway,  // control calls that found no daemon
   kCounters
 };
 inline constexpr std::array<const char*, kCounters> kCounterNames = {
-    "loans", "exhausted", "shares", "opens",   "stale",    "publishes",       "full queues",
-    "takes", "missed",    "joins",  "threads", "detaches", "without a daemon"};
+    "loans", "exhausted", "shares", "opens",   "stale",    "publishes", "full queues",
+    "takes", "missed",    "joins",  "threads", "detaches", "deletions", "without a daemon"};
 
 enum Step : uint32_t {
   kConnect,

@@ -2,6 +2,7 @@
 // twice, out of order, or not at all.
 #pragma once
 
+#include <poll.h>
 #include <zerocp/zerocp.h>
 
 #include <algorithm>
@@ -30,6 +31,13 @@ class Subscription {
     });
   }
 
+  // Waits for a message by the descriptor, which has a thread of its own.
+  void Poll(int milliseconds) {
+    auto fd = subscriber.fd();
+    if (!fd) Die("descriptor of a subscriber: " + fd.message());
+    pollfd readable{*fd, POLLIN, 0};
+    (void)poll(&readable, 1, milliseconds);
+  }
   // Ends the process if this cannot be the next message.
   void Check(const Canary& canary, const Sample& sample) {
     Stream& stream = StreamOf(canary.publisher);
