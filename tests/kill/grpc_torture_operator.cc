@@ -36,6 +36,11 @@ void Operator::Connect() {
   observer_ = v1::ObserverService::NewStub(channel);
 }
 
+void Operator::Disconnect() {
+  admin_.reset();
+  observer_.reset();
+}
+
 template <class Stub, class Request, class Response>
 grpc::Status Operator::Call(Stub& stub,
                             grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,

@@ -28,8 +28,9 @@ class Operator {
   // Of the daemon with that admin socket.
   explicit Operator(std::string socket);
   ~Operator();
-  // Forgets the connection to a daemon that has gone.
   void Connect();
+  // A daemon that stops would wait for a connection that nobody looks at.
+  void Disconnect();
 
   enum class PoolStep { kNone, kCreated, kGrown, kDeleted };
   // The next step in the life of pool "churn"; kNone: it is not possible now.
