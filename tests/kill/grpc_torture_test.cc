@@ -129,7 +129,7 @@ class TortureTest : public ::testing::Test {
           seen[i] = {progress, now};
         if (now - seen[i].time > kWatchdog) return Stuck(what, i);
       }
-      if (now - begin > 2 * kWatchdog) return Stuck(what, seen.size());
+      if (now - begin > kWatchdog) return Stuck(what, seen.size());
       std::this_thread::sleep_for(milliseconds(1));
     }
   }
