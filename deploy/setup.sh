@@ -8,7 +8,7 @@ usage() {
 usage: deploy/setup.sh [--minimal] [--help]
 
 Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
-pinned sources through the Go module proxy, promtool, and, from PyPI and npm, what the tests' clients need.
+pinned sources through the Go module proxy, promtool, and, from there, PyPI and npm, what the tests' clients need.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
   --help      this text
@@ -24,10 +24,10 @@ USAGE
 # (grpcurl issues 496 and 546; `unix:///path` works there), 1.9.4 takes both forms.
 grpcurl_version=1.8.9
 grpcurl_newest_version=1.9.4
-grpcurl_newest_needs_go=1.25
+newer_go=1.25                # for the newest grpcurl and the tests' Go client, whose modules its go.mod pins
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
 grpcio_version=1.76.0
-npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1)
+npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 protobufjs@7.6.6)
 debian_go=/usr/lib/go-1.19/bin/go
 
 packages=(
@@ -43,7 +43,8 @@ test_packages=(
   libgtest-dev openssl python3-venv relacy-dev shellcheck spin strace
 )
 
-tools=${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}
+tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")
+client=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../tests/system/clients")
 minimal=false
 
 say() { echo "setup: $*"; }
@@ -83,7 +84,7 @@ install_packages() {
 # Prints a Go of at least version $1; fetches one into the module cache if there is none.
 find_go() {
   local go version
-  for go in "$(command -v go || true)" /usr/local/go/bin/go; do
+  for go in "$(command -v go || true)" /usr/local/go/bin/go "$tools/go/bin/go"; do
     [[ -x $go ]] || continue
     version=$(GOTOOLCHAIN=local "$go" env GOVERSION)
     if printf '%s\n' "$1" "${version#go}" | sort -V -C; then
@@ -150,6 +151,32 @@ install_clients() (
   fi
 )
 
+# use_go DIR: Go keeps all that it makes there.
+use_go() {
+  export GOPATH=$1 GOCACHE=$1/cache GOMODCACHE=$1/mod GOBIN=$1/bin GOFLAGS=-modcacherw
+  export GO111MODULE=on GOTOOLCHAIN=local CGO_ENABLED=0
+}
+
+# For the tests' Go client: a Go, the generators of its code, its modules and what they compile to, so that the test
+# needs no network and little time. The file `versions` is there when all is.
+install_go_client() (
+  versions() { cat "$client"/go.{mod,sum} && "$tools/go/bin/go" version; }
+  [[ $(cat "$tools/go/versions" 2>/dev/null) != "$(versions 2>/dev/null)" ]] || return 0
+  make_tools_dir
+  rm -rf "$tools/go"
+  mkdir -p "$tools/go/bin"
+  use_go "$tools/go"
+  go=$(find_go "$newer_go")
+  ln -s "$go" "$tools/go/bin/go"
+  say "building the modules of the tests' Go client with $("$go" env GOVERSION)"
+  cd "$client"
+  { "$go" install tool && "$go" build google.golang.org/{grpc,genproto/googleapis/rpc/errdetails}; } >"$tools/go/log" 2>&1 || {
+    cat "$tools/go/log" >&2
+    die "could not build what $client/go.mod asks for; is the Go module proxy in reach (GOPROXY=$("$go" env GOPROXY))?"
+  }
+  versions >"$tools/go/versions"
+)
+
 # install_grpcurl VERSION MINIMUM_GO
 install_grpcurl() (
   target=$tools/grpcurl-$1
@@ -157,8 +184,7 @@ install_grpcurl() (
   make_tools_dir
   work=$(mktemp -d "$tools/.build.XXXXXX")
   trap 'rm -rf "$work"' EXIT
-  export GOPATH=$work GOCACHE=$work/cache GOMODCACHE=$work/mod GOBIN=$work/bin GOFLAGS=-modcacherw
-  export GO111MODULE=on GOTOOLCHAIN=local CGO_ENABLED=0
+  use_go "$work"
   cd "$work"
   go=$debian_go
   [[ -z ${2:-} ]] || go=$(find_go "$2")
@@ -198,7 +224,8 @@ install_packages "${packages[@]}"
 install_grpcurl "$grpcurl_version"
 link "grpcurl-$grpcurl_version" grpcurl
 if ! $minimal; then
-  install_grpcurl "$grpcurl_newest_version" "$grpcurl_newest_needs_go"
+  install_go_client
+  install_grpcurl "$grpcurl_newest_version" "$newer_go"
   link "grpcurl-$grpcurl_newest_version" grpcurl-newest
   install_promtool
   install_clients

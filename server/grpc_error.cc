@@ -166,8 +166,8 @@ grpc::Status ToGrpc(const absl::Status& status, const ErrorContext& context) {
   if (context.remote && !Mutant(64)) HideThisMachine(&details);
   Number(context.id, &details);
   Fit(&details);
-  return grpc::Status(static_cast<grpc::StatusCode>(details.code()), details.message(),
-                      details.SerializeAsString());
+  return grpc::Status(static_cast<grpc::StatusCode>(details.code()),
+                      Mutant(53) ? std::string() : details.message(), details.SerializeAsString());
 }
 
 }  // namespace zerocp

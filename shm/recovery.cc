@@ -204,7 +204,8 @@ uint32_t Recovery::Drain(ChannelRegistry::Channel& channel, uint32_t lane_index,
     // STEP drain.cell
     const uint64_t cell = lane.cell(position).load(std::memory_order_acquire);
     // STEP drain.claim
-    cursor.daemon_claim.store(EncodeClaim(cell, word, kCursorD), std::memory_order_release);
+    if (!Mutant(93))
+      cursor.daemon_claim.store(EncodeClaim(cell, word, kCursorD), std::memory_order_release);
     // STEP drain.word
     if (cursor.word.compare_exchange_strong(word,
                                             CursorWith(word ^ kCursorD, epoch, position + 1))) {

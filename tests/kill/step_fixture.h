@@ -1,10 +1,13 @@
-// A child that is single-stepped through one operation of the data plane, and killed or stopped
-// after each of its machine instructions.
+// A child that is single-stepped through one operation of the data plane, or of the daemon on it,
+// and killed or stopped after each of its machine instructions.
 #pragma once
 
 #include <fcntl.h>
 #include <signal.h>
+#include <sys/mman.h>
 #include <sys/ptrace.h>
+#include <sys/stat.h>
+#include <sys/user.h>
 #include <sys/wait.h>
 
 #include <climits>
@@ -15,11 +18,123 @@
 
 namespace zerocp::shm {
 
+// The bytes of both segments.
+struct Image {
+  std::string management, chunk;
+};
+
+// One segment's file, as it is now.
+class SegmentFile {
+ public:
+  explicit SegmentFile(const std::string& path)
+      : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)),
+        data_(static_cast<const char*>(
+            mmap(nullptr, kMostBytes, PROT_READ, MAP_SHARED, fd_.get(), 0))) {
+    EXPECT_NE(static_cast<const void*>(data_), MAP_FAILED) << path;
+  }
+  ~SegmentFile() { munmap(const_cast<char*>(data_), kMostBytes); }
+  SegmentFile(const SegmentFile&) = delete;
+  SegmentFile& operator=(const SegmentFile&) = delete;
+
+  std::string_view bytes() const {
+    struct stat info {};
+    fstat(fd_.get(), &info);
+    return {data_, static_cast<size_t>(info.st_size)};
+  }
+
+ private:
+  static constexpr size_t kMostBytes = size_t{256} << 20;
+  const UniqueFd fd_;
+  const char* const data_;
+};
+
+// True if the next instruction of a stopped child may store to a segment: false for the commonest
+// that surely do not, because they store nothing, or to the stack.
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, appendix A.
+inline bool MayStore([[maybe_unused]] pid_t child) {
+#if defined(__x86_64__)
+  const long rip = ptrace(PTRACE_PEEKUSER, child, offsetof(user_regs_struct, rip), nullptr);
+  auto code = static_cast<uint64_t>(ptrace(PTRACE_PEEKTEXT, child, rip, nullptr));
+  const auto next = [&code] {
+    const auto byte = static_cast<uint8_t>(code);
+    code >>= 8;
+    return byte;
+  };
+  uint8_t opcode = next();
+  if (opcode == 0x66) opcode = next();
+  if ((opcode & 0xf0) == 0x40) opcode = next();  // REX
+  if (opcode == 0x0f) {
+    opcode = next();
+    return !((opcode >= 0x40 && opcode <= 0x4f) ||  // cmov
+             (opcode >= 0x80 && opcode <= 0x8f) ||  // jcc
+             (opcode & 0xf6) == 0xb6 ||             // movzx, movsx
+             opcode == 0x1f || opcode == 0xaf);     // nop, imul
+  }
+  const bool of_registers = (code & 0xc0) == 0xc0;
+  const unsigned extension = code >> 3 & 7;
+  if (opcode >= 0x50 && opcode <= 0x5f) return false;                         // push, pop
+  if (opcode >= 0x70 && opcode <= 0x7f) return false;                         // jcc
+  if (opcode >= 0xb0 && opcode <= 0xbf) return false;                         // mov of a constant
+  if (opcode < 0x40 && (opcode & 7) >= 2 && (opcode & 7) <= 5) return false;  // add ... to register
+  switch (opcode) {
+    case 0x38:
+    case 0x39:  // cmp
+    case 0x63:
+    case 0x69:
+    case 0x6b:  // movsxd, imul
+    case 0x84:
+    case 0x85:
+    case 0x8a:
+    case 0x8b:  // test, mov from memory
+    case 0x8d:
+    case 0x90:
+    case 0xa8:
+    case 0xa9:  // lea, nop, test
+    case 0xc3:
+    case 0xe8:
+    case 0xe9:
+    case 0xeb:  // ret, call, jmp
+      return false;
+    case 0x80:
+    case 0x81:
+    case 0x83:
+      return !of_registers && extension != 7;  // 7: cmp
+    case 0xf6:
+    case 0xf7:
+      return !of_registers && extension > 1;  // 0 and 1: test
+    case 0x00:
+    case 0x01:
+    case 0x08:
+    case 0x09:
+    case 0x20:
+    case 0x21:
+    case 0x28:
+    case 0x29:
+    case 0x30:
+    case 0x31:
+    case 0x88:
+    case 0x89:
+    case 0xc0:
+    case 0xc1:
+    case 0xd1:
+    case 0xd3:
+      return !of_registers;
+    default:
+      return true;
+  }
+#else
+  return true;
+#endif
+}
+
 // The number of chunks: a pool of 64 is revocable, one of 4,096 has exclusive thread caches.
 class StepTest : public InstanceFixture, public ::testing::WithParamInterface<uint32_t> {
  protected:
   // What the child does between its stops, on a mapping of its own.
   using Operation = std::function<void(const std::shared_ptr<Session>& session)>;
+  // What a child does between its stops that is the daemon; it has adopted the segments.
+  using DaemonOperation =
+      std::function<void(MemPoolManager& manager, ChannelRegistry& registry, Recovery& recovery)>;
   // Looks at the copy after recovery of the victim alone.
   using Check = std::function<void(MemPoolManager& manager, ChannelRegistry& registry)>;
 
@@ -55,29 +170,36 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     return chunk;
   }
 
-  // Steps through `operation`; at every instruction, `check` on a recovered copy. Returns the
-  // number of instructions.
-  int StepThrough(const Operation& operation, const Check& check) {
-    const pid_t child = StartVictim(operation);
-    int status = 0;
-    int steps = 0;
-    std::string before;
-    for (;; ++steps) {
-      // Only instructions that change a segment make a new state.
-      std::string now = Snapshot();
-      if (now != before) {
-        before = std::move(now);
-        CheckCopy(before, check);
-        if (HasFailure()) {
-          ADD_FAILURE() << "after instruction " << steps;
-          break;
-        }
-      }
-      if (!Step(child)) break;
-    }
-    kill(child, SIGKILL);
-    waitpid(child, &status, 0);
-    return steps;
+  // Steps through `operation`, after its own SIGSTOP if it has one; at every instruction, `check`
+  // on a recovered copy. Returns the number of instructions.
+  int StepThrough(const Operation& operation, const Check& check, bool begins_with_a_stop = false) {
+    const pid_t victim = StartVictim(operation);
+    if (begins_with_a_stop) RunToItsStop(victim);
+    return StepThroughStates(victim, dir_, "test",
+                             [&](const Image& image) { CheckCopy(image, check); });
+  }
+  // The same for what a daemon does that adopted what is there now: another one adopts what the
+  // first left.
+  int StepThroughDaemon(const DaemonOperation& operation, const Check& check) {
+    return StepThroughDaemonOf(Now(), "one", operation,
+                               [&](const Image& image) { CheckCopy(image, check); });
+  }
+  // Two deaths: for each instruction of `operation` as above at which the victim dies, the daemon
+  // dies at each instruction of the recovery. Returns how many pairs leave something of their own.
+  int DieTwice(const Operation& operation, const Check& check, bool begins_with_a_stop = false) {
+    const pid_t victim = StartVictim(operation);
+    if (begins_with_a_stop) RunToItsStop(victim);
+    int pairs = 0;
+    StepThroughStates(victim, dir_, "test",
+                      [&](const Image& image) { pairs += DieInRecovery(image, check); });
+    return pairs;
+  }
+  // The same for two daemons, of which the first does `operation` to what is there now.
+  int DaemonDiesTwice(const DaemonOperation& operation, const Check& check) {
+    int pairs = 0;
+    StepThroughDaemonOf(Now(), "one", operation,
+                        [&](const Image& image) { pairs += DieInRecovery(image, check); });
+    return pairs;
   }
 
   // Runs `operation` once for each of its instructions after its own SIGSTOP, if it has one:
@@ -90,23 +212,14 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
       if (stop > most) return most;
       prepare();
       const pid_t child = StartVictim(operation);
-      if (begins_with_a_stop) {
-        int stopped = 0;
-        ptrace(PTRACE_CONT, child, nullptr, nullptr);
-        waitpid(child, &stopped, 0);
-        EXPECT_TRUE(WIFSTOPPED(stopped)) << "the victim ended by itself, status " << stopped;
-      }
+      if (begins_with_a_stop) RunToItsStop(child);
       victim_ = child;
       under_way_ = true;
       const bool ended = !StepOn(stop);
       meanwhile();
-      int status = 0;
-      if (under_way_) {  // not at its end already
-        ptrace(PTRACE_CONT, child, nullptr, nullptr);
-        waitpid(child, &status, 0);
-        EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
-      }
+      if (under_way_) RunToItsStop(child);  // not at its end already
       check();
+      int status = 0;
       kill(child, SIGKILL);
       waitpid(child, &status, 0);
       if (HasFailure()) {
@@ -127,13 +240,90 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   void RecoverVictim() { recovery_->Recover(SessionSet().set(victim_id_), false); }
 
  private:
-  pid_t StartVictim(const Operation& operation) {
+  template <class Run>
+  pid_t StartStopped(const Run& run) {
     const pid_t child = fork();  // no gRPC, no other thread in this program
-    if (child == 0) RunVictim(operation);
+    if (child == 0) run();
     int status = 0;
     waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSTOPPED(status));
+    EXPECT_TRUE(WIFSTOPPED(status)) << "the child did not begin, status " << status;
     return child;
+  }
+  pid_t StartVictim(const Operation& operation) {
+    return StartStopped([&] { RunVictim(operation); });
+  }
+  pid_t StartDaemon(const std::string& dir, const std::string& instance,
+                    const DaemonOperation& operation) {
+    return StartStopped([&] { RunDaemon(dir, instance, operation); });
+  }
+
+  static void RunToItsStop(pid_t child) {
+    int status = 0;
+    ptrace(PTRACE_CONT, child, nullptr, nullptr);
+    waitpid(child, &status, 0);
+    EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
+  }
+
+  Image Now() const {
+    const SegmentFile management(manager_->management_segment().path());
+    const SegmentFile chunk(manager_->chunk_segment().path());
+    return {std::string(management.bytes()), std::string(chunk.bytes())};
+  }
+
+  // How many states the daemon leaves that dies while it adopts `image` and recovers who is gone.
+  int DieInRecovery(const Image& image, const Check& check) {
+    int states = 0;
+    StepThroughDaemonOf(
+        image, "two",
+        [this](MemPoolManager&, ChannelRegistry&, Recovery& recovery) {
+          recovery.FinishClaims();
+          recovery.Recover(Gone(), false);
+        },
+        [&](const Image& state) {
+          ++states;
+          CheckCopy(state, check);
+        });
+    return states;
+  }
+
+  // The daemon adopts `image`, in a directory `name`, and does `operation`; see StepThroughStates.
+  template <class OnState>
+  int StepThroughDaemonOf(const Image& image, const std::string& name,
+                          const DaemonOperation& operation, const OnState& on_state) {
+    const std::string dir = dir_ + "/" + name;
+    Write(dir, image);
+    const int steps = StepThroughStates(StartDaemon(dir, "copy", operation), dir, "copy", on_state);
+    std::filesystem::remove_all(dir);
+    return steps;
+  }
+
+  // Steps to the end of `child`, whose segments are in `dir`; each time that they have changed,
+  // `on_state`. Returns the number of instructions.
+  template <class OnState>
+  int StepThroughStates(pid_t child, const std::string& dir, const std::string& instance,
+                        const OnState& on_state) {
+    const SegmentFile management(dir + "/" + MemPoolManager::ManagementName(instance));
+    const SegmentFile chunk(dir + "/" + MemPoolManager::ChunkName(instance));
+    Image before;
+    int steps = 0;
+    for (bool may_differ = true;; ++steps) {
+      // Only instructions that change a segment make a new state.
+      if (may_differ &&
+          (before.management != management.bytes() || before.chunk != chunk.bytes())) {
+        before = {std::string(management.bytes()), std::string(chunk.bytes())};
+        on_state(before);
+        if (HasFailure()) {
+          ADD_FAILURE() << "after instruction " << steps;
+          break;
+        }
+      }
+      may_differ = looks_always_ || MayStore(child);
+      if (!Step(child)) break;
+    }
+    kill(child, SIGKILL);
+    int status = 0;
+    waitpid(child, &status, 0);
+    return steps;
   }
 
   // One instruction; false at the operation's end.
@@ -160,21 +350,40 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     _exit(0);
   }
 
-  // The bytes of both segments in use.
-  std::string Snapshot() {
-    const auto used = [](const Segment& segment) {
-      return std::string(reinterpret_cast<const char*>(segment.data()), segment.file_bytes());
-    };
-    management_bytes_ = manager_->management_segment().file_bytes();
-    return used(manager_->management_segment()) + used(manager_->chunk_segment());
+  [[noreturn]] void RunDaemon(const std::string& dir, const std::string& instance,
+                              const DaemonOperation& operation) {
+    MemPoolManager::CreateOptions options;
+    options.segment_dir = dir;
+    options.instance = instance;
+    auto manager = MemPoolManager::Adopt(options);
+    if (!manager.ok()) _exit(2);
+    ChannelRegistry registry(**manager);
+    if (!registry.Adopt().ok()) _exit(3);
+    Recovery recovery(**manager, registry);
+    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
+    raise(SIGSTOP);
+    operation(**manager, registry, recovery);
+    raise(SIGSTOP);
+    _exit(0);
   }
 
-  void CheckCopy(const std::string& snapshot, const Check& check) {
-    const std::string dir = dir_ + "/copy";
+  SessionSet Gone() const {
+    SessionSet gone;
+    gone.set(victim_id_);
+    gone.set(departed_id_);
+    return gone.reset(0);
+  }
+
+  // The segments of an instance "copy".
+  static void Write(const std::string& dir, const Image& image) {
     std::filesystem::create_directory(dir);
-    WriteFile(dir + "/" + MemPoolManager::ManagementName("copy"),
-              snapshot.substr(0, management_bytes_));
-    WriteFile(dir + "/" + MemPoolManager::ChunkName("copy"), snapshot.substr(management_bytes_));
+    WriteFile(dir + "/" + MemPoolManager::ManagementName("copy"), image.management);
+    WriteFile(dir + "/" + MemPoolManager::ChunkName("copy"), image.chunk);
+  }
+
+  void CheckCopy(const Image& image, const Check& check) {
+    const std::string dir = dir_ + "/copy";
+    Write(dir, image);
     MemPoolManager::CreateOptions options;
     options.segment_dir = dir;
     options.instance = "copy";
@@ -185,10 +394,7 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     ASSERT_TRUE(registry.Adopt().ok());
     Recovery recovery(*manager, registry);
     recovery.FinishClaims();
-    SessionSet gone;
-    gone.set(victim_id_);
-    gone.set(departed_id_);
-    gone.reset(0);
+    SessionSet gone = Gone();
     recovery.Recover(gone, false);
     const SessionSet left = attached_ & ~gone;
     ExpectAudit(*manager, registry, left);
@@ -200,10 +406,13 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     gone.set();
     gone.reset(0);
     recovery.Recover(gone, true);
-    const PoolView& copy = *manager->FindPool("pool");
-    EXPECT_EQ(Count(copy).free_count, GetParam());
-    for (uint32_t chunk = 0; chunk < GetParam(); ++chunk)
-      EXPECT_TRUE(FreeList::IsSet(copy.hints, chunk));
+    for (uint32_t index = 0; index < kMaxPools; ++index) {
+      const PoolView* copy = manager->pool(index);
+      if (copy == nullptr || !copy->IsOpen()) continue;
+      EXPECT_EQ(Count(*copy).free_count, copy->live_chunk_count());
+      for (uint32_t chunk = 0; chunk < copy->live_chunk_count(); ++chunk)
+        EXPECT_TRUE(FreeList::IsSet(copy->hints, chunk));
+    }
     EXPECT_TRUE(manager->Destroy().ok());
     std::filesystem::remove_all(dir);
   }
@@ -219,6 +428,7 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     EXPECT_EQ(report.violation_count, 0u) << First(report);
   }
 
+ protected:
   // Two newcomers exchange messages over the channel, whatever happened to it.
   void UseAgain(const std::shared_ptr<MemPoolManager>& manager, ChannelRegistry& registry,
                 const char* channel) {
@@ -235,11 +445,10 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     }
   }
 
- protected:
+  bool looks_always_ = false;  // after every instruction, and not only those that may store
   uint16_t victim_id_ = 0;
   uint16_t departed_id_ = 0;  // a second one that is gone; 0: none
   std::shared_ptr<Session> peer_;
-  uint64_t management_bytes_ = 0;
 
  private:
   pid_t victim_ = 0;  // of StopAtEach

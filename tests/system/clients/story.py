@@ -1,149 +1,146 @@
-"""The operator's story, as any Python program can do it with grpcio: create, grow, watch, find who
-holds what and who is behind, take it off, clean up, delete.
+"""An operator's story with grpcio: create a pool, grow it, apply a configuration that was previewed as a diff, watch,
+find who leaks and who is behind, take it off, clean up, delete.
 
-usage: story.py PROTO_DIR RUNTIME_DIR BIN_DIR
+    pip install grpcio grpcio-tools grpcio-status
+    cd PREFIX/share/zerocp/proto && python -m grpc_tools.protoc -I. --python_out=OUT --grpc_python_out=OUT zerocp/v1/*.proto
+    PYTHONPATH=OUT python story.py unix:/run/zerocp/admin.sock
+    PYTHONPATH=OUT python story.py HOST:PORT AUTHORITY [CERTIFICATE KEY]
+
+Exit status 1: something was refused, or is not as expected; the last line says what.
 """
 
-import importlib
-import os
-import signal
-import subprocess
+import json
 import sys
-import tempfile
-import time
+from pathlib import Path
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
-from grpc_tools import protoc
+from zerocp.v1 import admin_service_pb2 as admin
+from zerocp.v1 import observer_service_pb2 as observer
+from zerocp.v1.admin_service_pb2_grpc import AdminServiceStub
+from zerocp.v1.observer_service_pb2_grpc import ObserverServiceStub
+from zerocp.v1.resources_pb2 import Channel, Config, ConfigChange, HeldChunk, Pool
+
+POOL, CHANNEL = "pools/story", "channels/story"
+DEADLINE = json.dumps({"methodConfig": [{"name": [{}], "timeout": "60s"}]})  # of every call and stream
 
 
-def generate(proto_dir, out):
-    """Imports the modules that protoc makes of the installed .proto files."""
-    names = ["resources", "admin_service", "observer_service", "session_service"]
-    files = [f"zerocp/v1/{name}.proto" for name in names]
-    include = os.path.join(os.path.dirname(protoc.__file__), "_proto")
-    arguments = ["protoc", f"-I{proto_dir}", f"-I{include}", f"--python_out={out}", f"--grpc_python_out={out}"]
-    if protoc.main(arguments + files) != 0:
-        sys.exit("protoc failed")
-    sys.path.insert(0, out)
-    return {name: importlib.import_module(f"zerocp.v1.{name}_pb2") for name in names} | {
-        "grpc_" + name: importlib.import_module(f"zerocp.v1.{name}_pb2_grpc") for name in names
-    }
-
-
-def must(condition, what):
-    if not condition:
-        sys.exit(f"story.py: {what}")
-
-
-def until(condition, what):
-    """What the condition returns, once that is true."""
-    end = time.monotonic() + 60
-    while time.monotonic() < end:
-        if result := condition():
-            return result
-        time.sleep(0.01)
-    sys.exit(f"story.py: not within a minute: {what}")
+def connect(target, authority=None, certificate=None, key=None):
+    """A socket without credentials, or TLS with one's certificate, whose name has a role."""
+    options = [("grpc.service_config", DEADLINE)]
+    if authority is None:
+        return grpc.insecure_channel(target, options)
+    files = [Path(file).read_bytes() if file else None for file in (authority, key, certificate)]
+    return grpc.secure_channel(target, grpc.ssl_channel_credentials(*files), options)
 
 
 def reason_of(error):
-    """The reason in the ErrorInfo; from_call checks that code and text agree with the details."""
+    """What programs compare, never the text; None for errors that are not the daemon's."""
     status = rpc_status.from_call(error)
-    must(status is not None, f"no details in {error}")
     info = error_details_pb2.ErrorInfo()
-    must(status.details[0].Unpack(info), "no ErrorInfo")
-    return info.reason, dict(info.metadata)
+    return info.reason if status and status.details[0].Unpack(info) else None
 
 
-def subscribers_of(stats):
-    return [s for c in stats.channels if c.channel == "channels/story" for s in c.subscribers]
+def expect(condition, what):
+    if not condition:
+        sys.exit(f"story.py: not as expected: {what}")
 
 
-def story(v1, runtime_dir, bin_dir):
-    channel = grpc.insecure_channel(f"unix:{runtime_dir}/admin.sock")
-    admin = v1["grpc_admin_service"].AdminServiceStub(channel)
-    observer = v1["grpc_observer_service"].ObserverServiceStub(channel)
-    a, o, r = v1["admin_service"], v1["observer_service"], v1["resources"]
-
+def refused(reason, call):
+    """A call, or a stream in the end, is refused for that reason."""
     try:
-        observer.GetPool(o.GetPoolRequest(name="pools/story"))
-        sys.exit("story.py: the pool is there already")
+        call()
     except grpc.RpcError as error:
-        must(error.code() == grpc.StatusCode.NOT_FOUND, error)
-        must(reason_of(error) == ("POOL_NOT_FOUND", {"resource": "pools/story"}), reason_of(error))
+        if reason_of(error) != reason:
+            raise
+    else:
+        sys.exit(f"story.py: not refused: {reason}")
 
-    pool = r.Pool(chunk_size_bytes=4096, chunk_count=16)
-    preview = admin.CreatePool(a.CreatePoolRequest(pool_id="story", pool=pool, validate_only=True))
-    must(not preview.created, "a preview creates nothing")
-    must(admin.CreatePool(a.CreatePoolRequest(pool_id="story", pool=pool)).created, "pool created")
-    admin.CreateChannel(
-        a.CreateChannelRequest(
-            channel_id="story", channel=r.Channel(pool="pools/story", when_full=r.Channel.WHEN_FULL_WAIT, queue_capacity=4)
-        )
+
+def first(stream, condition):
+    """The first answer of a stream that is as asked for; the stream is left."""
+    found = next((answer for answer in stream if condition(answer)), None)
+    stream.cancel()
+    return found
+
+
+def story_of(stats):
+    return next(channel for channel in stats.channels if channel.channel == CHANNEL)
+
+
+def story(channel):
+    operator, viewer = AdminServiceStub(channel), ObserverServiceStub(channel)
+    refused("POOL_NOT_FOUND", lambda: viewer.GetPool(observer.GetPoolRequest(name=POOL)))
+
+    # Create, as a preview and really, and grow.
+    create = admin.CreatePoolRequest(pool_id="story", pool=Pool(chunk_size_bytes=4096, chunk_count=16), validate_only=True)
+    expect(not operator.CreatePool(create).created, "a preview creates nothing")
+    create.validate_only = False
+    expect(operator.CreatePool(create).created, "the pool is created")
+    grown = operator.UpdatePool(admin.UpdatePoolRequest(pool=Pool(name=POOL, chunk_count=32)))
+    expect(grown.pool.chunk_count == 32, "the pool is grown")
+
+    # The configuration as a whole: what is in force, edited; first what would change, then the change.
+    config = viewer.GetConfig(observer.GetConfigRequest()).config
+    apply = admin.ApplyConfigRequest(config=config, validate_only=True)
+    next(pool for pool in apply.config.pools if pool.name == POOL).chunk_count = 48
+    apply.config.channels.add(name=CHANNEL, pool=POOL, when_full=Channel.WHEN_FULL_WAIT, queue_capacity=4)
+    preview = operator.ApplyConfig(apply).changes
+    for change in preview:
+        print(f"{ConfigChange.Action.Name(change.action)} {change.path}: {change.old_value} -> {change.new_value}")
+    added, updated = preview
+    expect((added.action, added.path) == (ConfigChange.ACTION_ADD, CHANNEL), added)
+    expect(
+        updated == ConfigChange(action=ConfigChange.ACTION_UPDATE, path=f"{POOL}.chunk_count", old_value="32", new_value="48"),
+        updated,
     )
-    grown = admin.UpdatePool(a.UpdatePoolRequest(pool=r.Pool(name="pools/story", chunk_count=32)))
-    must(grown.pool.chunk_count == 32, "pool grown")
+    expect(viewer.GetConfig(observer.GetConfigRequest()).config == config, "a preview changes nothing")
+    apply.validate_only = False
+    expect(operator.ApplyConfig(apply).changes == preview, "what was previewed is done")
+    config = viewer.GetConfig(observer.GetConfigRequest()).config
+    expect([pool.chunk_count for pool in config.pools if pool.name == POOL] == [48], "the pool is as configured")
+    expect([one.queue_capacity for one in config.channels if one.name == CHANNEL] == [4], "the channel is there")
+    refused("ETAG_MISMATCH", lambda: operator.ApplyConfig(apply))  # it was made of one that is in force no more
 
-    watch = observer.WatchEvents(o.WatchEventsRequest())
-    must(any(event.resource == "channels/story" for event in watch), "the watch tells of the channel")
-    watch.cancel()
+    # Watch until somebody is behind; who is it, and what does it hold?
+    stall = observer.WatchEventsResponse.KIND_SUBSCRIBER_STALLED
+    events = viewer.WatchEvents(observer.WatchEventsRequest())
+    stalled = first(events, lambda event: event.kind == stall and event.resource.startswith(f"{CHANNEL}/")).resource
+    (update,) = viewer.WatchStats(observer.WatchStatsRequest(max_updates=1))
+    slow = story_of(update.stats).subscribers[0]  # the longest queue comes first
+    print(f"{slow.client_name} of {slow.session} is {slow.queued_count} messages behind")
+    expect((slow.subscriber, slow.queued_count, slow.client_name) == (stalled, 4, "leaky"), slow)
+    holders = viewer.ListHeldChunks(observer.ListHeldChunksRequest(pool=POOL, holder=slow.session)).holders
+    for holder in holders:
+        print(f"process {holder.peer_pid} keeps {holder.chunk_count} chunks in {HeldChunk.Phase.Name(holder.phase)}")
+    expect([one.chunk_count for one in holders if one.phase == HeldChunk.PHASE_WRITING] == [3], "who leaks")
 
-    command = [f"{bin_dir}/zerocp", "recv", "story", "-o", "/dev/null", "--runtime-dir", runtime_dir]
-    slow = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    until(lambda: subscribers_of(observer.GetStats(o.GetStatsRequest()).stats), "it subscribes")
-    slow.send_signal(signal.SIGSTOP)
-    sender = subprocess.Popen(
-        [f"{bin_dir}/zerocp", "send", "story", "--no-wait", "--runtime-dir", runtime_dir], stdin=subprocess.PIPE
-    )
-    sender.stdin.write(bytes(64 * 4096))
-    sender.stdin.close()
+    # Take it off; the publisher goes on and ends. Then end the one that leaks.
+    expect(operator.DetachSubscriber(admin.DetachSubscriberRequest(name=stalled)).queued_count == 4, "4 messages waited")
+    numbers = viewer.WatchStats(observer.WatchStatsRequest(interval=Duration(nanos=100_000_000)))
+    done = lambda one: one.published_count == 64 and one.publisher_count == 0
+    expect(first(numbers, lambda update: done(story_of(update.stats))), "the publisher goes on")
+    ended = operator.TerminateSession(admin.TerminateSessionRequest(name=slow.session, kill=True))
+    expect(ended.released_chunk_count >= 3, "its chunks are free")
 
-    def stalled():
-        for update in observer.WatchStats(o.WatchStatsRequest(max_updates=1)):
-            for subscriber in subscribers_of(update.stats):
-                if subscriber.queued_count == 4 and subscriber.stalled_for.ToMilliseconds() > 0:
-                    return subscriber
-        return None
-
-    subscriber = until(stalled, "the slow one is seen")
-    held = observer.ListHeldChunks(o.ListHeldChunksRequest(pool="pools/story"))
-    must(
-        any(h.peer_pid == slow.pid and h.chunk_count >= 4 for h in held.holders),
-        f"ListHeldChunks names process {slow.pid}: {held.holders}",
-    )
-    admin.DetachSubscriber(a.DetachSubscriberRequest(name=subscriber.subscriber))
-    must(sender.wait(60) == 0, "the sender goes on without it")
-    session = subscriber.session
-    admin.TerminateSession(a.TerminateSessionRequest(name=session, kill=True))
-    must(slow.wait(60) == -signal.SIGKILL, "the slow one is gone")
-
-    must(admin.Cleanup(a.CleanupRequest(kinds=[a.CleanupRequest.KIND_DEAD_SESSION])).removed_count == 0, "all is clean")
-    try:
-        admin.DeletePool(a.DeletePoolRequest(name="pools/story"))
-        sys.exit("story.py: a pool with a channel was deleted")
-    except grpc.RpcError as error:
-        must(reason_of(error)[0] == "POOL_IN_USE", reason_of(error))
-    admin.DeleteChannel(a.DeleteChannelRequest(name="channels/story", even_if_in_use=True))
-
-    def deleted():
-        try:
-            return admin.DeletePool(a.DeletePoolRequest(name="pools/story", drain=True)).pool
-        except grpc.RpcError as error:  # members of the channel have not left yet
-            must(reason_of(error)[0] == "POOL_IN_USE", reason_of(error))
-
-    until(deleted, "the pool is deleted")
-    names = lambda: [pool.name for pool in observer.ListPools(o.ListPoolsRequest()).pools]
-    until(lambda: "pools/story" not in names(), "the pool is gone")
-    must(not admin.Audit(a.AuditRequest()).violations, "the audit finds nothing")
-
-
-def main():
-    proto_dir, runtime_dir, bin_dir = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as out:
-        story(generate(proto_dir, out), runtime_dir, bin_dir)
-    print(f"story.py: told with grpcio {grpc.__version__}")
+    # Clean up and delete.
+    left = operator.Cleanup(admin.CleanupRequest(kinds=[admin.CleanupRequest.KIND_DEAD_SESSION]))
+    expect(left.removed_count == 0, "nobody is left behind")
+    refused("POOL_IN_USE", lambda: operator.DeletePool(admin.DeletePoolRequest(name=POOL)))
+    operator.DeleteChannel(admin.DeleteChannelRequest(name=CHANNEL))
+    operator.DeletePool(admin.DeletePoolRequest(name=POOL, drain=True))
+    numbers = viewer.WatchStats(observer.WatchStatsRequest(pools=[POOL]))
+    refused("POOL_NOT_FOUND", lambda: list(numbers))  # at once, or when it is gone
+    audit = operator.Audit(admin.AuditRequest())
+    expect(audit.checked_chunk_count > 0 and not audit.violations, "no invariant is broken")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        with connect(*sys.argv[1:]) as channel:
+            story(channel)
+    except grpc.RpcError as error:
+        sys.exit(f"story.py: {error.code().name} {reason_of(error) or ''}: {error.details()}")
+    print(f"story.py: told with grpcio {grpc.__version__}")
