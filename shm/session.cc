@@ -322,7 +322,9 @@ void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
         continue;
       }
     } else {
+      if (Mutant(76)) FreeList::SetChunk(pool.hints, chunk);  // who claims it now finds it LOANED
       StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint  STEP flush.free
+      if (Mutant(76)) continue;
     }
     group = chunk / 64;
     bits |= uint64_t{1} << (chunk % 64);
@@ -340,8 +342,8 @@ void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
 uint64_t Session::Share(ChunkRef& ref) {
   ChunkManager& record = ref.pool->record(ref.chunk);
   SetPhase(record, ChunkPhase::kNone);
-  const uint32_t generation = ShareChunk(record, id_, 1);
-  ref.slot = 0;
+  ref.slot = Mutant(80) ? static_cast<uint16_t>(ref.pool->grant_slots) : 0;  // 80: an open slot
+  const uint32_t generation = ShareChunk(record, id_, uint64_t{1} << ref.slot);
   return Encode(ChunkHandle{ref.pool->index, ref.pool->incarnation, ref.chunk,
                             generation + ref.pool->generation_base});
 }

@@ -40,13 +40,14 @@ seeded() {
     sort -nu || true
 }
 
-# The numbers in the code and those in the table are the same.
+# The numbers in the code and those in the table are the same. A bug that several tests catch has a
+# row for each.
 in_code=$(seeded shm proto client server)
-in_table=$(rows | cut -d'|' -f1 | sort -n)
+in_table=$(rows | cut -d'|' -f1-3 | sort -u | cut -d'|' -f1 | sort -n)
 [[ -n $in_table ]] || die "$table has no rows"
 [[ $in_code == "$in_table" ]] || {
   diff <(echo "$in_code") <(echo "$in_table") >&2 || true
-  die "the numbers in the code (<) and in $table (>) differ, or one is used twice"
+  die "the numbers in the code (<) and in $table (>) differ, or one stands for two bugs"
 }
 
 # Those of libFuzzer's programs are run.sh's in tests/fuzz.

@@ -213,10 +213,11 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
       prepare();
       const pid_t child = StartVictim(operation);
       if (begins_with_a_stop) RunToItsStop(child);
-      bool under_way = true;
-      for (int steps = 0; under_way && steps < stop; ++steps) under_way = Step(child);
+      victim_ = child;
+      under_way_ = true;
+      const bool ended = !StepOn(stop);
       meanwhile();
-      if (under_way) RunToItsStop(child);  // not at its end already
+      if (under_way_) RunToItsStop(child);  // not at its end already
       check();
       int status = 0;
       kill(child, SIGKILL);
@@ -225,8 +226,14 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
         ADD_FAILURE() << "stopped after instruction " << stop;
         return stop;
       }
-      if (!under_way) return stop;
+      if (ended) return stop;
     }
+  }
+
+  // For `meanwhile`: the victim goes on by so many instructions. False: it has come to its end.
+  bool StepOn(int steps) {
+    for (; under_way_ && steps > 0; --steps) under_way_ = Step(victim_);
+    return under_way_;
   }
 
   // The victim's child is not run on any more; its next one has the same session.
@@ -442,6 +449,10 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   uint16_t victim_id_ = 0;
   uint16_t departed_id_ = 0;  // a second one that is gone; 0: none
   std::shared_ptr<Session> peer_;
+
+ private:
+  pid_t victim_ = 0;  // of StopAtEach
+  bool under_way_ = false;
 };
 
 // Nothing is in use that the test does not know of.

@@ -39,6 +39,80 @@ TEST_P(StepTest, AnOpenWhileACloserIsStoppedIsNeverLost) {
   EXPECT_GT(steps, 10);
 }
 
+// An open slot is filled by compare-exchange only, so that the undo of an open that came too late
+// empties its own and no other: not even that of a thread of the same session, whose id is the
+// same.
+TEST_P(StepTest, AnOpenThatComesTooLateUndoesNothingButItself) {
+  Session thread(manager_, victim_id_);
+  ChunkRef shared;
+  uint32_t generation = 0;
+  bool closed = false;
+  int late = 0;  // opens that filled a slot of a chunk that had been closed
+  StopAtEach(
+      [&] {
+        shared = {&pool(), VictimLoans(), 0};
+        generation = ShareChunk(pool().record(shared.chunk), victim_id_, 1);
+      },
+      [&](const auto& session) {
+        const PoolView& mine = *session->manager().pool(0);
+        uint16_t slot;
+        OpenChunk(mine.record(shared.chunk), mine, generation, session->id(), &slot);
+      },
+      [&] {
+        ChunkManager& record = pool().record(shared.chunk);
+        closed = ReleaseSlot(record, pool().slot_count, 0, victim_id_);
+        if (!closed) return;
+        while (record.slots()[pool().grant_slots].load() == 0 && StepOn(1)) {
+        }
+        late += record.slots()[pool().grant_slots].load() != 0;
+        thread.Share(shared);
+      },
+      [&] {
+        ChunkManager& record = pool().record(shared.chunk);
+        if (closed) {
+          EXPECT_EQ(KindOf(record.word.load()), Kind::kShared) << "a chunk that is held was freed";
+          EXPECT_EQ(record.slots()[shared.slot].load(), victim_id_);
+        }
+        RecoverVictim();
+        ExpectInUse(*manager_, 0);
+      });
+  EXPECT_GT(late, 0);
+}
+
+// The word is FREE before the hint says so: whoever claims the hint finds the chunk. Where nobody
+// looks at every record, one that was claimed too early is found by nobody.
+TEST_P(StepTest, AFlushThatIsStoppedHidesNoChunk) {
+  constexpr size_t kChunks = 3;
+  std::vector<ChunkRef> all;
+  const auto loan_all = [&] {
+    ChunkRef chunk;
+    while (peer_->Loan(pool(), Deadline::Now(), &chunk) == Code::kOk) all.push_back(chunk);
+    return all.size();
+  };
+  const int steps = StopAtEach([&] { pool().shared->cache_cap.store(kChunks); },
+                               [](const auto& session) {
+                                 const PoolView& mine = *session->manager().pool(0);
+                                 ChunkRef chunks[kChunks];
+                                 for (ChunkRef& chunk : chunks)
+                                   if (session->Loan(mine, Deadline::Now(), &chunk) != Code::kOk)
+                                     _exit(3);
+                                 for (const ChunkRef& chunk : chunks)
+                                   if (!session->Release(chunk)) _exit(4);
+                                 raise(SIGSTOP);
+                                 session->FlushThisThread();
+                               },
+                               [&] { loan_all(); },
+                               [&] {
+                                 EXPECT_EQ(loan_all(), GetParam());
+                                 for (const ChunkRef& chunk : all)
+                                   EXPECT_TRUE(peer_->Release(chunk));
+                                 all.clear();
+                                 peer_->FlushThisThread();
+                               },
+                               /*begins_with_a_stop=*/true);
+  EXPECT_GT(steps, 20);
+}
+
 // One message waits and another subscriber may share it; the victim is stopped at each instruction
 // of its take while `meanwhile` happens to the publisher. Its memory is as whole afterwards as
 // before, and it has taken or missed each message that was sent.
