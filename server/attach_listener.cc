@@ -280,7 +280,7 @@ void AttachListener::HandlePacket(Connection& connection, const std::string& wro
       return;
     case AttachOp::kDetach:
       sessions_.Detach(connection.session);
-      watched_.erase(connection.session);
+      if (!Mutant(91)) watched_.erase(connection.session);
       dead_.reset(connection.session);  // the id may be given out again from here on
       connection.session = 0;
       connection.closing = true;

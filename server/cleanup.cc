@@ -17,7 +17,7 @@ std::vector<LeftBehind> Cleaner::Run(const CleanupScope& scope) {
 }
 
 void Cleaner::AddDeadSessions(bool execute, std::vector<LeftBehind>* found) {
-  const std::vector<SessionInfo> sessions = sessions_.List();  // before they are recovered
+  const std::vector<SessionInfo> sessions = sessions_.ListWithHeld();  // before they are recovered
   const shm::SessionSet dead = find_dead_(execute);
   for (const SessionInfo& session : sessions) {
     if (session.id == 0 || !dead.test(session.id)) continue;

@@ -97,7 +97,7 @@ grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& wo
     done(record->allowed(), {});
     return reactor;
   }
-  worker.Post([call, done, work = std::move(work)](bool run) {
+  Worker::Job job = [call, done, work = std::move(work)](bool run) {
     if (!run) {
       done(Draining(), {});
     } else if (call->IsCancelled()) {
@@ -105,7 +105,13 @@ grpc::ServerUnaryReactor* RunUntilDone(const ServiceContext& context, Worker& wo
     } else {
       work(done);
     }
-  });
+  };
+  // The way to another thread and back would take as long as what is short.
+  if (&worker == &context.short_worker) {
+    worker.Run(std::move(job));
+  } else {
+    worker.Post(std::move(job));
+  }
   return reactor;
 }
 

@@ -105,14 +105,17 @@ CallRecord::CallRecord(const Access& access, AuditLog* audit, const grpc::Server
       allowed_(CheckRole(caller_, method_)) {}
 
 grpc::Status CallRecord::End(const absl::Status& status, const Changes& changes) const {
-  if (audit_ != nullptr && IsAudited(method_) && !(Mutant(63) && !status.ok()))
-    audit_->Write(AuditLine(status, changes));
-  return ToGrpc(status, {id_, MethodName(method_), access_.remote()});
+  const bool audited = audit_ != nullptr && IsAudited(method_) && !(Mutant(63) && !status.ok());
+  if (status.ok() && !audited) return grpc::Status::OK;
+  const std::string id = NewCorrelationId();
+  if (audited) audit_->Write(AuditLine(id, status, changes));
+  return ToGrpc(status, {id, MethodName(method_), access_.remote()});
 }
 
-std::string CallRecord::AuditLine(const absl::Status& status, const Changes& changes) const {
+std::string CallRecord::AuditLine(const std::string& id, const absl::Status& status,
+                                  const Changes& changes) const {
   std::string line = fmt::format(R"({{"time":"{}","id":"{}","listener":"{}","role":"{}")", Now(),
-                                 id_, access_.listener(), RoleName(caller_.role));
+                                 id, access_.listener(), RoleName(caller_.role));
   if (!caller_.identity.empty()) line += ",\"identity\":" + Quoted(caller_.identity);
   if (caller_.user)
     line += fmt::format(R"(,"uid":{},"pid":{})", caller_.user->uid, caller_.user->pid);

@@ -1,8 +1,8 @@
 // One call from its beginning to its end: who calls what, whether they may, and what came of it.
 //
-// Every call has a number, the correlation id: its error carries it (RequestInfo), and so do the
-// daemon's log and the audit log. Calls of AdminService and SessionService are in the audit log,
-// whatever came of them, with what they changed.
+// A call that fails, or is in the audit log, has a number, the correlation id: its error carries it
+// (RequestInfo), and so do the daemon's log and the audit log. Calls of AdminService and
+// SessionService are in the audit log, whatever came of them, with what they changed.
 #pragma once
 
 #include <grpcpp/grpcpp.h>
@@ -35,14 +35,14 @@ class CallRecord {
   grpc::Status End(const absl::Status& status, const Changes& changes = {}) const;
 
  private:
-  std::string AuditLine(const absl::Status& status, const Changes& changes) const;
+  std::string AuditLine(const std::string& id, const absl::Status& status,
+                        const Changes& changes) const;
 
   const Access& access_;
   AuditLog* const audit_;
   const google::protobuf::MethodDescriptor* const method_;
   const google::protobuf::Message* const request_;
   const CallerIdentity caller_;
-  const std::string id_ = NewCorrelationId();
   const absl::Status allowed_;
 };
 

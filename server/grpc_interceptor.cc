@@ -2,8 +2,8 @@
 
 #include <google/protobuf/descriptor.h>
 
-#include <algorithm>
 #include <chrono>
+#include <string_view>
 #include <utility>
 
 #include "server/error.h"
@@ -64,17 +64,24 @@ class CallInterceptor final : public grpc::experimental::Interceptor {
 
 }  // namespace
 
+CallInterceptorFactory::CallInterceptorFactory(const std::set<std::string>& services,
+                                               RpcMetrics& metrics, const Access& access,
+                                               AuditLog* audit)
+    : metrics_(metrics), access_(access), audit_(audit) {
+  for (const std::string& name : services) {
+    const auto* service =
+        google::protobuf::DescriptorPool::generated_pool()->FindServiceByName(name);
+    for (int i = 0; i < service->method_count(); ++i)
+      methods_["/" + name + "/" + service->method(i)->name()] = service->method(i);
+  }
+}
+
 grpc::experimental::Interceptor* CallInterceptorFactory::CreateServerInterceptor(
     grpc::experimental::ServerRpcInfo* info) {
-  std::string name = info->method();  // "/zerocp.v1.AdminService/CreatePool"
-  std::replace(name.begin(), name.end(), '/', '.');
-  const auto* method =
-      name.empty()
-          ? nullptr
-          : google::protobuf::DescriptorPool::generated_pool()->FindMethodByName(name.substr(1));
-  const bool ours = method != nullptr && services_.count(method->service()->full_name()) != 0;
-  return ours ? new CallInterceptor(*method, metrics_, access_, audit_, *info->server_context())
-              : nullptr;  // gRPC deletes it
+  const auto method = methods_.find(std::string_view(info->method()));
+  if (method == methods_.end()) return nullptr;
+  // gRPC deletes it.
+  return new CallInterceptor(*method->second, metrics_, access_, audit_, *info->server_context());
 }
 
 }  // namespace zerocp

@@ -6,9 +6,10 @@
 
 #include <grpcpp/support/server_interceptor.h>
 
+#include <functional>
+#include <map>
 #include <set>
 #include <string>
-#include <utility>
 
 #include "server/audit_log.h"
 #include "server/grpc_access.h"
@@ -19,17 +20,17 @@ namespace zerocp {
 class CallInterceptorFactory final : public grpc::experimental::ServerInterceptorFactoryInterface {
  public:
   // `services`: full names of those whose methods are meant; a call of any other method, or of one
-  // that does not exist, is left as it is. `audit`: nullptr: none. REQUIRES: all outlive the
-  // server.
-  CallInterceptorFactory(std::set<std::string> services, RpcMetrics& metrics, const Access& access,
-                         AuditLog* audit)
-      : services_(std::move(services)), metrics_(metrics), access_(access), audit_(audit) {}
+  // that does not exist, is left as it is. `audit`: nullptr: none. REQUIRES: all but `services`
+  // outlive the server.
+  CallInterceptorFactory(const std::set<std::string>& services, RpcMetrics& metrics,
+                         const Access& access, AuditLog* audit);
 
   grpc::experimental::Interceptor* CreateServerInterceptor(
       grpc::experimental::ServerRpcInfo* info) override;
 
  private:
-  const std::set<std::string> services_;
+  // By path: "/zerocp.v1.AdminService/CreatePool".
+  std::map<std::string, const google::protobuf::MethodDescriptor*, std::less<>> methods_;
   RpcMetrics& metrics_;
   const Access& access_;
   AuditLog* const audit_;

@@ -83,7 +83,7 @@ grpc::ServerUnaryReactor* ObserverService::ListSessions(grpc::CallbackServerCont
   return RunOn(context_, context_.short_worker, call, request, [=, this]() -> absl::Status {
     const auto page = ToPage(kSessionList, request->page_size(), request->page_token());
     if (!page.ok()) return page.status();
-    std::vector<SessionInfo> sessions = context_.sessions.List();
+    std::vector<SessionInfo> sessions = context_.sessions.ListWithHeld();
     std::sort(sessions.begin(), sessions.end(), [](const SessionInfo& a, const SessionInfo& b) {
       return SessionKey(a) < SessionKey(b);
     });

@@ -438,8 +438,7 @@ MemoryUse PoolManager::Memory() const {
   const shm::MemPoolManager& manager = *core_.manager;
   const shm::MemPoolManager::CreateOptions& options = manager.options();
   return {Use(manager.management_segment(), shm::MemPoolManager::ManagementName(options.instance)),
-          Use(manager.chunk_segment(), shm::MemPoolManager::ChunkName(options.instance)),
-          shm::AvailableMemory(options.segment_dir).available_bytes};
+          Use(manager.chunk_segment(), shm::MemPoolManager::ChunkName(options.instance))};
 }
 
 }  // namespace zerocp

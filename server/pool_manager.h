@@ -86,7 +86,6 @@ struct SegmentUse {
 struct MemoryUse {
   SegmentUse management;
   SegmentUse chunk;
-  uint64_t available_bytes = 0;  // what both may still get
 };
 
 // "pools/video".

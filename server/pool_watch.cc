@@ -145,7 +145,12 @@ shm::Census PoolWatch::TakeCensus() {
     if (const shm::PoolView* view = core_.manager->pool(index)) chunks += view->live_chunk_count();
   }
   shm::Census census;
-  for (uint32_t index = 0; index < shm::kMaxChannels; ++index) {
+  std::vector<uint32_t> channels;
+  {
+    MutexLock lock(core_.mutex);
+    channels = core_.registry.List();
+  }
+  for (uint32_t index : channels) {
     MutexLock lock(core_.mutex);
     const shm::ChannelRegistry::Channel* channel = core_.registry.channel(index);
     if (channel != nullptr) census.Add(index, *channel, *core_.manager, chunks);
@@ -209,6 +214,7 @@ PoolWatch::List PoolWatch::ListHeld(const Filter& filter, std::optional<Key> aft
 PoolWatch::HeldSamples PoolWatch::CountHeldSamples() {
   const shm::Census census = TakeCensus();
   HeldSamples held;
+  if (!census.HasSubscribers()) return held;
   std::vector<shm::Holding> holders;
   ForEachChunk([&](const shm::PoolView& view, uint32_t chunk, const Seen&) {
     census.HoldersOf(view, chunk, &holders);

@@ -55,18 +55,28 @@ RpcMetrics::RpcMetrics()
                    .Register(*registry_)) {}
 
 void RpcMetrics::Begin(const google::protobuf::MethodDescriptor& method) {
-  in_flight_.Add(LabelsOf(method)).Increment();
+  MutexLock lock(mutex_);
+  Series& series = series_[&method];
+  if (series.in_flight == nullptr) series.in_flight = &in_flight_.Add(LabelsOf(method));
+  series.in_flight->Increment();
 }
 
 void RpcMetrics::End(const google::protobuf::MethodDescriptor& method, int code,
                      std::chrono::steady_clock::duration took) {
-  prometheus::Labels labels = LabelsOf(method);
-  if (!Mutant(67)) in_flight_.Add(labels).Decrement();
+  MutexLock lock(mutex_);
+  Series& series = series_[&method];
+  if (!Mutant(67)) series.in_flight->Decrement();
   if (!method.server_streaming()) {
-    latency_.Add(labels, kBuckets).Observe(std::chrono::duration<double>(took).count());
+    if (series.latency == nullptr) series.latency = &latency_.Add(LabelsOf(method), kBuckets);
+    series.latency->Observe(std::chrono::duration<double>(took).count());
   }
-  labels.emplace("code", CanonicalCodeName(code));
-  handled_.Add(labels).Increment();
+  prometheus::Counter*& handled = series.handled[code];
+  if (handled == nullptr) {
+    prometheus::Labels labels = LabelsOf(method);
+    labels.emplace("code", CanonicalCodeName(code));
+    handled = &handled_.Add(labels);
+  }
+  handled->Increment();
 }
 
 }  // namespace zerocp

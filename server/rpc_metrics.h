@@ -12,8 +12,11 @@
 #include <prometheus/registry.h>
 
 #include <chrono>
-#include <string>
+#include <map>
+#include <memory>
 #include <string_view>
+
+#include "server/mutex.h"
 
 namespace zerocp {
 
@@ -34,10 +37,19 @@ class RpcMetrics {
   const std::shared_ptr<prometheus::Registry>& registry() const { return registry_; }
 
  private:
+  // Of one method. A series is there from the first call on that counts in it.
+  struct Series {
+    prometheus::Gauge* in_flight = nullptr;
+    prometheus::Histogram* latency = nullptr;
+    std::map<int, prometheus::Counter*> handled = {};  // by code
+  };
+
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Family<prometheus::Counter>& handled_;
   prometheus::Family<prometheus::Gauge>& in_flight_;
   prometheus::Family<prometheus::Histogram>& latency_;
+  Mutex mutex_;
+  std::map<const google::protobuf::MethodDescriptor*, Series> series_ ZEROCP_GUARDED_BY(mutex_);
 };
 
 }  // namespace zerocp

@@ -476,13 +476,18 @@ std::vector<SessionInfo> SessionManager::List() {
       list.push_back(info);
     }
   }
+  std::stable_sort(list.begin(), list.end(), [](const SessionInfo& a, const SessionInfo& b) {
+    return a.create_time < b.create_time;
+  });
+  return list;
+}
+
+std::vector<SessionInfo> SessionManager::ListWithHeld() {
+  std::vector<SessionInfo> list = List();
   const std::vector<uint64_t> held = HeldCounts();
   for (SessionInfo& info : list) {
     if (info.id != 0) info.held_chunk_count = held[info.id];
   }
-  std::stable_sort(list.begin(), list.end(), [](const SessionInfo& a, const SessionInfo& b) {
-    return a.create_time < b.create_time;
-  });
   return list;
 }
 

@@ -70,8 +70,10 @@ class SessionDirectory {
                          Terminated done) = 0;
   // Gives up every Terminate that waits: the daemon stops. Others must not follow.
   virtual void AbandonTerminations() = 0;
-  // In creation order.
+  // In creation order, without held_chunk_count.
   virtual std::vector<SessionInfo> List() = 0;
+  // The same with held_chunk_count: reads every record of every pool.
+  virtual std::vector<SessionInfo> ListWithHeld() = 0;
   // Sessions recovered after the death of their process, since the daemon's start.
   virtual uint64_t recovered_session_count() = 0;
   virtual std::string attach_socket() const = 0;
@@ -152,6 +154,7 @@ class SessionManager final : public SessionDirectory {
 
   // In creation order; pending ones too.
   std::vector<SessionInfo> List() override;
+  std::vector<SessionInfo> ListWithHeld() override;
   uint64_t recovered_session_count() override {
     MutexLock lock(mutex_);
     return recovered_count_;

@@ -5,7 +5,6 @@
 #include <sys/random.h>
 
 #include <algorithm>
-#include <iterator>
 #include <stdexcept>
 #include <utility>
 
@@ -34,59 +33,72 @@ void FillRandom(void* bytes, size_t size) {
     throw std::runtime_error("getrandom failed");
 }
 
-size_t SessionTokens::WaitingCount() {
+void SessionTokens::Expire() {
   const auto now = now_();
-  entries_.remove_if([&](const Entry& entry) { return now >= entry.expire_time + kRemembered; });
-  for (auto old = entries_.begin(); old != entries_.end() && entries_.size() > 2 * kMost;)
-    old = Waits(*old) ? std::next(old) : entries_.erase(old);
-  return static_cast<size_t>(std::count_if(entries_.begin(), entries_.end(),
-                                           [&](const Entry& entry) { return Waits(entry); }));
+  while (!waiting_.empty() && now >= waiting_.front().expire_time)
+    past_.splice(past_.end(), waiting_, waiting_.begin());
+  while (!past_.empty() && (past_.size() > kMost || now >= past_.front().expire_time + kRemembered))
+    past_.pop_front();
+}
+
+size_t SessionTokens::WaitingCount() {
+  Expire();
+  return waiting_.size();
 }
 
 Token SessionTokens::Add(PendingSession session) {
   Token token;
   FillRandom(token.data(), token.size());
-  entries_.push_back({std::move(session), HashOf(token), now_() + kTokenTtl});
+  waiting_.push_back({std::move(session), HashOf(token), now_() + kTokenTtl});
   return token;
 }
 
 // Every token is compared, whichever it is, so that time tells nothing.
+SessionTokens::Entries::iterator SessionTokens::Find(Entries& entries,
+                                                     const std::array<uint8_t, 32>& token_hash) {
+  auto found = entries.end();
+  for (auto entry = entries.begin(); entry != entries.end(); ++entry) {
+    if (CRYPTO_memcmp(entry->token_hash.data(), token_hash.data(), token_hash.size()) == 0)
+      found = entry;
+  }
+  return found;
+}
+
 Result<PendingSession> SessionTokens::Redeem(const Token& token, uid_t uid) {
+  Expire();
   const auto hash = HashOf(token);
-  Entry* found = nullptr;
-  for (Entry& entry : entries_) {
-    if (CRYPTO_memcmp(entry.token_hash.data(), hash.data(), hash.size()) == 0) found = &entry;
+  const auto past = Find(past_, hash);
+  const auto waiting = Find(waiting_, hash);
+  if (past != past_.end()) {
+    if (past->used && Mutant(8)) return past->session;
+    return Status(Code::kDenied, "the token of " + past->session.name +
+                                     (past->used ? " was used already" : " has expired"));
   }
-  if (found == nullptr) return Status(Code::kDenied, "unknown token");
-  const PendingSession& session = found->session;
-  if (found->used && !Mutant(8)) {
-    return Status(Code::kDenied, "the token of " + session.name + " was used already");
-  }
-  if (now_() >= found->expire_time) {
-    return Status(Code::kDenied, "the token of " + session.name + " has expired");
-  }
+  if (waiting == waiting_.end()) return Status(Code::kDenied, "unknown token");
+  const PendingSession& session = waiting->session;
   if (session.peer_uid && *session.peer_uid != uid) {
     return Status(Code::kDenied, "the token of " + session.name + " is for uid " +
                                      std::to_string(*session.peer_uid));
   }
-  found->used = true;
+  waiting->used = true;
+  past_.splice(past_.end(), waiting_, waiting);
   return session;
 }
 
 bool SessionTokens::Revoke(const std::string& name) {
-  for (Entry& entry : entries_) {
-    if (entry.session.name != name || !Waits(entry)) continue;
-    entry.used = true;
-    return true;
-  }
-  return false;
+  Expire();
+  const auto entry = std::find_if(waiting_.begin(), waiting_.end(),
+                                  [&](const Entry& e) { return e.session.name == name; });
+  if (entry == waiting_.end()) return false;
+  entry->used = true;
+  past_.splice(past_.end(), waiting_, entry);
+  return true;
 }
 
-std::vector<PendingSession> SessionTokens::Waiting() const {
+std::vector<PendingSession> SessionTokens::Waiting() {
+  Expire();
   std::vector<PendingSession> waiting;
-  for (const Entry& entry : entries_) {
-    if (Waits(entry)) waiting.push_back(entry.session);
-  }
+  for (const Entry& entry : waiting_) waiting.push_back(entry.session);
   return waiting;
 }
 

@@ -41,14 +41,13 @@ class SessionTokens {
 
   explicit SessionTokens(Now now) : now_(std::move(now)) {}
 
-  // Also forgets what is too old to be told apart.
   size_t WaitingCount();
   Token Add(PendingSession session);
   // kDenied: the message is for the log, never for the peer.
   shm::Result<PendingSession> Redeem(const Token& token, uid_t uid);
   // True if a session of that name waited: its token is good for nothing any more.
   bool Revoke(const std::string& name);
-  std::vector<PendingSession> Waiting() const;
+  std::vector<PendingSession> Waiting();
 
  private:
   struct Entry {
@@ -57,11 +56,13 @@ class SessionTokens {
     std::chrono::steady_clock::time_point expire_time;
     bool used = false;
   };
-  bool Waits(const Entry& entry) const { return !entry.used && now_() < entry.expire_time; }
+  using Entries = std::list<Entry>;
+  static Entries::iterator Find(Entries& entries, const std::array<uint8_t, 32>& token_hash);
+  void Expire();
 
   const Now now_;
-  // Used and expired ones for a minute, so that the log can tell them apart.
-  std::list<Entry> entries_;
+  Entries waiting_;  // in the order in which they expire
+  Entries past_;     // used or expired, at most kMost for a minute: the log can tell them apart
 };
 
 }  // namespace zerocp

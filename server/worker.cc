@@ -2,12 +2,18 @@
 
 #include <utility>
 
+#include "shm/mutant.h"
+
 namespace zerocp {
 
 Worker::~Worker() { Stop(); }
 
 void Worker::Start() {
-  thread_ = std::thread([this] { Run(); });
+  {
+    MutexLock lock(mutex_);
+    started_ = true;
+  }
+  thread_ = std::thread([this] { Loop(); });
 }
 
 void Worker::Post(Job job) {
@@ -22,31 +28,52 @@ void Worker::Post(Job job) {
   job(false);
 }
 
+void Worker::Run(Job job) {
+  bool idle = false;
+  {
+    MutexLock lock(mutex_);
+    idle = started_ && !stopped_ && ((!busy_ && jobs_.empty()) || Mutant(90));
+    busy_ = busy_ || idle;
+  }
+  if (!idle) return Post(std::move(job));
+  job(true);
+  End();
+}
+
+void Worker::End() {
+  MutexLock lock(mutex_);
+  busy_ = false;
+  if (!jobs_.empty() || stopped_) changed_.notify_one();
+}
+
 void Worker::Stop() {
   std::deque<Job> left;
   {
     MutexLock lock(mutex_);
     stopped_ = true;
     changed_.notify_one();
-    if (!thread_.joinable()) left.swap(jobs_);  // it was never started
+    if (!started_) left.swap(jobs_);
   }
   if (thread_.joinable()) thread_.join();
   for (const Job& job : left) job(false);
 }
 
-void Worker::Run() {
+void Worker::Loop() {
   for (;;) {
-    mutex_.lock();
-    while (jobs_.empty() && !stopped_) changed_.wait(mutex_);
-    if (jobs_.empty()) {
-      mutex_.unlock();
-      return;
+    Job job;
+    bool run = false;
+    {
+      MutexLock lock(mutex_);
+      while (busy_ || (jobs_.empty() && !stopped_)) changed_.wait(mutex_);
+      if (jobs_.empty()) return;
+      job = std::move(jobs_.front());
+      jobs_.pop_front();
+      run = !stopped_;
+      busy_ = true;
     }
-    Job job = std::move(jobs_.front());
-    jobs_.pop_front();
-    const bool run = !stopped_;
-    mutex_.unlock();
     job(run);
+    job = nullptr;
+    End();
   }
 }
 

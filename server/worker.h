@@ -1,6 +1,8 @@
-// One thread that runs jobs in order: handlers must not block gRPC's poller threads.
+// Runs jobs one at a time, in order, in a thread of its own or, where that is as good, in the
+// caller's: of gRPC's poller threads, one at most waits for a worker.
 //
-// Threads. Post from any thread; Start, Stop and the destructor from one, which is not a job's.
+// Threads. Post and Run from any thread; Start, Stop and the destructor from one, which is not a
+// job's.
 #pragma once
 
 #include <deque>
@@ -28,15 +30,22 @@ class Worker {
   void Start();
   // Queues `job`; after Stop calls it at once, with false.
   void Post(Job job);
+  // Runs `job` at once in this thread if no other runs or waits, which saves the way to the
+  // worker's thread; else the same as Post. REQUIRES: the caller has no lock that a job takes.
+  void Run(Job job);
   // Waits for the job that runs now; those behind it are called with false.
   void Stop();
 
  private:
-  void Run();
+  void Loop();
+  // Lets the next job begin.
+  void End();
 
   Mutex mutex_;
   ConditionVariable changed_;
   std::deque<Job> jobs_ ZEROCP_GUARDED_BY(mutex_);
+  bool started_ ZEROCP_GUARDED_BY(mutex_) = false;
+  bool busy_ ZEROCP_GUARDED_BY(mutex_) = false;  // a job runs
   bool stopped_ ZEROCP_GUARDED_BY(mutex_) = false;
   std::thread thread_;
 };

@@ -153,6 +153,13 @@ uint16_t Census::SubscriberOf(uint16_t channel, uint32_t index) const {
   return found == nullptr || index >= found->sessions.size() ? uint16_t{0} : found->sessions[index];
 }
 
+bool Census::HasSubscribers() const {
+  return std::any_of(channels_.begin(), channels_.end(), [](const auto& channel) {
+    const std::vector<uint16_t>& sessions = channel.second.sessions;
+    return std::any_of(sessions.begin(), sessions.end(), [](uint16_t id) { return id != 0; });
+  });
+}
+
 bool Census::IsSample(const Holding& holding) const {
   return holding.phase == HoldPhase::kReading && holding.channel != 0 &&
          SubscriberOf(holding.channel, holding.subscriber) == holding.session;

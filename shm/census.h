@@ -61,6 +61,7 @@ class Census {
   const std::string& ChannelName(uint16_t channel) const;
   // The session that is subscriber `index` of the channel; 0: none.
   uint16_t SubscriberOf(uint16_t channel, uint32_t index) const;
+  bool HasSubscribers() const;
   // True for what a subscriber has taken and holds. What an earlier user of its index holds is its
   // session's.
   bool IsSample(const Holding& holding) const;

@@ -11,6 +11,8 @@ namespace zerocp::shm {
 namespace {
 
 constexpr uint64_t kMostKeptBytes = uint64_t{64} << 20;
+// Version 1 says "no limit" by a number: 2^63 less a page.
+constexpr uint64_t kNoLimit = uint64_t{1} << 62;
 
 // A number from a one-line file; `none` if it says "max" or cannot be read.
 uint64_t ReadNumber(const std::string& path, uint64_t none) {
@@ -70,11 +72,12 @@ void LimitByCgroups(MemoryBudget& budget, const std::string& root) {
       const std::string path = top + (group == "/" ? "" : group);
       const uint64_t most =
           ReadNumber(path + (unified ? "/memory.max" : "/memory.limit_in_bytes"), UINT64_MAX);
-      const uint64_t now =
-          ReadNumber(path + (unified ? "/memory.current" : "/memory.usage_in_bytes"), 0);
-      const uint64_t used = now - std::min(now, InactiveFileBytes(path, unified));
-      if (most != UINT64_MAX)
+      if (most < kNoLimit) {
+        const uint64_t now =
+            ReadNumber(path + (unified ? "/memory.current" : "/memory.usage_in_bytes"), 0);
+        const uint64_t used = now - std::min(now, InactiveFileBytes(path, unified));
         LimitWithProcesses(budget, most, most - std::min(most, used), "memory cgroup " + path);
+      }
       if (group.empty() || group.find('/') == std::string::npos) break;
     }
   }

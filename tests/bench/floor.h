@@ -31,5 +31,7 @@ void FloorEcho(Shared& shared);
 
 // Keeps this thread on one processor; does nothing if that is not allowed.
 void PinTo(int processor);
+// Lets this thread, and what it starts, run anywhere again.
+void Unpin();
 
 }  // namespace zerocp::bench

@@ -15,6 +15,8 @@
 #include "tests/bench/daemon_dead.h"
 #include "tests/bench/dropping_stopped.h"
 #include "tests/bench/floor.h"
+#include "tests/bench/grpc_beside_empty.h"
+#include "tests/bench/grpc_watched.h"
 #include "tests/bench/ping_pong.h"
 #include "tests/bench/report.h"
 #include "tests/system/daemon_process.h"
@@ -25,7 +27,7 @@ namespace {
 constexpr char kHelp[] =
     "Usage: zerocp_bench [--quick] [--work NAME] [--json FILE]\n"
     "\n"
-    "Starts a zerocpd of its own and measures:\n"
+    "Starts a zerocpd of its own for each work and measures:\n"
     "  loan_release  a 1 KiB loan and its release, beside glibc's malloc and free\n"
     "  ping_pong     a 1 KiB message to another process and back, both polling,\n"
     "                beside two cache lines written in turn (the floor)\n"
@@ -34,10 +36,16 @@ constexpr char kHelp[] =
     "  dropping_flood  the same as fast as it goes, so that all of them miss messages\n"
     "  daemon_dead   a stream of 1 KiB messages to another process while the daemon is dead,\n"
     "                beside the same stream with it\n"
+    "  get_stats     GetStats over gRPC, beside an RPC to a server that does nothing\n"
+    "  create_session  CreateSession, beside the same\n"
+    "  attach_to_loan  from Connect to the first chunk, beside two of those\n"
+    "  watched       a 1 KiB loan and its release while 64 callers watch the statistics at\n"
+    "                100 ms, beside nobody\n"
     "\n"
     "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit: 2 times\n"
     "                malloc and free, 4 times the floor, 1.25 times none stopped, 1.11 times\n"
-    "                the daemon alive. A work beyond it goes on for up to three times as long,\n"
+    "                the daemon alive, 2.5 times the empty RPC, 1.5 times two of them, 1.5 times\n"
+    "                nobody watching. A work beyond it goes on for up to three times as long,\n"
     "                and all of its rounds count\n"
     "  --work NAME   only this work\n"
     "  --json FILE   the results for programs, too\n"
@@ -119,6 +127,13 @@ constexpr Work kWorks[] = {
      }},
     {"daemon_dead", 1 / 0.9, 1 / 0.9,  // 90 % of the messages per second
      [](auto& daemon, int rounds) { return DaemonDead(daemon, "ping", rounds / 2); }},
+    {"get_stats", 1.5, 2.5, [](auto& daemon, int rounds) { return GetStats(daemon, rounds); }},
+    {"create_session", 1.5, 2.5,
+     [](auto& daemon, int rounds) { return CreateSession(daemon, rounds); }},
+    {"attach_to_loan", 1.0, 1.5,
+     [](auto& daemon, int rounds) { return AttachToLoan(daemon, "bench", rounds); }},
+    {"watched", 1.2, 1.5,
+     [](auto& daemon, int rounds) { return Watched(daemon, "bench", rounds / 4); }},
 };
 
 int Run(const Options& options) {
@@ -133,14 +148,18 @@ int Run(const Options& options) {
   }
   // `fan` is so small that its chunks come back to a publisher while other cores still have their
   // lines, whether subscribers or the publisher itself gave them back.
-  testing::DaemonProcess daemon({"--pool", "bench=1KiBx8192", "--channel", "ping=bench",
-                                 "--channel", "pong=bench", "--pool", "fan=1KiBx1024", "--channel",
-                                 "drop=fan,queue=128,when-full=drop"});
+  const std::vector<std::string> setup = {"--pool",    "bench=1KiBx8192",
+                                          "--channel", "ping=bench",
+                                          "--channel", "pong=bench",
+                                          "--pool",    "fan=1KiBx1024",
+                                          "--channel", "drop=fan,queue=128,when-full=drop"};
   std::vector<Series> results;
   std::vector<Ratio> ratios;
   for (const Work& work : kWorks) {
     if (!options.work.empty() && options.work != work.name) continue;
     std::fprintf(stderr, "zerocp_bench: %s ...\n", work.name);
+    Unpin();  // the work before may have pinned it
+    testing::DaemonProcess daemon(setup);
     Pair pair = work.run(daemon, options.quick ? 20 : 200);
     Ratio ratio = Compare(pair, work.goal, work.limit);
     // Noise goes by, a loss stays.
@@ -177,6 +196,9 @@ int Main(int argc, char** argv) {
     return RunDrain(argv[2], argv[3], std::atoi(argv[4]), static_cast<size_t>(std::atoi(argv[5])));
   if (argc == 5 && std::strcmp(argv[1], "--sink") == 0)
     return RunSink(argv[2], argv[3], std::atoi(argv[4]));
+  if (argc == 3 && std::strcmp(argv[1], "--empty-server") == 0) return RunEmptyServer(argv[2]);
+  if (argc == 4 && std::strcmp(argv[1], "--watchers") == 0)
+    return RunWatchers(argv[2], std::atoi(argv[3]));
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];

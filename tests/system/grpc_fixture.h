@@ -101,6 +101,7 @@ class FakeSessions : public SessionDirectory {
                  Terminated done) override;
   void AbandonTerminations() override;
   std::vector<SessionInfo> List() override;
+  std::vector<SessionInfo> ListWithHeld() override { return List(); }
   uint64_t recovered_session_count() override { return 7; }
   std::string attach_socket() const override { return "/run/test/attach.sock"; }
 

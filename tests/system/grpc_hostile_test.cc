@@ -11,10 +11,8 @@
 #include <atomic>
 #include <chrono>
 #include <csignal>
-#include <filesystem>
 #include <functional>
 #include <memory>
-#include <sstream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,6 +21,7 @@
 #include "tests/system/certificates.h"
 #include "tests/system/child_process.h"
 #include "tests/system/daemon_process.h"
+#include "tests/system/footprint.h"
 #include "tests/system/grpc_fixture.h"
 
 namespace zerocp {
@@ -138,12 +137,6 @@ TEST_F(ListenerTest, TheOldestThatWaitsMakesRoom) {
 
 // The real daemon.
 
-struct Footprint {
-  size_t descriptors = 0;
-  size_t threads = 0;
-  size_t resident_bytes = 0;
-};
-
 class HostileTest : public ::testing::Test {
  protected:
   HostileTest() {
@@ -175,19 +168,7 @@ class HostileTest : public ::testing::Test {
     EXPECT_EQ(Caller(daemon_->socket("admin.sock")).Call(kAudit).code, kOk);
     EXPECT_EQ(Tls().Call(kGetServerInfo).code, kOk);
   }
-  Footprint Look() const {
-    const std::string process = "/proc/" + std::to_string(daemon_->pid());
-    const auto entries = [](const std::string& path) {
-      return static_cast<size_t>(std::distance(std::filesystem::directory_iterator(path),
-                                               std::filesystem::directory_iterator()));
-    };
-    std::istringstream statm(testing::ReadFile(process + "/statm"));
-    size_t total = 0;
-    size_t resident = 0;
-    statm >> total >> resident;
-    return {entries(process + "/fd"), entries(process + "/task"),
-            resident * static_cast<size_t>(getpagesize())};
-  }
+  testing::Footprint Look() const { return testing::FootprintOf(daemon_->pid()); }
   // The second time leaves nothing that the first did not: caches are full then.
   void ExpectNothingLeft(const std::function<void()>& attack) {
     ExpectAnswers();
@@ -195,7 +176,7 @@ class HostileTest : public ::testing::Test {
     attack();
     ExpectAnswers();
     WaitUntil([&] { return Look().descriptors <= quiet; });
-    const Footprint before = Look();
+    const testing::Footprint before = Look();
     attack();
     ExpectAnswers();
     WaitUntil([&] { return Look().descriptors <= quiet; });

@@ -42,6 +42,59 @@ TEST(Worker, BeforeItsStartItOnlyQueues) {
   EXPECT_TRUE(refused);
 }
 
+TEST(Worker, RunDoesTheJobHereIfTheWorkerIsIdle) {
+  Worker worker;
+  worker.Start();
+  std::thread::id ran_in;
+  worker.Run([&](bool run) {
+    if (run) ran_in = std::this_thread::get_id();
+  });
+  EXPECT_EQ(ran_in, std::this_thread::get_id());
+}
+
+TEST(Worker, RunQueuesTheJobBehindAnyOther) {
+  std::vector<int> order;
+  std::promise<void> second_queued, done;
+  Worker worker;
+  // Before the start it only queues, too.
+  worker.Run([&](bool) {
+    second_queued.get_future().wait();
+    order.push_back(1);
+  });
+  worker.Start();
+  worker.Run([&](bool) { order.push_back(2); });
+  EXPECT_TRUE(order.empty());
+  second_queued.set_value();
+  worker.Post([&](bool) {
+    order.push_back(3);
+    done.set_value();
+  });
+  done.get_future().wait();
+  EXPECT_EQ(order, (std::vector<int>{1, 2, 3}));
+}
+
+TEST(Worker, StopWaitsForAJobThatRunsInItsCallersThread) {
+  Worker worker;
+  worker.Start();
+  std::promise<void> started, go_on;
+  std::atomic<bool> ended = false;
+  std::thread caller([&] {
+    worker.Run([&](bool) {
+      started.set_value();
+      go_on.get_future().wait();
+      ended = true;
+    });
+  });
+  started.get_future().wait();
+  std::thread stopper([&] {
+    worker.Stop();
+    EXPECT_TRUE(ended);
+  });
+  go_on.set_value();
+  stopper.join();
+  caller.join();
+}
+
 TEST(Worker, StopLetsTheRunningJobEndAndRefusesTheRest) {
   Worker worker;
   worker.Start();

@@ -1,0 +1,111 @@
+#include "tests/bench/grpc_watched.h"
+
+#include <grpcpp/grpcpp.h>
+#include <zerocp/zerocp.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "tests/bench/floor.h"
+#include "tests/bench/must.h"
+#include "tests/system/child_process.h"
+#include "tests/system/shared_counts.h"
+#include "zerocp/v1/observer_service.grpc.pb.h"
+
+namespace zerocp::bench {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr size_t kWatchers = testing::SharedCounts::kMaxCount;
+static_assert(kWatchers == 64);
+constexpr int kIntervalMs = 100;
+constexpr std::chrono::milliseconds kRound{400};
+constexpr std::chrono::seconds kPatience{60};
+constexpr int kBatch = 1000;
+constexpr size_t kBytes = 1024;
+
+void Watch(v1::ObserverService::Stub& stub, std::atomic<uint64_t>& updates) {
+  grpc::ClientContext context;
+  v1::WatchStatsRequest request;
+  request.mutable_interval()->set_nanos(kIntervalMs * 1'000'000);
+  const auto reader = stub.WatchStats(&context, request);
+  for (v1::WatchStatsResponse response; reader->Read(&response);) ++updates;
+  std::fprintf(stderr, "zerocp_bench: WatchStats has ended: %s\n",
+               reader->Finish().error_message().c_str());
+  std::_Exit(1);
+}
+
+// The watchers, all of which have had an update.
+class Watchers {
+ public:
+  explicit Watchers(const testing::DaemonProcess& daemon)
+      : process_({.command = {std::filesystem::read_symlink("/proc/self/exe"), "--watchers",
+                              daemon.socket("client.sock"), std::to_string(updates_.fd())}}) {
+    WaitForUpdates();
+  }
+  // Until each has had one more, or more.
+  void WaitForUpdates() {
+    const auto end = Clock::now() + kPatience;
+    for (size_t i = 0; i < kWatchers; ++i) {
+      while (updates_[i] == seen_[i]) {
+        if (!process_.Running() || Clock::now() > end)
+          Die("64 watchers", "one of them gets no updates");
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      }
+      seen_[i] = updates_[i];
+    }
+  }
+
+ private:
+  const testing::SharedCounts updates_;
+  std::vector<uint64_t> seen_ = std::vector<uint64_t>(kWatchers);
+  testing::ChildProcess process_;
+};
+
+// Nanoseconds of a loan and its release, of the median batch.
+double Round(Client& client, const std::string& pool) {
+  std::vector<double> batches;
+  for (const auto end = Clock::now() + kRound; Clock::now() < end;) {
+    const auto start = Clock::now();
+    for (int i = 0; i < kBatch; ++i) (void)Must(client.NewLoan(pool, kBytes), "loan");
+    batches.push_back(std::chrono::duration<double, std::nano>(Clock::now() - start).count() /
+                      kBatch);
+  }
+  return Quantile(batches, 0.5);
+}
+
+}  // namespace
+
+int RunWatchers(const std::string& socket, int counts_fd) {
+  Unpin();
+  const testing::SharedCounts updates(counts_fd);
+  const auto stub = v1::ObserverService::NewStub(
+      grpc::CreateChannel("unix:" + socket, grpc::InsecureChannelCredentials()));
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < kWatchers; ++i) threads.emplace_back([&, i] { Watch(*stub, updates[i]); });
+  for (std::thread& thread : threads) thread.join();
+  return 1;
+}
+
+Pair Watched(const testing::DaemonProcess& daemon, const std::string& pool, int rounds) {
+  Client client = Must(Client::Connect({"bench", daemon.runtime_dir()}), "connect");
+  PinTo(0);
+  Round(client, pool);  // warms up
+  Pair pair{{"watched", "64 watchers", 3, kBytes, {}}, {"watched", "none", 1, kBytes, {}}};
+  for (int round = 0; round < rounds; ++round) {
+    pair.against.samples.push_back(Round(client, pool));
+    Watchers watchers(daemon);
+    pair.subject.samples.push_back(Round(client, pool));
+    watchers.WaitForUpdates();
+  }
+  return pair;
+}
+
+}  // namespace zerocp::bench
