@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "tests/bench/floor.h"
+#include "tests/bench/loan_round.h"
 #include "tests/bench/must.h"
 #include "tests/system/child_process.h"
 #include "tests/system/shared_counts.h"
@@ -26,10 +27,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kWatchers = testing::SharedCounts::kMaxCount;
 static_assert(kWatchers == 64);
 constexpr int kIntervalMs = 100;
-constexpr std::chrono::milliseconds kRound{400};
 constexpr std::chrono::seconds kPatience{60};
-constexpr int kBatch = 1000;
-constexpr size_t kBytes = 1024;
 
 void Watch(v1::ObserverService::Stub& stub, std::atomic<uint64_t>& updates) {
   grpc::ClientContext context;
@@ -69,18 +67,6 @@ class Watchers {
   testing::ChildProcess process_;
 };
 
-// Nanoseconds of a loan and its release, of the median batch.
-double Round(Client& client, const std::string& pool) {
-  std::vector<double> batches;
-  for (const auto end = Clock::now() + kRound; Clock::now() < end;) {
-    const auto start = Clock::now();
-    for (int i = 0; i < kBatch; ++i) (void)Must(client.NewLoan(pool, kBytes), "loan");
-    batches.push_back(std::chrono::duration<double, std::nano>(Clock::now() - start).count() /
-                      kBatch);
-  }
-  return Quantile(batches, 0.5);
-}
-
 }  // namespace
 
 int RunWatchers(const std::string& socket, int counts_fd) {
@@ -97,12 +83,13 @@ int RunWatchers(const std::string& socket, int counts_fd) {
 Pair Watched(const testing::DaemonProcess& daemon, const std::string& pool, int rounds) {
   Client client = Must(Client::Connect({"bench", daemon.runtime_dir()}), "connect");
   PinTo(0);
-  Round(client, pool);  // warms up
-  Pair pair{{"watched", "64 watchers", 3, kBytes, {}}, {"watched", "none", 1, kBytes, {}}};
+  LoanRound(client, pool);  // warms up
+  Pair pair{{"watched", "64 watchers", 3, kLoanRoundBytes, {}},
+            {"watched", "none", 1, kLoanRoundBytes, {}}};
   for (int round = 0; round < rounds; ++round) {
-    pair.against.samples.push_back(Round(client, pool));
+    pair.against.samples.push_back(LoanRound(client, pool));
     Watchers watchers(daemon);
-    pair.subject.samples.push_back(Round(client, pool));
+    pair.subject.samples.push_back(LoanRound(client, pool));
     watchers.WaitForUpdates();
   }
   return pair;

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/client_killed.h"
 #include "tests/bench/daemon_dead.h"
 #include "tests/bench/dropping_stopped.h"
 #include "tests/bench/floor.h"
@@ -41,12 +42,14 @@ constexpr char kHelp[] =
     "  attach_to_loan  from Connect to the first chunk, beside two of those\n"
     "  watched       a 1 KiB loan and its release while 64 callers watch the statistics at\n"
     "                100 ms, beside nobody\n"
+    "  client_killed  the same while a client that holds 1,000 chunks is killed every 100 ms,\n"
+    "                beside quiet\n"
     "\n"
     "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit: 2 times\n"
     "                malloc and free, 4 times the floor, 1.25 times none stopped, 1.11 times\n"
     "                the daemon alive, 2.5 times the empty RPC, 1.5 times two of them, 1.5 times\n"
-    "                nobody watching. A work beyond it goes on for up to three times as long,\n"
-    "                and all of its rounds count\n"
+    "                nobody watching, 3 times quiet. A work beyond it goes on for up to three\n"
+    "                times as long, and all of its rounds count\n"
     "  --work NAME   only this work\n"
     "  --json FILE   the results for programs, too\n"
     "\n"
@@ -134,6 +137,8 @@ constexpr Work kWorks[] = {
      [](auto& daemon, int rounds) { return AttachToLoan(daemon, "bench", rounds); }},
     {"watched", 1.2, 1.5,
      [](auto& daemon, int rounds) { return Watched(daemon, "bench", rounds / 4); }},
+    {"client_killed", 1.5, 3.0,
+     [](auto& daemon, int rounds) { return ClientKilled(daemon, "bench", rounds / 4); }},
 };
 
 int Run(const Options& options) {
@@ -199,6 +204,10 @@ int Main(int argc, char** argv) {
   if (argc == 3 && std::strcmp(argv[1], "--empty-server") == 0) return RunEmptyServer(argv[2]);
   if (argc == 4 && std::strcmp(argv[1], "--watchers") == 0)
     return RunWatchers(argv[2], std::atoi(argv[3]));
+  if (argc == 5 && std::strcmp(argv[1], "--killer") == 0)
+    return RunKiller(argv[2], argv[3], std::atoi(argv[4]));
+  if (argc == 5 && std::strcmp(argv[1], "--killed") == 0)
+    return RunKilled(argv[2], argv[3], std::atoi(argv[4]));
   Options options;
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i];
