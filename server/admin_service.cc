@@ -49,18 +49,17 @@ grpc::ServerUnaryReactor* AdminService::CreatePool(grpc::CallbackServerContext* 
 grpc::ServerUnaryReactor* AdminService::UpdatePool(grpc::CallbackServerContext* call,
                                                    const v1::UpdatePoolRequest* request,
                                                    v1::UpdatePoolResponse* response) {
-  return RunOnPool(context_, request->pool().name(), call, request,
-                   [=, this](Changes& changes) -> absl::Status {
-                     const auto change = ToChange(*request);
-                     if (!change.ok()) return change.status();
-                     const auto before = context_.pools.Get(change->name);
-                     const auto pool = context_.pools.Update(*change, request->validate_only());
-                     if (!pool.ok()) return pool.status();
-                     if (before.ok())
-                       changes = ChangesBetween({{before->spec}, {}}, {{pool->spec}, {}});
-                     *response->mutable_pool() = ToProto(*pool);
-                     return absl::OkStatus();
-                   });
+  return RunOnPool(
+      context_, request->pool().name(), call, request, [=, this](Changes& changes) -> absl::Status {
+        const auto change = ToChange(*request);
+        if (!change.ok()) return change.status();
+        PoolInfo before;
+        const auto pool = context_.pools.Update(*change, request->validate_only(), &before);
+        if (!pool.ok()) return pool.status();
+        changes = ChangesBetween({{before.spec}, {}}, {{pool->spec}, {}});
+        *response->mutable_pool() = ToProto(*pool);
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* call,
@@ -74,8 +73,10 @@ grpc::ServerUnaryReactor* AdminService::DeletePool(grpc::CallbackServerContext* 
         const auto pool = context_.pools.Delete({*name, request->etag(), request->validate_only(),
                                                  request->allow_missing(), request->drain()});
         if (!pool.ok()) return pool.status();
-        if (*pool) *response->mutable_pool() = ToProto(**pool);
-        if (before.ok() && !before->draining) changes = ChangesBetween({{before->spec}, {}}, {});
+        if (!*pool) return absl::OkStatus();
+        *response->mutable_pool() = ToProto(**pool);
+        if (!before.ok() || !before->draining) changes = ChangesBetween({{(*pool)->spec}, {}}, {});
+
         return absl::OkStatus();
       });
 }
@@ -86,7 +87,8 @@ template <class Response>
 absl::Status Answer(const absl::StatusOr<AppliedConfig>& applied, Response* response,
                     Changes& changes) {
   if (!applied.ok()) return applied.status();
-  changes = applied->changes;
+  for (const ConfigChange& change : applied->changes)
+    if (change.action != ConfigChange::Action::kKeep) changes.push_back(change);
   *response->mutable_config() = ToProto(applied->config);
   response->mutable_config()->set_etag(applied->etag);
   for (const ConfigChange& change : applied->changes) *response->add_changes() = ToProto(change);
@@ -169,28 +171,34 @@ grpc::ServerUnaryReactor* AdminService::DeleteChannel(grpc::CallbackServerContex
 grpc::ServerUnaryReactor* AdminService::DetachSubscriber(grpc::CallbackServerContext* call,
                                                          const v1::DetachSubscriberRequest* request,
                                                          v1::DetachSubscriberResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request,
-               [=, this](Changes& changes) -> absl::Status {
-                 const auto name = ToSubscriber(*request);
-                 if (!name.ok()) return name.status();
-                 const auto queued = context_.channels.DetachSubscriber(*name);
-                 if (!queued.ok()) return queued.status();
-                 response->set_queued_count(static_cast<int64_t>(*queued));
-                 changes.push_back({ConfigChange::Action::kRemove, request->name(),
-                                    Counted(*queued, "message") + " waited for it"});
-                 return absl::OkStatus();
-               });
+  return RunOn(
+      context_, context_.long_worker, call, request, [=, this](Changes& changes) -> absl::Status {
+        const auto name = ToSubscriber(*request);
+        if (!name.ok()) return name.status();
+        const auto detached = context_.channels.DetachSubscriber(*name);
+        if (!detached.ok()) return detached.status();
+        response->set_queued_count(static_cast<int64_t>(detached->queued_count));
+        if (!detached->before) {
+          changes.push_back({ConfigChange::Action::kRemove, request->name(),
+                             Counted(detached->queued_count, "message") + " waited for it"});
+        }
+        return absl::OkStatus();
+      });
 }
 
 grpc::ServerUnaryReactor* AdminService::Cleanup(grpc::CallbackServerContext* call,
                                                 const v1::CleanupRequest* request,
                                                 v1::CleanupResponse* response) {
-  return RunOn(context_, context_.long_worker, call, request, [=, this]() -> absl::Status {
-    const auto scope = ToScope(*request);
-    if (!scope.ok()) return scope.status();
-    *response = ToProto(context_.cleaner.Run(*scope));
-    return absl::OkStatus();
-  });
+  return RunOn(context_, context_.long_worker, call, request,
+               [=, this](Changes& changes) -> absl::Status {
+                 const auto scope = ToScope(*request);
+                 if (!scope.ok()) return scope.status();
+                 const std::vector<LeftBehind> found = context_.cleaner.Run(*scope);
+                 for (const LeftBehind& thing : found)
+                   changes.push_back({ConfigChange::Action::kRemove, thing.name, thing.reason});
+                 *response = ToProto(found);
+                 return absl::OkStatus();
+               });
 }
 
 grpc::ServerUnaryReactor* AdminService::Audit(grpc::CallbackServerContext* call,
@@ -264,7 +272,14 @@ grpc::ServerUnaryReactor* AdminService::TerminateSession(grpc::CallbackServerCon
     context_.sessions.Terminate(
         *name, request->kill(), PatienceOf(*call),
         [done, request, response](const absl::StatusOr<uint64_t>& released) {
-          if (!released.ok()) return done(released.status(), {});
+          if (!released.ok()) {
+            // Also when the daemon stops meanwhile: it is to go, and learns so.
+            const bool revoked =
+                ReasonOf(released.status()) != ReasonName(Reason::kSessionNotFound);
+            const ConfigChange change{ConfigChange::Action::kUpdate, request->name() + ".state",
+                                      "attached", "revoked"};
+            return done(released.status(), revoked ? Changes{change} : Changes());
+          }
           response->set_released_chunk_count(static_cast<int64_t>(*released));
           done(absl::OkStatus(), {{ConfigChange::Action::kRemove, request->name(),
                                    "held " + Counted(*released, "chunk")}});

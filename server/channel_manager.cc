@@ -186,7 +186,8 @@ absl::Status ChannelManager::Delete(std::string_view name, bool even_if_in_use, 
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> ChannelManager::DetachSubscriber(const SubscriberName& name) {
+absl::StatusOr<ChannelManager::Detached> ChannelManager::DetachSubscriber(
+    const SubscriberName& name) {
   MutexLock lock(core_.mutex);
   const Channel* channel = core_.registry.Find(name.channel);
   const bool there = channel != nullptr && name.index < channel->subscribers.size();
@@ -198,14 +199,14 @@ absl::StatusOr<uint64_t> ChannelManager::DetachSubscriber(const SubscriberName& 
                                  SubscriberResource(name)),
                      {{"resource", SubscriberResource(name)}});
   }
-  if (stopped) return queued;  // a retry
+  if (stopped) return Detached{queued, true};
   spdlog::warn("{} of session id {} detached by an operator; {} waited for it",
                SubscriberResource(name), channel->subscribers[name.index].session,
                Counted(queued, "message"));
   core_.events.Add(EventKind::kChannelChanged, ChannelResource(name.channel),
                    fmt::format("{} detached by an operator; {} waited for it",
                                SubscriberResource(name), Counted(queued, "message")));
-  return queued;
+  return Detached{queued, false};
 }
 
 std::vector<ChannelInfo> ChannelManager::List(std::string_view after, size_t limit) {

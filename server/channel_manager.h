@@ -81,9 +81,12 @@ class ChannelManager {
   // if `etag` is not empty and not the channel's.
   absl::Status Delete(std::string_view name, bool even_if_in_use, bool allow_missing,
                       std::string_view etag = {});
-  // Takes a subscriber off its channel. Returns how many messages waited for it.
-  // SUBSCRIBER_NOT_FOUND.
-  absl::StatusOr<uint64_t> DetachSubscriber(const SubscriberName& name);
+  struct Detached {
+    uint64_t queued_count = 0;  // messages that waited for it
+    bool before = false;        // it was taken off already
+  };
+  // Takes a subscriber off its channel. SUBSCRIBER_NOT_FOUND.
+  absl::StatusOr<Detached> DetachSubscriber(const SubscriberName& name);
   // In name order.
   std::vector<ChannelStats> Stats();
   // Checks every invariant of pools and channels; long for large pools.

@@ -34,6 +34,7 @@ constexpr char kSessionsFile[] = "sessions";
 constexpr char kJournalFile[] = "config-journal";
 constexpr char kOldSemaphore[] = "/dev/shm/sem.zerocp_init_sem";
 constexpr std::chrono::seconds kGrace{2};
+constexpr Code kStopped = Code::kUnavailable;  // a start that was told to stop
 constexpr size_t kListedSessions = 8;
 
 void SetUpLog(spdlog::level::level_enum level) {
@@ -126,6 +127,8 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThre
   }
   if (status.ok()) status = daemon->TakeClients();
   if (!status.ok()) {
+    daemon->grpc_.reset();
+    daemon->RemoveSockets();
     if (!daemon->adopted_) {
       (void)daemon->core_.manager->Destroy();
       for (const char* name : {kSessionsFile, kJournalFile}) daemon->directory_.Remove(name);
@@ -195,7 +198,9 @@ Status Daemon::CreatePoolsAndChannels() {
   config_->Recover();
   if (!adopted_) {
     const absl::Status begun = config_->Begin(*wanted);
-    return begun.ok() ? Status() : Status(Code::kNoMemory, std::string(begun.message()));
+    if (begun.ok()) return Status();
+    return Status(begun.code() == absl::StatusCode::kUnavailable ? kStopped : Code::kNoMemory,
+                  std::string(begun.message()));
   }
   KeepAdopted();
   if (file_ != nullptr) {
@@ -304,13 +309,17 @@ void Daemon::Reload() {
   if (file_ != nullptr) grpc_->ReloadConfig();
 }
 
+void Daemon::RemoveSockets() {
+  for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
+    directory_.Remove(name);
+}
+
 Status Daemon::Stop() {
   grpc_->Shutdown(kGrace);
   metrics_.reset();
   attach_->Stop();
   keeper_.reset();
-  for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
-    directory_.Remove(name);
+  RemoveSockets();
 
   const auto living = sessions_->Living();
   const size_t pool_count = pools_->List().size();
@@ -426,7 +435,7 @@ int RunDaemon(const Options& options) {
   SignalThread signal_thread(!options.config_file.empty() || !options.security.audit_log.empty());
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
   Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options, signal_thread);
-  if (!daemon.ok() && signal_thread.stop_asked()) {
+  if (daemon.code() == kStopped && signal_thread.stop_asked()) {
     spdlog::info("stopped before it was ready: {}", daemon.status().message());
     return kExitOk;
   }

@@ -36,8 +36,8 @@ namespace zerocp {
 class Daemon {
  public:
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
-  // A stop that `signals` is asked for ends it while it reserves memory. Segments that this start
-  // created are gone again if it fails.
+  // kUnavailable: a stop that `signals` was asked for ended it while it reserved memory. Sockets,
+  // and segments that this start created, are gone again if it fails.
   static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options, SignalThread& signals);
   // Reads the configuration file and opens the audit log again. Does not wait. From any thread,
   // until Stop.
@@ -55,6 +55,7 @@ class Daemon {
   shm::Status Serve();
   shm::Status TakeClients();
   void LogReady();
+  void RemoveSockets();
   std::string SegmentsText() const;
 
   const Options options_;

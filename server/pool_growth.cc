@@ -16,19 +16,22 @@ constexpr std::chrono::seconds kWarnEvery{10};
 
 }  // namespace
 
-absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only) {
+absl::StatusOr<PoolInfo> PoolManager::Update(const PoolChange& change, bool validate_only,
+                                             PoolInfo* before) {
   for (;;) {
     const auto entry = Find(change.name);
     if (!entry) return NotFound(change.name);
     MutexLock growth_lock(growth_mutexes_[entry->index]);
     const auto again = Find(change.name);
-    if (again && again->uid == entry->uid) return Change(change, validate_only);
+    if (again && again->uid == entry->uid) return Change(change, validate_only, before);
   }
 }
 
-absl::StatusOr<PoolInfo> PoolManager::Change(const PoolChange& change, bool validate_only) {
+absl::StatusOr<PoolInfo> PoolManager::Change(const PoolChange& change, bool validate_only,
+                                             PoolInfo* was) {
   absl::StatusOr<PoolInfo> pool = Get(change.name);
   if (!pool.ok()) return pool;
+  if (was != nullptr) *was = *pool;
   const std::string resource = PoolResource(change.name);
   if (absl::Status status = CheckEtag(resource, pool->etag, change.etag); !status.ok())
     return status;

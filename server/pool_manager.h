@@ -106,7 +106,9 @@ class PoolManager {
   // repeated call does nothing. With `validate_only` checks everything, changes nothing, and
   // returns the pool as it would be. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_SHRINK_UNSUPPORTED,
   // FIELD_INVALID, SHM_FILESYSTEM_FULL, MEMORY_LIMIT, SERVER_DRAINING.
-  absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false);
+  // `before`: gets the pool as it was.
+  absl::StatusOr<PoolInfo> Update(const PoolChange& change, bool validate_only = false,
+                                  PoolInfo* before = nullptr);
   // Deletes a pool, and gives its memory back to the system. Chunks in caches of clients do not
   // count as held. Returns the pool as it was, `draining` if it has to wait for chunks; nullopt if
   // it was missing. POOL_NOT_FOUND, ETAG_MISMATCH, POOL_IN_USE (a channel uses it, or, without
@@ -185,7 +187,7 @@ class PoolManager {
   static absl::Status Stopped(const std::string& resource);
   void GrowByItself(const std::string& name, uint32_t index);
   // From here to GrowByOneStep: REQUIRES: growth_mutexes_ of the pool.
-  absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only);
+  absl::StatusOr<PoolInfo> Change(const PoolChange& change, bool validate_only, PoolInfo* before);
   // Adds chunks; does nothing if `validate_only`, but checks. `how` is for the log.
   absl::Status Grow(const PoolInfo& pool, uint32_t chunk_count, bool validate_only,
                     std::string_view how);

@@ -28,7 +28,7 @@ void Worker::Post(Job job) {
   job(false);
 }
 
-void Worker::Run(Job job) {
+void Worker::Run(Job job) noexcept {
   bool idle = false;
   {
     MutexLock lock(mutex_);
@@ -37,6 +37,7 @@ void Worker::Run(Job job) {
   }
   if (!idle) return Post(std::move(job));
   job(true);
+  job = nullptr;  // with what it holds: Stop waits for that, too
   End();
 }
 

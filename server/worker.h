@@ -31,8 +31,9 @@ class Worker {
   // Queues `job`; after Stop calls it at once, with false.
   void Post(Job job);
   // Runs `job` at once in this thread if no other runs or waits, which saves the way to the
-  // worker's thread; else the same as Post. REQUIRES: the caller has no lock that a job takes.
-  void Run(Job job);
+  // worker's thread; else the same as Post. A job that throws ends the process, as it does in the
+  // worker's thread. REQUIRES: the caller has no lock that a job takes.
+  void Run(Job job) noexcept;
   // Waits for the job that runs now; those behind it are called with false.
   void Stop();
 

@@ -191,7 +191,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Load(const CreateOptions
 }
 
 // As far as the files' lengths tell: a client may have cut them, or forged an entry.
-bool MemPoolManager::IsCommitted(const PoolGeometry& geometry) {
+bool MemPoolManager::IsInFiles(const PoolGeometry& geometry) {
   for (const Range& range : RangesOf(geometry, 0, geometry.chunk_count))
     if (range.segment->file_bytes() < range.offset + range.bytes && !Mutant(89)) return false;
   return management_.file_bytes() >=
@@ -210,7 +210,7 @@ Status MemPoolManager::AdoptPools(bool copy) {
       return Status(Code::kDamaged, "pool table: impossible state " + std::to_string(state));
     Result<PoolGeometry> geometry = allocator_->Adopt(entry);
     if (!geometry.ok()) return geometry.status();
-    if (!IsCommitted(*geometry))
+    if (!IsInFiles(*geometry))
       return Status(Code::kDamaged, "a segment of the instance was cut short");
     const uint64_t use = uses_[index].load() | 1;
     uses_[index].store(use);

@@ -6,7 +6,8 @@
 //
 // Invariants. M1: a PoolView never changes, but for live_chunk_count(), which only grows. M2: an
 // index below live_chunk_count() may be dereferenced in every array of the view: memory is
-// committed before the count says so.
+// committed before the count says so. (A peer that forges the count of a client's view gets it as
+// far as the files reach.)
 //
 // Threads and processes. pool() and Find() from any thread; the daemon's changes from one at a
 // time.
@@ -72,7 +73,9 @@ struct PoolView : PoolGeometry {
   }
   std::byte* data(uint32_t chunk) const { return payload + uint64_t{chunk} * stride_bytes; }
   // Chunks that exist. In a client the shared word, which a peer can have forged: it is believed as
-  // far as the files reach. One too small hides chunks.
+  // far as the files reach. One too large then lets this client touch pages of this pool that
+  // nobody committed (SIGBUS when memory is short), one too small hides chunks; neither reaches
+  // another pool.
   uint32_t live_chunk_count() const {
     const uint32_t count = live->load(std::memory_order_acquire);  // PAIR pool.chunk_count
     return count <= reached_count.load(std::memory_order_relaxed) ? count : CheckedCount(count);
@@ -202,7 +205,7 @@ class MemPoolManager {
   // Maps and checks existing segments: for the daemon, or a copy.
   static Result<std::unique_ptr<MemPoolManager>> Load(const CreateOptions& options, bool copy);
   Status AdoptPools(bool copy);
-  bool IsCommitted(const PoolGeometry& geometry);
+  bool IsInFiles(const PoolGeometry& geometry);
   const PoolView* LoadPool(uint32_t index);
   void PublishView(uint32_t index, const MemPool& entry, const PoolGeometry& geometry,
                    uint64_t open_use);

@@ -100,7 +100,7 @@ while IFS='|' read -r number file what tests filter; do
   echo "mutant $number: $verdict"
 done < <(rows_here)
 
-[[ $total -gt 0 ]] || die "no such mutant: $*"
+[[ $total -gt 0 ]] || die "no such mutant here: $*; tests/fuzz/run.sh checks those of the fuzzers"
 printf '%s\n' "${result[@]}"
 echo "mutants: $total seeded, $((total - wrong)) caught, $wrong wrong"
 [[ $wrong -eq 0 ]]

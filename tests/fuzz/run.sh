@@ -72,7 +72,8 @@ for program in "${programs[@]}"; do
   echo "fuzz: $program: ${count:?nothing was run} inputs, no findings"
 done
 
-# A seeded bug is caught by the first finding, whatever it is.
+# A seeded bug is caught by the first finding, which is an input: not by a program that does not start, and not by a
+# slow machine.
 number_of() { sed -nE "s/^([0-9]+) +\|.*\| *$1 *\|.*/\1/p" tests/mutants.txt; }
 for program in "${programs[@]}"; do
   mapfile -t mutants < <(number_of "$program")
@@ -80,10 +81,11 @@ for program in "${programs[@]}"; do
   for mutant in "${mutants[@]}"; do
     start=$SECONDS
     if ZEROCP_MUTANT=$mutant LLVM_PROFILE_FILE=/dev/null fuzz "$program" "$seconds" "$tree/mutant-$mutant.log" \
-      -artifact_prefix="$work/"; then
+      -artifact_prefix="$work/mutant-$mutant-"; then
       die "$program does not catch mutant $mutant"
     fi
-    grep -qE '^SUMMARY: |^fuzz: ' "$tree/mutant-$mutant.log" || die "$program broke with mutant $mutant"
+    compgen -G "$work/mutant-$mutant-crash-*" >/dev/null || compgen -G "$work/mutant-$mutant-leak-*" >/dev/null ||
+      die "$program broke with mutant $mutant, but found nothing (log: $tree/mutant-$mutant.log)"
     echo "fuzz: $program catches mutant $mutant in $((SECONDS - start)) s"
   done
 done
@@ -93,7 +95,10 @@ llvm-profdata-14 merge -sparse -o "$work/profile" "${profiles[@]}"
 mapfile -t files < <(grep -vE '^(#|$)' tests/fuzz/validation.txt)
 objects=("$tree/bin/${programs[0]}")
 for program in "${programs[@]:1}"; do objects+=(-object="$tree/bin/$program"); done
-llvm-cov-14 export -summary-only -instr-profile "$work/profile" "${objects[@]}" >"$work/coverage" 2>"$work/warnings"
+llvm-cov-14 export -summary-only -instr-profile "$work/profile" "${objects[@]}" >"$work/coverage" 2>"$work/warnings" || {
+  cat "$work/warnings" >&2
+  die "llvm-cov-14 failed"
+}
 # A compiler cache may have stored paths relative to the tree.
 jq -r '.data[0].files[] | (.filename | sub(".*/(?=(shm|server|client)/)"; "")) as $name
        | select($name | IN($ARGS.positional[])) | "\($name) \(.summary.lines.covered) \(.summary.lines.count)"' \

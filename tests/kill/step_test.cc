@@ -87,13 +87,15 @@ TEST_P(StepTest, PublishToSeveral) {
       });
 }
 
-// Who waits, and is killed while it sleeps, or gives up.
-constexpr std::chrono::milliseconds kBriefly{2};
+// Who waits, and is killed while it sleeps, or gives up. Long enough to step to where it sleeps.
+constexpr std::chrono::milliseconds kBriefly{1000};
 
 TEST_P(StepTest, APublishThatWaits) {
   const JoinInfo info = VictimPublishes();
   auto slow = Subscribe(peer_, "feed");
-  const int steps = StepThrough(
+  const ChannelRegistry::Channel& channel = *registry_->Find("feed");
+  bool waited = false;
+  StepThrough(
       [info](const auto& session) {
         auto port = std::move(*PublisherPort::Create(session, info));
         for (uint64_t i = 0; i < 4; ++i) {
@@ -102,40 +104,49 @@ TEST_P(StepTest, APublishThatWaits) {
         raise(SIGSTOP);  // the queue is full
         if (Send(*session, *port, 4, Deadline::After(kBriefly)) != Code::kTimeout) _exit(4);
       },
-      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 4); },
+      [&](MemPoolManager& manager, ChannelRegistry&) {
+        waited |= channel.Lane(channel.lanes[info.index], *manager_).lane->publisher_waits != 0;
+        ExpectInUse(manager, 4);
+      },
       /*begins_with_a_stop=*/true);
-  EXPECT_GT(steps, 200);
+  EXPECT_TRUE(waited);
 }
 
 TEST_P(StepTest, ATakeThatWaits) {
   const JoinInfo info = VictimSubscribes();
   auto publisher = Publish(peer_, "feed");
-  const int steps = StepThrough(
+  bool waited = false;
+  StepThrough(
       [info](const auto& session) {
         auto port = std::move(*SubscriberPort::Create(session, info));
         ChunkRef chunk;
         if (port->Take(Deadline::After(kBriefly), &chunk) != Code::kTimeout) _exit(3);
       },
-      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
-  EXPECT_GT(steps, 100);
+      [&](MemPoolManager& manager, ChannelRegistry&) {
+        waited |= registry_->Find("feed")->view.header->waiters != 0;
+        ExpectInUse(manager, 0);
+      });
+  EXPECT_TRUE(waited);
 }
 
 TEST_P(StepTest, ALoanThatWaits) {
   std::vector<ChunkRef> held(GetParam());
   for (ChunkRef& chunk : held) ASSERT_EQ(peer_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
-  const int steps = StepThrough(
+  bool waited = false;
+  StepThrough(
       [](const auto& session) {
         ChunkRef chunk;
         const PoolView& pool = *session->manager().FindPool("pool");
         if (session->Loan(pool, Deadline::After(kBriefly), &chunk) != Code::kExhausted) _exit(3);
       },
       [&](MemPoolManager& manager, ChannelRegistry&) {
+        waited |= pool().shared->pressure != 0;
         ExpectInUse(manager, held.size());
         // So that the channels can be used again.
         for (uint32_t chunk = 0; chunk < 8; ++chunk)
           StoreWord(manager.FindPool("pool")->record(chunk), Kind::kFree, 0);
       });
-  EXPECT_GT(steps, 100);
+  EXPECT_TRUE(waited);
   for (const ChunkRef& chunk : held) EXPECT_TRUE(peer_->Release(chunk));
 }
 

@@ -52,6 +52,8 @@ TEST(DaemonStartTest, AStopEndsAStartThatReservesMemory) {
   EXPECT_EQ(daemon->Wait(), 0) << ReadFile(log);
   EXPECT_TRUE(Contains(ReadFile(log), "stopped before it was ready")) << ReadFile(log);
   EXPECT_FALSE(Contains(ReadFile(log), "critical")) << ReadFile(log);
+  for (const char* name : {"admin.sock", "client.sock"})
+    EXPECT_FALSE(std::filesystem::exists(dir.path() + "/run/" + name)) << name;
 }
 
 TEST(DaemonStartTest, TwentyStartsAtOnceGiveOneDaemon) {

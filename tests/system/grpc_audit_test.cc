@@ -177,6 +177,8 @@ TEST_F(AuditTest, EachLineTellsWhatTheCallChanged) {
       {"zerocp.v1.AdminService/TerminateSession",
        "{\"name\":\"" + name + "\"}",
        {"- " + name + " (held 0 chunks)"}},
+      {"zerocp.v1.AdminService/TerminateSession", "{\"name\":\"" + name + "\"}", {}},
+      {"zerocp.v1.AdminService/Cleanup", "{}", {}},
   };
   for (const auto& row : rows) admin_.Call(row.method, row.request);
   const std::vector<Struct> lines = WaitForLines(1 + std::size(rows));

@@ -22,25 +22,23 @@ die() {
   exit 1
 }
 
-# prepare: generates code where that is the language's way, and sets `story`, the command.
+# prepare: generates code where that is the language's way, and sets `story`, the command. Fails with what fails.
 prepare() {
   local protos=$ZEROCP_SOURCE_DIR/proto
   case $client in
     grpcurl*) story=(env GRPCURL="$tools/$client" "$here/story.sh") ;;
     python)
       "$tools/python/bin/python" -m grpc_tools.protoc -I"$protos" --python_out="$work" --grpc_python_out="$work" \
-        "$protos"/zerocp/v1/*.proto
+        "$protos"/zerocp/v1/*.proto || return
       story=(env PYTHONPATH="$work" "$tools/python/bin/python" "$here/story.py")
       ;;
     node) story=(env NODE_PATH="$tools/node/node_modules" node "$here/story.js" "$protos") ;;
     go)
-      mkdir "$work/story"
-      cd "$work/story"
-      cp "$here"/{story.go,go.mod,go.sum} .
+      mkdir "$work/story" && cd "$work/story" && cp "$here"/{story.go,go.mod,go.sum} . || return
       # What setup has installed, and nothing from the network.
       export GOPATH=$tools/go GOCACHE=$tools/go/cache GOMODCACHE=$tools/go/mod GOFLAGS='' GOPROXY=off GOTOOLCHAIN=local CGO_ENABLED=0
-      PATH=$tools/go/bin:$PATH PROTOS=$protos "$tools/go/bin/go" generate
-      "$tools/go/bin/go" build
+      PATH=$tools/go/bin:$PATH PROTOS=$protos "$tools/go/bin/go" generate || return
+      "$tools/go/bin/go" build || return
       story=("$work/story/story")
       ;;
   esac
