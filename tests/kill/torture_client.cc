@@ -429,7 +429,7 @@ int ClientMain(char** argv) {
   std::vector<std::thread> threads;
   for (size_t i = 0; i < kWorkers; ++i) {
     workers.push_back(std::make_unique<WorkerRun>(process, i, seed + i));
-    threads.emplace_back([&workers, i] { workers[i]->Run(); });
+    threads.emplace_back([run = workers.back().get()] { run->Run(); });
   }
   for (std::thread& thread : threads) thread.join();
   return 0;
