@@ -2,8 +2,7 @@
 //
 // What the machine has left is at most kMemoryAge old; all else is of the moment.
 //
-// Threads. From any thread. Reads every record of the pools under core.mutex: some 1 ms for 100,000
-// chunks.
+// Threads. From any thread. Reads every record of the pools under core.mutex.
 #pragma once
 
 #include <chrono>

@@ -289,7 +289,16 @@ TEST_P(DaemonStepTest, NoStateIsOverlooked) {
 INSTANTIATE_TEST_SUITE_P(Pools, DaemonStepTest, ::testing::Values(64u));
 
 // Both die: a client at each instruction, and then the daemon at each instruction of its recovery.
-class DoubleDeathTest : public StepTest {};
+class DoubleDeathTest : public StepTest {
+ protected:
+  static Operation TakesOne(const JoinInfo& info) {
+    return [info](const std::shared_ptr<Session>& session) {
+      auto port = std::move(*SubscriberPort::Create(session, info));
+      ChunkRef chunk;
+      if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
+    };
+  }
+};
 
 TEST_P(DoubleDeathTest, OfAPublisherToOne) {
   const JoinInfo info = VictimPublishes();
@@ -333,12 +342,7 @@ TEST_P(DoubleDeathTest, OfASubscriber) {
   const JoinInfo info = VictimSubscribes();
   for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
   const int pairs = DieTwice(
-      [info](const auto& session) {
-        auto port = std::move(*SubscriberPort::Create(session, info));
-        ChunkRef chunk;
-        if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
-      },
-      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
+      TakesOne(info), [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 0); });
   EXPECT_GT(pairs, 50);
 }
 
@@ -348,12 +352,7 @@ TEST_P(DoubleDeathTest, OfALossySubscriberOfSharedMessages) {
   auto other = Subscribe(peer_, "drop");
   for (uint64_t i = 0; i < 2; ++i) ASSERT_EQ(Send(*peer_, *publisher, i), Code::kOk);
   const int pairs = DieTwice(
-      [info](const auto& session) {
-        auto port = std::move(*SubscriberPort::Create(session, info));
-        ChunkRef chunk;
-        if (port->TryTake(&chunk) != Code::kOk || !session->Release(chunk)) _exit(3);
-      },
-      [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 2); });
+      TakesOne(info), [](MemPoolManager& manager, ChannelRegistry&) { ExpectInUse(manager, 2); });
   EXPECT_GT(pairs, 50);
 }
 
