@@ -7,6 +7,7 @@
 
 #include "client/cli/config_command.h"
 #include "client/cli/daemon_connection.h"
+#include "client/cli/doctor.h"
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/offline_stats.h"
@@ -44,6 +45,7 @@ struct CommandLine {
   double interval_s = 1;
   EventsOptions events;
   ConfigOptions config;
+  std::string doctor_segment_dir;
   Chosen chosen;
 
   // A word that works with the memory of this machine, not over a connection to a daemon.
@@ -250,6 +252,24 @@ void AddConfig(CLI::App& app, CommandLine* line) {
   apply->add_flag("--persist", options->persist, "Write it to the daemon's file, too");
 }
 
+void AddDoctor(CLI::App& app, CommandLine* line) {
+  CLI::App* command = AddSubcommand(
+      app, "doctor",
+      "Say whether this machine lets a daemon and its clients work, and what to change",
+      {"doctor", "doctor -o json | jq -r '.findings[] | select(.state != \"ok\") | .change'"},
+      "Needs no daemon. Looks at the runtime directory, the sockets, space for segments, memory "
+      "and "
+      "its cgroups,\nlimits, what removes segments, huge pages, and what the kernel can do. "
+      "\"note\": "
+      "works, but not all of it.\n\nExit status: 0 nothing has to be changed, 1 something has to.");
+  command
+      ->add_option("--segment-dir", line->doctor_segment_dir,
+                   "Where segments are (default: the daemon's, or /dev/shm)")
+      ->type_name("DIR");
+  command->callback(
+      [=] { line->ChooseLocal([=] { return Doctor(line->daemon, line->doctor_segment_dir); }); });
+}
+
 void AddAll(CLI::App& app, CommandLine* line) {
   AddGlobalOptions(app, &line->daemon);
   AddSend(app, line);
@@ -260,6 +280,7 @@ void AddAll(CLI::App& app, CommandLine* line) {
   }
   AddEvents(app, line);
   AddConfig(app, line);
+  AddDoctor(app, line);
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // The words of `zerocp` that change and show a daemon: what they print, and their exit codes.
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -209,6 +210,28 @@ TEST_F(Command, AnswersAreYamlWithNumbersAndText) {
   const Ran before = RunCommand(
       {BinDir() + "/zerocp", "--runtime-dir", daemon_.runtime_dir(), "-o", "yaml", "pools"});
   EXPECT_EQ(before.output, Done({"pools", "-o", "yaml"}));
+}
+
+TEST_F(Command, TheDoctorSaysWhatToChange) {
+  const Ran healthy = Run({"doctor", "--segment-dir", "/dev/shm"});
+  EXPECT_TRUE(Has(healthy.output, "\nok      sockets            this user may open attach.sock, "));
+  EXPECT_TRUE(Has(healthy.output, "process " + std::to_string(daemon_.pid()) + ", at "))
+      << healthy.output;
+  const std::string dir = dir_.path() + "/run";
+  ASSERT_EQ(mkdir(dir.c_str(), 0700), 0);
+  ASSERT_EQ(chmod(dir.c_str(), 0777), 0);
+  const std::vector<std::string> command{BinDir() + "/zerocp", "doctor", "--runtime-dir", dir};
+  Ran ill = RunCommand(command);
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_TRUE(Has(ill.output, "change  runtime directory  ")) << ill.output;
+  EXPECT_TRUE(Has(ill.output, "\n                        -> chmod go-w " + dir + "\n"));
+  EXPECT_TRUE(Has(ill.output, "note    daemon             none answers\n")) << ill.output;
+  std::vector<std::string> json = command;
+  json.insert(json.end(), {"-o", "json"});
+  ill = RunCommand(json);
+  EXPECT_EQ(ill.exit_code, 1);
+  EXPECT_TRUE(ill.output.starts_with("{\"findings\": [{\"check\": \"daemon\", ")) << ill.output;
+  EXPECT_TRUE(Has(ill.output, "\"change\": \"chmod go-w " + dir + "\""));
 }
 
 TEST_F(Command, AnAddressIsASocketOrTls) {
