@@ -14,6 +14,7 @@
 #include "client/cli/output.h"
 #include "client/cli/recv.h"
 #include "client/cli/send.h"
+#include "client/cli/top.h"
 #include "client/cli/watch_stats.h"
 #include "client/cli/word_options.h"
 
@@ -46,6 +47,7 @@ struct CommandLine {
   EventsOptions events;
   ConfigOptions config;
   std::string doctor_segment_dir;
+  double top_interval_s = 1;
   Chosen chosen;
 
   // A word that works with the memory of this machine, not over a connection to a daemon.
@@ -270,6 +272,21 @@ void AddDoctor(CLI::App& app, CommandLine* line) {
       [=] { line->ChooseLocal([=] { return Doctor(line->daemon, line->doctor_segment_dir); }); });
 }
 
+void AddTop(CLI::App& app, CommandLine* line) {
+  CLI::App* command = AddSubcommand(
+      app, "top", "Show pools, channels, who is slow and who holds chunks, as they change",
+      {"top", "top --interval 0.2"},
+      "Pools with bars (# shared, = being written, ~ free in a client's cache), channels with "
+      "their "
+      "slowest\nsubscriber, those that are stalled first, and who holds chunks, the oldest first.\n"
+      "Keys: q quits, space pauses, + and - change the interval.");
+  command->add_option("--interval", line->top_interval_s, "Time between numbers (default: 1)")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS");
+  command->callback(
+      [=] { line->chosen = [=] { return Top(line->daemon, line->top_interval_s); }; });
+}
+
 void AddAll(CLI::App& app, CommandLine* line) {
   AddGlobalOptions(app, &line->daemon);
   AddSend(app, line);
@@ -281,6 +298,7 @@ void AddAll(CLI::App& app, CommandLine* line) {
   AddEvents(app, line);
   AddConfig(app, line);
   AddDoctor(app, line);
+  AddTop(app, line);
 }
 
 }  // namespace

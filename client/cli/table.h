@@ -8,7 +8,7 @@
 
 namespace zerocp::cli {
 
-// How a line is coloured, where colour is wanted.
+// How a line is coloured, where colour is wanted; what is worse is greater.
 enum class Tone { kPlain, kGood, kWarning, kBad, kHeading };
 
 // Colour only on a terminal, and not under $NO_COLOR or TERM=dumb.
