@@ -10,6 +10,7 @@
 #include "client/cli/doctor.h"
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/look.h"
 #include "client/cli/offline_stats.h"
 #include "client/cli/output.h"
 #include "client/cli/recv.h"
@@ -41,6 +42,7 @@ struct CommandLine {
   DaemonOptions daemon;
   SendOptions send;
   RecvOptions recv;
+  LookOptions look;
   OfflineOptions offline;
   bool watch = false;
   double interval_s = 1;
@@ -152,6 +154,48 @@ void AddRecv(CLI::App& app, CommandLine* line) {
       return Recv(*options);
     });
   });
+}
+
+constexpr char kLookNotes[] =
+    "Joins as a lossy subscriber with a queue of one message: no publisher ever waits for it. It "
+    "keeps one\nmessage of each publisher, and the one that is looked at, from going back to the "
+    "pool. A sender that\nwaits for a subscriber begins. Ends at SIGINT and SIGTERM with status 0.";
+
+// `tap` or `hz`, whose options are read into `line->look`.
+CLI::App* AddLook(CLI::App& app, CommandLine* line, const char* name, const char* about,
+                  const std::vector<const char*>& examples, int (*run)(const LookOptions&)) {
+  LookOptions* options = &line->look;
+  CLI::App* command = AddSubcommand(app, name, about, examples, kLookNotes);
+  command->add_option("CHANNEL", options->channel, "The channel's name")->required()->type_name("");
+  command->callback([=] {
+    line->ChooseLocal([=] {
+      options->runtime_dir = line->daemon.runtime_dir;
+      options->format = line->daemon.format;
+      return run(*options);
+    });
+  });
+  return command;
+}
+
+void AddTapAndHz(CLI::App& app, CommandLine* line) {
+  LookOptions* options = &line->look;
+  CLI::App* tap = AddLook(app, line, "tap", "Show the messages of a channel, in nobody's way",
+                          {"tap frames", "tap frames --count 1 --bytes 64 --timeout 5"}, Tap);
+  tap->add_option("--count", options->count, "End after so many messages")
+      ->check(Positive())
+      ->type_name("N");
+  tap->add_option("--bytes", options->shown_bytes, "Bytes to show of each message (default: 16)")
+      ->check(CLI::Range(0U, 1U << 20))
+      ->type_name("N");
+  AddTimeout(tap, &options->timeout_s, "Longest wait for a message (default: for ever)");
+  CLI::App* hz = AddLook(app, line, "hz", "Show how often messages come, in nobody's way",
+                         {"hz frames", "hz frames --interval 10 --count 6 -o json"}, Hz);
+  hz->add_option("--count", options->count, "End after so many lines")
+      ->check(Positive())
+      ->type_name("N");
+  hz->add_option("--interval", options->interval_s, "Time of a line (default: 1)")
+      ->check(CLI::Range(0.1, 3600.0))
+      ->type_name("SECONDS");
 }
 
 // What the word `stats` can do beside its call of the daemon.
@@ -291,6 +335,7 @@ void AddAll(CLI::App& app, CommandLine* line) {
   AddGlobalOptions(app, &line->daemon);
   AddSend(app, line);
   AddRecv(app, line);
+  AddTapAndHz(app, line);
   for (const Word& word : Words()) {
     CLI::App* command = AddWord(app, word, &line->daemon, &line->chosen);
     if (std::string(word.path) == "stats") AddStatsOptions(command, line);
