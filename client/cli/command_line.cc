@@ -5,12 +5,14 @@
 #include <string>
 #include <vector>
 
+#include "client/cli/completion.h"
 #include "client/cli/config_command.h"
 #include "client/cli/daemon_connection.h"
 #include "client/cli/doctor.h"
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/look.h"
+#include "client/cli/man_page.h"
 #include "client/cli/offline_stats.h"
 #include "client/cli/output.h"
 #include "client/cli/recv.h"
@@ -50,6 +52,8 @@ struct CommandLine {
   ConfigOptions config;
   std::string doctor_segment_dir;
   double top_interval_s = 1;
+  std::string shell;
+  std::string man_directory;
   Chosen chosen;
 
   // A word that works with the memory of this machine, not over a connection to a daemon.
@@ -63,6 +67,19 @@ struct CommandLine {
   }
 };
 
+// CLI11's own check puts the words into the name of the type, too.
+CLI::Validator OneOf(const std::vector<std::string>& words) {
+  const auto check = [words](const std::string& text) {
+    std::string none = text + " is none of ";
+    for (const std::string& word : words) {
+      if (word == text) return std::string();
+      none += (word == words[0] ? "" : ", ") + word;
+    }
+    return none;
+  };
+  return CLI::Validator(check, "");
+}
+
 void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
   app.add_option_function<std::string>(
          "-o,--output",
@@ -72,12 +89,7 @@ void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
                                                : Format::kTable;
          },
          "How answers are printed (default: table)")
-      ->check(CLI::Validator(
-          [](const std::string& text) {
-            const bool known = text == "table" || text == "json" || text == "yaml";
-            return known ? std::string() : text + " is none of table, json, yaml";
-          },
-          ""))
+      ->check(OneOf({"table", "json", "yaml"}))
       ->type_name("table|json|yaml");
   app.add_option("--runtime-dir", daemon->runtime_dir, "The daemon's runtime directory")
       ->type_name("DIR");
@@ -331,6 +343,30 @@ void AddTop(CLI::App& app, CommandLine* line) {
       [=] { line->chosen = [=] { return Top(line->daemon, line->top_interval_s); }; });
 }
 
+// What is made from the tree of words itself.
+void AddGenerators(CLI::App& app, CommandLine* line) {
+  CLI::App* completion =
+      AddSubcommand(app, "completion", "Print a script that completes zerocp in a shell",
+                    {"completion bash > ~/.local/share/bash-completion/completions/zerocp",
+                     "completion zsh > \"${fpath[1]}/_zerocp\""});
+  completion->add_option("SHELL", line->shell, "Which shell")
+      ->required()
+      ->check(OneOf({"bash", "zsh"}))
+      ->type_name("bash|zsh");
+  completion->callback([=, &app] {
+    line->chosen = [=, &app] {
+      Print(CompletionScript(app, line->shell));
+      return kDone;
+    };
+  });
+  CLI::App* man = AddSubcommand(app, "man", "Write the manual pages",
+                                {"man /usr/local/share/man/man1", "man ."});
+  man->group("");  // for those who package it
+  man->add_option("DIR", line->man_directory, "Where to")->required();
+  man->callback(
+      [=, &app] { line->chosen = [=, &app] { return WriteManPages(app, line->man_directory); }; });
+}
+
 void AddAll(CLI::App& app, CommandLine* line) {
   AddGlobalOptions(app, &line->daemon);
   AddSend(app, line);
@@ -344,6 +380,7 @@ void AddAll(CLI::App& app, CommandLine* line) {
   AddConfig(app, line);
   AddDoctor(app, line);
   AddTop(app, line);
+  AddGenerators(app, line);
 }
 
 }  // namespace
