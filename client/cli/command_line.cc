@@ -17,9 +17,11 @@
 #include "client/cli/output.h"
 #include "client/cli/recv.h"
 #include "client/cli/send.h"
+#include "client/cli/ssh_tunnel.h"
 #include "client/cli/top.h"
 #include "client/cli/watch_stats.h"
 #include "client/cli/word_options.h"
+#include "shm/runtime_dir.h"
 
 namespace zerocp::cli {
 namespace {
@@ -42,6 +44,8 @@ constexpr char kFooter[] =
 // What the options of all words are read into.
 struct CommandLine {
   DaemonOptions daemon;
+  std::string host;  // ssh://..., where the daemon is
+  bool is_local = false;
   SendOptions send;
   RecvOptions recv;
   LookOptions look;
@@ -58,12 +62,24 @@ struct CommandLine {
 
   // A word that works with the memory of this machine, not over a connection to a daemon.
   void ChooseLocal(const std::function<int()>& run) {
-    chosen = [this, run] {
-      if (daemon.address.empty()) return run();
+    chosen = run;
+    is_local = true;
+  }
+
+  int Run() {
+    if (is_local && !(daemon.address.empty() && host.empty())) {
       return Failed(kUsage,
                     "this word works in the memory of the machine that it runs on, without "
-                    "--address: log in there");
-    };
+                    "--address and --host: log in there");
+    }
+    if (host.empty()) return chosen();
+    const std::string& dir = daemon.runtime_dir;
+    int code = kDone;
+    const auto tunnel = SshTunnel::Open(
+        host, (dir.empty() ? shm::SystemRuntimeDir() : dir) + "/" + shm::kAdminSocket, &code);
+    if (tunnel == nullptr) return code;
+    daemon.address = tunnel->socket();
+    return chosen();
   }
 };
 
@@ -80,7 +96,8 @@ CLI::Validator OneOf(const std::vector<std::string>& words) {
   return CLI::Validator(check, "");
 }
 
-void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
+void AddGlobalOptions(CLI::App& app, CommandLine* line) {
+  DaemonOptions* daemon = &line->daemon;
   app.add_option_function<std::string>(
          "-o,--output",
          [=](const std::string& format) {
@@ -93,9 +110,13 @@ void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
       ->type_name("table|json|yaml");
   app.add_option("--runtime-dir", daemon->runtime_dir, "The daemon's runtime directory")
       ->type_name("DIR");
-  app.add_option("--address", daemon->address,
-                 "The daemon's socket (its path), or HOST:PORT for TLS")
-      ->type_name("ADDRESS");
+  CLI::Option* address = app.add_option("--address", daemon->address,
+                                        "The daemon's socket (its path), or HOST:PORT for TLS")
+                             ->type_name("ADDRESS");
+  app.add_option("--host", line->host,
+                 "ssh://[USER@]HOST[:PORT]: the daemon there, whose admin.sock ssh forwards")
+      ->type_name("HOST")
+      ->excludes(address);
   app.add_option("--tls-ca", daemon->tls_ca, "With HOST:PORT: who signs the daemon's certificate")
       ->type_name("FILE");
   app.add_option("--tls-cert", daemon->tls_cert, "With HOST:PORT: the certificate to show")
@@ -368,7 +389,7 @@ void AddGenerators(CLI::App& app, CommandLine* line) {
 }
 
 void AddAll(CLI::App& app, CommandLine* line) {
-  AddGlobalOptions(app, &line->daemon);
+  AddGlobalOptions(app, line);
   AddSend(app, line);
   AddRecv(app, line);
   AddTapAndHz(app, line);
@@ -399,7 +420,7 @@ int RunCommandLine(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kDone : kUsage;
   }
-  return line.chosen();
+  return line.Run();
 }
 
 }  // namespace zerocp::cli

@@ -30,7 +30,7 @@ complete_in_bash() {
     source "$1/zerocp"; shift
     COMP_WORDS=(zerocp "$@") COMP_CWORD=$# COMPREPLY=()
     _zerocp
-    ((${#COMPREPLY[@]} == 0)) || printf "%s\n" "${COMPREPLY[@]}" | sort | paste -sd " "' _ "$generated" "$@"
+    ((${#COMPREPLY[@]} == 0)) || printf "%s\n" "${COMPREPLY[@]}" | sort -u | paste -sd " "' _ "$generated" "$@"
 }
 # The same in zsh, whose own functions are replaced by ones that print.
 complete_in_zsh() {
@@ -85,7 +85,7 @@ for page in "${pages[@]}"; do
   zerocp "${word[@]}" --help >"$work/help"
   examples=$(sed -n '/^Examples:/,/^$/p' "$work/help" | grep -c "^  zerocp ${word[*]}")
   ((examples >= 2)) || die "zerocp ${word[*]} --help has $examples examples"
-  grep -oE '^  (-., ?)?-[a-z,-]*--?[a-z-]+' "$work/help" | grep -oE -- '--[a-z-]+' >"$work/options"
+  grep -oE '^  (-.,)?--[a-z0-9-]+' "$work/help" | grep -oE -- '--[a-z0-9-]+' >"$work/options"
   while read -r option; do
     grep -qE -- "^ +(-., )?$option( |$)" "$work/text" || die "$page has no $option"
   done <"$work/options"
