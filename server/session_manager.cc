@@ -5,8 +5,8 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
+#include <set>
 
 #include "server/error.h"
 #include "shm/audit.h"
@@ -46,8 +46,13 @@ SessionPhase PhaseOf(uint32_t state) {
   return SessionPhase::kAttached;
 }
 
-// The mirror's and the file's labels go to the log and to operators.
-std::string Printable(const std::string& text) { return IsValidLabel(text) ? text : std::string(); }
+constexpr std::string_view kCollection = "sessions/";
+constexpr size_t kNameDigits = 12;  // hexadecimal
+
+bool IsSessionName(std::string_view name) {
+  return name.size() == kCollection.size() + kNameDigits && name.starts_with(kCollection) &&
+         name.find_first_not_of("0123456789abcdef", kCollection.size()) == std::string_view::npos;
+}
 
 }  // namespace
 
@@ -66,12 +71,23 @@ void SessionManager::ReadMirror(SessionTable::Records* records) {
     if (state == static_cast<uint32_t>(SessionState::kFree)) continue;
     Record& record = (*records)[static_cast<uint16_t>(id)];
     record = {};
-    record.pid = std::max(entry.pid, 0);
+    record.pid = entry.pid;
     record.uid = entry.uid;
     record.start_time = entry.start_time;
     record.create_time_ns = record.attach_time_ns = ToNs(system_clock::now());
-    Copy(record.name, NewName());
-    Copy(record.client_name, Printable(Text(entry.name)));
+    std::memcpy(record.client_name, entry.name, sizeof(record.client_name));
+  }
+}
+
+// What was read back goes to the log and to operators, and a name finds one session.
+void SessionManager::MakeSound(SessionTable::Records& records) {
+  if (Mutant(94)) return;
+  std::set<std::string> names;
+  for (auto& [id, record] : records) {
+    record.pid = std::max(record.pid, 0);
+    if (!IsValidLabel(Text(record.client_name))) Copy(record.client_name, "");
+    while (!IsSessionName(Text(record.name)) || !names.insert(Text(record.name)).second)
+      Copy(record.name, NewName());
   }
 }
 
@@ -91,6 +107,7 @@ Result<size_t> SessionManager::Restore() {
       return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
     }
   }
+  MakeSound(records);
   shm::SessionSet nobody;
   for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
     const auto found = records.find(static_cast<uint16_t>(id));
@@ -154,14 +171,11 @@ std::string SessionManager::FullText() const {
 std::string SessionManager::NewName() {
   uint64_t bits = 0;
   FillRandom(&bits, 6);
-  char text[24];
-  std::snprintf(text, sizeof(text), "sessions/%012llx", static_cast<unsigned long long>(bits));
-  return text;
+  return fmt::format("{}{:0{}x}", kCollection, bits, kNameDigits);
 }
 
 std::string SessionManager::WhoText(const Record& record) {
-  return fmt::format("\"{}\" pid {} uid {}", Printable(Text(record.client_name)), record.pid,
-                     record.uid);
+  return fmt::format("\"{}\" pid {} uid {}", Text(record.client_name), record.pid, record.uid);
 }
 
 absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,

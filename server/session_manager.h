@@ -164,6 +164,7 @@ class SessionManager final : public SessionDirectory {
  private:
   using Record = SessionRecord;
   void ReadMirror(SessionTable::Records* records) ZEROCP_REQUIRES(mutex_);
+  static void MakeSound(SessionTable::Records& records);
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
