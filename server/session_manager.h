@@ -92,9 +92,6 @@ struct AttachedSession {
   Cookie cookie;
 };
 
-// True for a label that a client may give itself: at most 63 printable ASCII characters.
-bool IsValidLabel(std::string_view label);
-
 class SessionManager final : public SessionDirectory {
  public:
   struct Options {
@@ -164,14 +161,12 @@ class SessionManager final : public SessionDirectory {
  private:
   using Record = SessionRecord;
   void ReadMirror(SessionTable::Records* records) ZEROCP_REQUIRES(mutex_);
-  static void MakeSound(SessionTable::Records& records);
   void WriteMirror(uint16_t id, const Record& record) ZEROCP_REQUIRES(mutex_);
   void SetMirrorState(uint16_t id, shm::SessionState state) ZEROCP_REQUIRES(mutex_);
   uint16_t FreeId() ZEROCP_REQUIRES(mutex_);
   shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
       ZEROCP_REQUIRES(mutex_);
   std::vector<uint64_t> HeldCounts();
-  static std::string NewName();
   static std::string WhoText(const Record& record);
   size_t capacity() const;
   std::string FullText() const;

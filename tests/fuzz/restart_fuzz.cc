@@ -101,7 +101,7 @@ class RuntimeFiles {
     Expect(manager.ok(), "cannot adopt the instance");
     uuid_ = (*manager)->instance_uuid();
     SessionTable table(OpenFile(table_path));
-    Expect(table.Reset(uuid_), "cannot write " + table_path);
+    Expect(table.Clear() && table.Sign(uuid_), "cannot write " + table_path);
     for (uint16_t id = shm::kFirstSession; id < (*manager)->session_capacity(); ++id) {
       if (!instance.attached().test(id)) continue;
       SessionRecord record{};
