@@ -35,14 +35,18 @@ std::string CompleterOf(const std::string& value) {
   return "choices " + choices;
 }
 
+// The path of a word behind another one's.
+std::string Behind(std::string path, const std::string& word) {
+  return path.empty() ? word : path.append(" ").append(word);
+}
+
 // A line for each word: where it is a word and not something else.
 std::string PathCases(const CLI::App& app) {
   std::string cases;
   ForEachCommand(app, [&](const std::string& path, const CLI::App& command) {
     for (const CLI::App* inner : SubcommandsOf(command))
       cases += "      " + Quoted(path + "/" + inner->get_name()) +
-               ") command=" + Quoted(path + (path.empty() ? "" : " ") + inner->get_name()) +
-               " ;;\n";
+               ") command=" + Quoted(Behind(path, inner->get_name())) + " ;;\n";
   });
   return cases;
 }
@@ -54,12 +58,12 @@ std::string ValueCases(const CLI::App& app) {
     for (const CLI::Option* option : OptionsOf(command)) {
       const std::string value = ValueOf(*option);
       if (value.empty()) continue;
-      const std::string completer = CompleterOf(value);
+      std::string completer = CompleterOf(value);
+      if (completer.empty()) completer = "nothing";
       for (const std::string& name : NamesOf(*option)) {
-        const std::string line = (path.empty() ? "*" : "") + Quoted(path + "/" + name) +
-                                 ") _zerocp_" + (completer.empty() ? "nothing" : completer) +
-                                 "; return ;;\n";
-        (path.empty() ? of_every_word : cases) += "    " + line;
+        std::string& lines = path.empty() ? of_every_word : cases;
+        lines += path.empty() ? "    *" : "    ";
+        lines += Quoted(path + "/" + name) + ") _zerocp_" + completer + "; return ;;\n";
       }
     }
   });

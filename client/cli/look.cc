@@ -1,14 +1,13 @@
 #include "client/cli/look.h"
 
+#include <absl/strings/str_format.h>
 #include <google/protobuf/timestamp.pb.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <cerrno>
 #include <chrono>
 #include <cinttypes>
-#include <cstdarg>
 #include <cstdio>
 #include <limits>
 #include <span>
@@ -34,15 +33,6 @@ std::string Now() {
   time.set_nanos(static_cast<int32_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(now).count() % 1'000'000'000));
   return PreciseTimeText(time);
-}
-
-[[gnu::format(printf, 1, 2)]] std::string Formatted(const char* format, ...) {
-  std::array<char, 256> text{};
-  va_list values;
-  va_start(values, format);
-  std::vsnprintf(text.data(), text.size(), format, values);
-  va_end(values);
-  return text.data();
 }
 
 // A subscriber in nobody's way.
@@ -123,16 +113,16 @@ std::string Hex(const std::string& bytes, const char* between) {
   std::string text;
   for (const char byte : bytes)
     text += (text.empty() ? "" : between) +
-            Formatted("%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
+            absl::StrFormat("%02x", static_cast<unsigned>(static_cast<unsigned char>(byte)));
   return text;
 }
 
 std::string LineOf(const Look& look, const LookOptions& options) {
   if (options.format != Format::kTable) {
     return (options.format == Format::kYaml ? "--- {\"time\": \"" : "{\"time\": \"") + Now() +
-           Formatted("\", \"sequence\": %" PRIu64 ", \"missed_before\": %" PRIu64
-                     ", \"size\": %zu, \"bytes\": \"",
-                     look.sequence, look.missed_before, look.size) +
+           absl::StrFormat("\", \"sequence\": %" PRIu64 ", \"missed_before\": %" PRIu64
+                           ", \"size\": %zu, \"bytes\": \"",
+                           look.sequence, look.missed_before, look.size) +
            Hex(look.bytes, "") + "\"}\n";
   }
   std::string line;
@@ -141,7 +131,7 @@ std::string LineOf(const Look& look, const LookOptions& options) {
   std::string printable = look.bytes;
   for (char& c : printable)
     if (c < ' ' || c > '~') c = '.';
-  line += Now() + Formatted("  #%-8" PRIu64 " %10zu bytes", look.sequence, look.size);
+  line += Now() + absl::StrFormat("  #%-8" PRIu64 " %10zu bytes", look.sequence, look.size);
   if (!look.bytes.empty()) line += "  " + Hex(look.bytes, " ") + "  " + printable;
   return line + "\n";
 }
@@ -173,14 +163,14 @@ class Tally {
     if (format == Format::kTable) {
       std::string byte_rate = FormatBytes(static_cast<int64_t>(rate * size)) + "/s";
       std::string mean = FormatBytes(static_cast<int64_t>(size));
-      line = Now() + Formatted("  %10.1f  %12s  %10s  %9s  %9s  %9" PRIu64 "  %9" PRIu64 "\n", rate,
-                               byte_rate.c_str(), mean.c_str(), Gap(least_s_).c_str(),
-                               Gap(most_s_).c_str(), seen_, missed_);
+      line = Now() + absl::StrFormat("  %10.1f  %12s  %10s  %9s  %9s  %9" PRIu64 "  %9" PRIu64 "\n",
+                                     rate, byte_rate.c_str(), mean.c_str(), Gap(least_s_).c_str(),
+                                     Gap(most_s_).c_str(), seen_, missed_);
     } else {
       line = (format == Format::kYaml ? "--- {\"time\": \"" : "{\"time\": \"") + Now() +
-             Formatted("\", \"rate\": %.3f, \"mean_size\": %.1f, \"seen\": %" PRIu64
-                       ", \"missed\": %" PRIu64 "}\n",
-                       rate, size, seen_, missed_);
+             absl::StrFormat("\", \"rate\": %.3f, \"mean_size\": %.1f, \"seen\": %" PRIu64
+                             ", \"missed\": %" PRIu64 "}\n",
+                             rate, size, seen_, missed_);
     }
     const std::optional<Clock::time_point> last = last_;
     *this = Tally();
@@ -190,7 +180,7 @@ class Tally {
 
  private:
   std::string Gap(double seconds) const {
-    return gaps_ == 0 ? "-" : Formatted("%.3f ms", seconds * 1000);
+    return gaps_ == 0 ? "-" : absl::StrFormat("%.3f ms", seconds * 1000);
   }
 
   uint64_t seen_ = 0;

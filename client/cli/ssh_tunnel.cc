@@ -66,6 +66,7 @@ bool SshTunnel::Start(const std::string& destination, const std::string& port,
   // cat ends with its input.
   words.insert(words.end(), {"--", destination, "cat"});
   std::vector<char*> arguments;
+  arguments.reserve(words.size() + 1);
   for (std::string& word : words) arguments.push_back(word.data());
   arguments.push_back(nullptr);
   posix_spawn_file_actions_t actions;

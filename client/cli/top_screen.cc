@@ -93,7 +93,7 @@ std::string Bar(const v1::PoolStats& pool, size_t width) {
        {std::pair(pool.shared_chunk_count(), '#'), std::pair(pool.writing_chunk_count(), '='),
         std::pair(pool.cached_chunk_count(), '~')}) {
     const auto share = static_cast<size_t>(
-        static_cast<double>(count) / chunks * static_cast<double>(inside) + 0.5);
+        std::lround(static_cast<double>(count) / chunks * static_cast<double>(inside)));
     bar += std::string(count > 0 ? std::max<size_t>(share, 1) : 0, mark);
   }
   bar.resize(inside, ' ');
@@ -240,6 +240,7 @@ std::vector<Line> Header(const TopView& view) {
 // How many lines each part gets: all if there is room, else no part less than its share.
 std::vector<size_t> Shares(const std::vector<std::vector<Line>>& parts, size_t room) {
   std::vector<size_t> shares;
+  shares.reserve(parts.size());
   for (const auto& part : parts) shares.push_back(part.size());
   const auto sum = [&] {
     size_t all = 0;

@@ -127,7 +127,7 @@ std::string ValidateOnlyLine(const Message& request, const Message& /*response*/
 }
 
 std::string DeletedLine(const Message& request, const Message& response) {
-  const std::string checked = ValidateOnlyLine(request, response);
+  std::string checked = ValidateOnlyLine(request, response);
   const auto& answer = As<v1::DeletePoolResponse>(response);
   if (!checked.empty()) return checked;
   if (!answer.has_pool()) return "there is none";
