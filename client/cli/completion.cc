@@ -35,6 +35,11 @@ std::string CompleterOf(const std::string& value) {
   return "choices " + choices;
 }
 
+// What "$command/$previous" is in the scripts, quoted.
+std::string Place(std::string path, const std::string& word) {
+  return Quoted(path.append("/").append(word));
+}
+
 // The path of a word behind another one's.
 std::string Behind(std::string path, const std::string& word) {
   return path.empty() ? word : path.append(" ").append(word);
@@ -44,9 +49,10 @@ std::string Behind(std::string path, const std::string& word) {
 std::string PathCases(const CLI::App& app) {
   std::string cases;
   ForEachCommand(app, [&](const std::string& path, const CLI::App& command) {
-    for (const CLI::App* inner : SubcommandsOf(command))
-      cases += "      " + Quoted(path + "/" + inner->get_name()) +
-               ") command=" + Quoted(Behind(path, inner->get_name())) + " ;;\n";
+    for (const CLI::App* inner : SubcommandsOf(command)) {
+      cases.append("      ").append(Place(path, inner->get_name()));
+      cases.append(") command=").append(Quoted(Behind(path, inner->get_name()))).append(" ;;\n");
+    }
   });
   return cases;
 }
@@ -63,7 +69,8 @@ std::string ValueCases(const CLI::App& app) {
       for (const std::string& name : NamesOf(*option)) {
         std::string& lines = path.empty() ? of_every_word : cases;
         lines += path.empty() ? "    *" : "    ";
-        lines += Quoted(path + "/" + name) + ") _zerocp_" + completer + "; return ;;\n";
+        lines.append(Place(path, name)).append(") _zerocp_").append(completer);
+        lines.append("; return ;;\n");
       }
     }
   });
@@ -78,7 +85,7 @@ std::string ValuePattern(const CLI::App& app) {
       if (ValueOf(*option).empty()) continue;
       for (const std::string& name : NamesOf(*option))
         pattern += (pattern.empty() ? "" : " | ") + std::string(path.empty() ? "*" : "") +
-                   Quoted(path + "/" + name);
+                   Place(path, name);
     }
   });
   return pattern;
