@@ -39,8 +39,8 @@ packages=(
   grpc-proto                        # grpc/health/v1/health.proto
 )
 test_packages=(
-  clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
-  libgtest-dev llvm-14 openssl python3-venv relacy-dev shellcheck spin strace tmux
+  clang-14 clang-format-14 clang-tidy-14 gdb groff-base libbenchmark-dev libclang-rt-14-dev libgmock-dev
+  libgtest-dev llvm-14 openssh-client openssh-server openssl python3-venv relacy-dev shellcheck spin strace tmux zsh
 )
 
 tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")

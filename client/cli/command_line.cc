@@ -5,19 +5,23 @@
 #include <string>
 #include <vector>
 
+#include "client/cli/completion.h"
 #include "client/cli/config_command.h"
 #include "client/cli/daemon_connection.h"
 #include "client/cli/doctor.h"
 #include "client/cli/events.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/look.h"
+#include "client/cli/man_page.h"
 #include "client/cli/offline_stats.h"
 #include "client/cli/output.h"
 #include "client/cli/recv.h"
 #include "client/cli/send.h"
+#include "client/cli/ssh_tunnel.h"
 #include "client/cli/top.h"
 #include "client/cli/watch_stats.h"
 #include "client/cli/word_options.h"
+#include "shm/runtime_dir.h"
 
 namespace zerocp::cli {
 namespace {
@@ -40,6 +44,8 @@ constexpr char kFooter[] =
 // What the options of all words are read into.
 struct CommandLine {
   DaemonOptions daemon;
+  std::string host;  // ssh://..., where the daemon is
+  bool is_local = false;
   SendOptions send;
   RecvOptions recv;
   LookOptions look;
@@ -50,20 +56,48 @@ struct CommandLine {
   ConfigOptions config;
   std::string doctor_segment_dir;
   double top_interval_s = 1;
+  std::string shell;
+  std::string man_directory;
   Chosen chosen;
 
   // A word that works with the memory of this machine, not over a connection to a daemon.
   void ChooseLocal(const std::function<int()>& run) {
-    chosen = [this, run] {
-      if (daemon.address.empty()) return run();
+    chosen = run;
+    is_local = true;
+  }
+
+  int Run() {
+    if (is_local && !(daemon.address.empty() && host.empty())) {
       return Failed(kUsage,
                     "this word works in the memory of the machine that it runs on, without "
-                    "--address: log in there");
-    };
+                    "--address and --host: log in there");
+    }
+    if (host.empty()) return chosen();
+    const std::string& dir = daemon.runtime_dir;
+    int code = kDone;
+    const auto tunnel = SshTunnel::Open(
+        host, (dir.empty() ? shm::SystemRuntimeDir() : dir) + "/" + shm::kAdminSocket, &code);
+    if (tunnel == nullptr) return code;
+    daemon.address = tunnel->socket();
+    return chosen();
   }
 };
 
-void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
+// CLI11's own check puts the words into the name of the type, too.
+CLI::Validator OneOf(const std::vector<std::string>& words) {
+  const auto check = [words](const std::string& text) {
+    std::string none = text + " is none of ";
+    for (const std::string& word : words) {
+      if (word == text) return std::string();
+      none += (word == words[0] ? "" : ", ") + word;
+    }
+    return none;
+  };
+  return CLI::Validator(check, "");
+}
+
+void AddGlobalOptions(CLI::App& app, CommandLine* line) {
+  DaemonOptions* daemon = &line->daemon;
   app.add_option_function<std::string>(
          "-o,--output",
          [=](const std::string& format) {
@@ -72,18 +106,17 @@ void AddGlobalOptions(CLI::App& app, DaemonOptions* daemon) {
                                                : Format::kTable;
          },
          "How answers are printed (default: table)")
-      ->check(CLI::Validator(
-          [](const std::string& text) {
-            const bool known = text == "table" || text == "json" || text == "yaml";
-            return known ? std::string() : text + " is none of table, json, yaml";
-          },
-          ""))
+      ->check(OneOf({"table", "json", "yaml"}))
       ->type_name("table|json|yaml");
   app.add_option("--runtime-dir", daemon->runtime_dir, "The daemon's runtime directory")
       ->type_name("DIR");
-  app.add_option("--address", daemon->address,
-                 "The daemon's socket (its path), or HOST:PORT for TLS")
-      ->type_name("ADDRESS");
+  CLI::Option* address = app.add_option("--address", daemon->address,
+                                        "The daemon's socket (its path), or HOST:PORT for TLS")
+                             ->type_name("ADDRESS");
+  app.add_option("--host", line->host,
+                 "ssh://[USER@]HOST[:PORT]: the daemon there, whose admin.sock ssh forwards")
+      ->type_name("HOST")
+      ->excludes(address);
   app.add_option("--tls-ca", daemon->tls_ca, "With HOST:PORT: who signs the daemon's certificate")
       ->type_name("FILE");
   app.add_option("--tls-cert", daemon->tls_cert, "With HOST:PORT: the certificate to show")
@@ -331,8 +364,32 @@ void AddTop(CLI::App& app, CommandLine* line) {
       [=] { line->chosen = [=] { return Top(line->daemon, line->top_interval_s); }; });
 }
 
+// What is made from the tree of words itself.
+void AddGenerators(CLI::App& app, CommandLine* line) {
+  CLI::App* completion =
+      AddSubcommand(app, "completion", "Print a script that completes zerocp in a shell",
+                    {"completion bash > ~/.local/share/bash-completion/completions/zerocp",
+                     "completion zsh > \"${fpath[1]}/_zerocp\""});
+  completion->add_option("SHELL", line->shell, "Which shell")
+      ->required()
+      ->check(OneOf({"bash", "zsh"}))
+      ->type_name("bash|zsh");
+  completion->callback([=, &app] {
+    line->chosen = [=, &app] {
+      Print(CompletionScript(app, line->shell));
+      return kDone;
+    };
+  });
+  CLI::App* man = AddSubcommand(app, "man", "Write the manual pages",
+                                {"man /usr/local/share/man/man1", "man ."});
+  man->group("");  // for those who package it
+  man->add_option("DIR", line->man_directory, "Where to")->required();
+  man->callback(
+      [=, &app] { line->chosen = [=, &app] { return WriteManPages(app, line->man_directory); }; });
+}
+
 void AddAll(CLI::App& app, CommandLine* line) {
-  AddGlobalOptions(app, &line->daemon);
+  AddGlobalOptions(app, line);
   AddSend(app, line);
   AddRecv(app, line);
   AddTapAndHz(app, line);
@@ -344,6 +401,7 @@ void AddAll(CLI::App& app, CommandLine* line) {
   AddConfig(app, line);
   AddDoctor(app, line);
   AddTop(app, line);
+  AddGenerators(app, line);
 }
 
 }  // namespace
@@ -362,7 +420,7 @@ int RunCommandLine(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? kDone : kUsage;
   }
-  return line.chosen();
+  return line.Run();
 }
 
 }  // namespace zerocp::cli

@@ -25,11 +25,12 @@ CLI::Validator AtLeast(double least, const std::string& rule) {
   return CLI::Validator(check, "");
 }
 
-std::string TypeNameOf(const FieldDescriptor& field) {
+std::string TypeNameOf(const FieldDescriptor& field, const std::string& collection) {
   std::string choices;
   for (const std::string& choice : ChoicesOf(field))
     choices += (choices.empty() ? "" : "|") + choice;
   if (!choices.empty()) return choices;
+  if (collection == "pools/") return "POOL";
   if (field.cpp_type() == FieldDescriptor::CPPTYPE_STRING) return "NAME";
   return field.name().ends_with("_bytes") ? "SIZE" : "N";
 }
@@ -51,7 +52,8 @@ void AddArgument(CLI::App* command, const Word& word, const Argument& argument,
   }
   CLI::Option* option = command->add_option_function<std::string>(name, set, argument.about);
   const bool positional = !name.starts_with("-");
-  option->type_name(positional && ChoicesOf(field).empty() ? "" : TypeNameOf(field));
+  option->type_name(
+      positional && ChoicesOf(field).empty() ? "" : TypeNameOf(field, argument.collection));
   option->required(argument.required || (positional && !may_be_left_out));
 }
 

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# `zerocp --host ssh://...` with a real ssh and sshd, which talk over a pipe: no port, no network. What
+# is forwarded ends with the command, however that ends.
+set -euo pipefail
+work=$(mktemp -d /tmp/zerocp-ssh-test.XXXXXX)
+mkdir "$work/bin" "$work/tmp"
+export PATH=$work/bin:$ZEROCP_BIN_DIR:$PATH TMPDIR=$work/tmp
+ssh=$(PATH=${PATH#*:} command -v ssh)
+sshd=$(PATH=$PATH:/usr/sbin command -v sshd)
+daemon=''
+clean_up() {
+  [[ -z $daemon ]] || kill "$daemon" 2>/dev/null || true
+  wait || true
+  rm -rf "$work"
+}
+trap clean_up EXIT
+die() { echo "ssh_test: $*"; exit 1; }
+
+[[ $EUID -ne 0 ]] || mkdir -p /run/sshd # where it gives up its rights
+ssh-keygen -q -t ed25519 -N '' -f "$work/host_key"
+ssh-keygen -q -t ed25519 -N '' -f "$work/key"
+cat >"$work/sshd_config" <<END
+HostKey $work/host_key
+AuthorizedKeysFile $work/key.pub
+StrictModes no
+UsePAM no
+PermitRootLogin yes
+END
+cat >"$work/ssh_config" <<END
+Host desk
+  ProxyCommand $sshd -i -f $work/sshd_config -E $work/sshd_log
+  IdentityFile $work/key
+  IdentitiesOnly yes
+  StrictHostKeyChecking no
+  UserKnownHostsFile $work/known_hosts
+  LogLevel ERROR
+Host away
+  ProxyCommand false
+END
+printf '#!/bin/sh\nexec %s -F %s "$@"\n' "$ssh" "$work/ssh_config" >"$work/bin/ssh"
+chmod +x "$work/bin/ssh"
+
+zerocpd --runtime-dir "$work/run" --on-stop=unlink --pool video=4KiBx8 >"$work/log" 2>&1 &
+daemon=$!
+until grep -q ready: "$work/log"; do
+  kill -0 "$daemon" || { cat "$work/log"; exit 1; }
+  sleep 0.01
+done
+user=$(id -un)
+
+# fails STATUS TEXT ARGUMENT...
+fails() {
+  local status=0 wanted=$1 text=$2
+  shift 2
+  zerocp "$@" >/dev/null 2>"$work/error" || status=$?
+  [[ $status == "$wanted" ]] || { cat "$work/error"; die "zerocp $*: status $status, not $wanted"; }
+  grep -qF -- "$text" "$work/error" || { cat "$work/error"; die "zerocp $* does not say: $text"; }
+}
+nothing_is_left() {
+  while pgrep -f "$work/tmp/zerocp-ssh" >/dev/null; do sleep 0.05; done
+}
+
+zerocp info -o json --host "ssh://$user@desk" --runtime-dir "$work/run" >"$work/info" || { cat "$work/sshd_log"; exit 1; }
+grep -q "\"pid\": $daemon," "$work/info" || die "another daemon answers"
+zerocp pools create audio 4KiB 8 --host ssh://desk:22 --runtime-dir "$work/run" >/dev/null
+zerocp pools --runtime-dir "$work/run" | grep -q '^audio '
+fails 3 'does not answer' info --host ssh://desk --runtime-dir "$work/none"
+fails 3 'ssh to away does not forward /run/zerocp/admin.sock' info --host ssh://away
+fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host desk
+fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host ssh://-oProxyCommand=false
+fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host ssh://desk:x
+fails 2 'log in there' doctor --host ssh://desk
+[[ -z $(ls -A "$work/tmp") ]] || die "left behind: $(ls "$work/tmp")"
+nothing_is_left
+
+zerocp events --follow --host ssh://desk --runtime-dir "$work/run" >"$work/events" &
+follower=$!
+until grep -q audio "$work/events"; do
+  kill -0 "$follower" || die "events --follow has ended"
+  sleep 0.05
+done
+kill -9 "$follower"
+wait "$follower" 2>/dev/null || true
+nothing_is_left
+echo "ssh_test: OK"
