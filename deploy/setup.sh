@@ -32,7 +32,7 @@ debian_go=/usr/lib/go-1.19/bin/go
 
 packages=(
   ca-certificates ccache cmake g++ git golang-1.19-go jq ninja-build pkg-config procps python3 util-linux
-  libabsl-dev libcli11-dev libgrpc++-dev libprotobuf-dev libspdlog-dev libyaml-cpp-dev
+  libabsl-dev libcli11-dev libgrpc++-dev libncurses-dev libprotobuf-dev libspdlog-dev libyaml-cpp-dev
   prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
   golang-github-gogo-googleapis-dev # google/rpc/*.proto
@@ -40,7 +40,8 @@ packages=(
 )
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
-  libgtest-dev llvm-14 openssl python3-dev python3-grpcio python3-numpy python3-protobuf python3-venv python3-wheel relacy-dev shellcheck spin strace
+  libgtest-dev llvm-14 openssl python3-dev python3-grpcio python3-numpy python3-protobuf python3-venv
+  python3-wheel relacy-dev shellcheck spin strace tmux
 )
 
 tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")

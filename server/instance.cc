@@ -28,8 +28,9 @@ using shm::Status;
 using shm::UniqueFd;
 using CreateOptions = MemPoolManager::CreateOptions;
 
-// How long a start waits for another that is creating the segments: it takes milliseconds.
-constexpr std::chrono::milliseconds kCreationTime{1000};
+// How long a start waits for another that is creating the segments, or for a Cleanup of another
+// daemon, which locks what it looks at: both take milliseconds.
+constexpr std::chrono::milliseconds kOthersTime{5000};
 
 std::string ManagementPath(const CreateOptions& o) {
   return o.segment_dir + "/" + MemPoolManager::ManagementName(o.instance);
@@ -53,9 +54,15 @@ bool IsHeld(const LockIdentity& lock) {
   return flock(fd.get(), LOCK_SH | LOCK_NB) != 0 && errno == EWOULDBLOCK;
 }
 
+bool IsOurs(const CreateOptions& options, const LockIdentity& lock) {
+  return lock.device == options.lock.device && lock.inode == options.lock.inode;
+}
+
 Status OwnedByAnother(const CreateOptions& options, const LockIdentity* lock) {
   std::string who = "another running zerocpd";
-  if (lock != nullptr) {
+  if (lock != nullptr && IsOurs(options, *lock)) {
+    who = "a process that has locked it";
+  } else if (lock != nullptr) {
     if (pid_t pid = ListedHolder(*lock)) who += ", process " + std::to_string(pid);
     who += " (its lock is " + lock->path + ")";
   }
@@ -146,8 +153,7 @@ Result<Instance> CreateInstance(const CreateOptions& options) {
 }
 
 Result<Instance> AdoptInstance(const CreateOptions& options, const LockIdentity& named) {
-  const bool ours = named.device == options.lock.device && named.inode == options.lock.inode;
-  if (!ours && IsHeld(named)) return OwnedByAnother(options, &named);
+  if (!IsOurs(options, named) && IsHeld(named)) return OwnedByAnother(options, &named);
   Result<UniqueFd> lock = LockSegment(options, &named);
   if (!lock.ok()) return lock.status();
   struct stat info {};
@@ -168,10 +174,17 @@ Result<Instance> AdoptInstance(const CreateOptions& options, const LockIdentity&
 }  // namespace
 
 Result<Instance> OpenInstance(const CreateOptions& options) {
-  const auto give_up = std::chrono::steady_clock::now() + kCreationTime;
+  const auto give_up = std::chrono::steady_clock::now() + kOthersTime;
   for (;;) {
     Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
-    if (named.ok()) return AdoptInstance(options, *named);
+    if (named.ok()) {
+      Result<Instance> adopted = AdoptInstance(options, *named);
+      // Ours, and locked: whoever has the lock is no daemon that owns it.
+      const bool passing = adopted.code() == Code::kAlreadyExists && IsOurs(options, *named);
+      if (!passing || std::chrono::steady_clock::now() >= give_up) return adopted;
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+      continue;
+    }
     if (named.code() == Code::kDamaged) return NotASegment(named.status());
     if (named.code() != Code::kNotFound && named.code() != Code::kUnavailable)
       return named.status();
@@ -199,9 +212,8 @@ Result<std::vector<std::string>> CleanUpInstance(const CreateOptions& options, b
   struct stat info {};
   if (named.code() == Code::kNotFound && lstat(ChunkPath(options).c_str(), &info) == 0)
     return NotOurs(options);
-  const bool ours =
-      named.ok() && named->device == options.lock.device && named->inode == options.lock.inode;
-  if (named.ok() && !ours && IsHeld(*named)) return OwnedByAnother(options, &*named);
+  if (named.ok() && !IsOurs(options, *named) && IsHeld(*named))
+    return OwnedByAnother(options, &*named);
   UniqueFd segment_lock;
   if (named.code() != Code::kNotFound) {
     Result<UniqueFd> lock = LockSegment(options, named.ok() ? &*named : nullptr);

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 
 #include "server/error.h"
@@ -30,31 +29,17 @@ system_clock::time_point FromNs(int64_t ns) {
       std::chrono::duration_cast<system_clock::duration>(std::chrono::nanoseconds(ns)));
 }
 
-template <size_t N>
-void Copy(char (&to)[N], std::string_view from) {
-  std::memset(to, 0, N);
-  from.copy(to, N - 1);
-}
-template <size_t N>
-std::string Text(const char (&from)[N]) {
-  return std::string(from, strnlen(from, N));
-}
-
 SessionPhase PhaseOf(uint32_t state) {
   if (state == static_cast<uint32_t>(SessionState::kOrphaned)) return SessionPhase::kOrphaned;
   if (state == static_cast<uint32_t>(SessionState::kRevoked)) return SessionPhase::kRevoked;
   return SessionPhase::kAttached;
 }
 
-// The mirror's and the file's labels go to the log and to operators.
-std::string Printable(const std::string& text) { return IsValidLabel(text) ? text : std::string(); }
+Status CannotWrite() {
+  return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+}
 
 }  // namespace
-
-bool IsValidLabel(std::string_view label) {
-  return label.size() < shm::kNameBytes &&
-         std::all_of(label.begin(), label.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
-}
 
 SessionManager::SessionManager(Core& core, shm::UniqueFd file, Options options)
     : core_(core), options_(std::move(options)), table_(std::move(file)), tokens_(options_.now) {}
@@ -66,12 +51,11 @@ void SessionManager::ReadMirror(SessionTable::Records* records) {
     if (state == static_cast<uint32_t>(SessionState::kFree)) continue;
     Record& record = (*records)[static_cast<uint16_t>(id)];
     record = {};
-    record.pid = std::max(entry.pid, 0);
+    record.pid = entry.pid;
     record.uid = entry.uid;
     record.start_time = entry.start_time;
     record.create_time_ns = record.attach_time_ns = ToNs(system_clock::now());
-    Copy(record.name, NewName());
-    Copy(record.client_name, Printable(Text(entry.name)));
+    std::memcpy(record.client_name, entry.name, sizeof(record.client_name));
   }
 }
 
@@ -79,7 +63,8 @@ Result<size_t> SessionManager::Restore() {
   MutexLock lock(mutex_);
   const auto uuid = core_.manager->instance_uuid();
   SessionTable::Records records;
-  if (!table_.Read(uuid, core_.manager->session_capacity(), &records)) {
+  const bool is_ours = table_.Read(uuid, core_.manager->session_capacity(), &records);
+  if (!is_ours) {
     ReadMirror(&records);
     if (!records.empty()) {
       spdlog::warn(
@@ -87,10 +72,9 @@ Result<size_t> SessionManager::Restore() {
           "segment",
           records.size());
     }
-    if (!table_.Reset(uuid)) {
-      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
-    }
+    if (!table_.Clear() || (Mutant(96) && !table_.Sign(uuid))) return CannotWrite();
   }
+  MakeSound(records);
   shm::SessionSet nobody;
   for (uint32_t id = shm::kFirstSession; id < core_.manager->session_capacity(); ++id) {
     const auto found = records.find(static_cast<uint16_t>(id));
@@ -100,11 +84,10 @@ Result<size_t> SessionManager::Restore() {
     }
     if (found->second.state != static_cast<uint32_t>(SessionState::kRevoked))
       found->second.state = static_cast<uint32_t>(SessionState::kOrphaned);
-    if (!table_.Write(found->first, found->second)) {
-      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
-    }
+    if (!table_.Write(found->first, found->second)) return CannotWrite();
     WriteMirror(found->first, found->second);
   }
+  if (!is_ours && !table_.Sign(uuid)) return CannotWrite();
   sessions_ = std::move(records);
   MutexLock core_lock(core_.mutex);
   core_.attached.reset();
@@ -151,17 +134,8 @@ std::string SessionManager::FullText() const {
          " sessions are in use; zerocpd --max-sessions sets how many there are";
 }
 
-std::string SessionManager::NewName() {
-  uint64_t bits = 0;
-  FillRandom(&bits, 6);
-  char text[24];
-  std::snprintf(text, sizeof(text), "sessions/%012llx", static_cast<unsigned long long>(bits));
-  return text;
-}
-
 std::string SessionManager::WhoText(const Record& record) {
-  return fmt::format("\"{}\" pid {} uid {}", Printable(Text(record.client_name)), record.pid,
-                     record.uid);
+  return fmt::format("\"{}\" pid {} uid {}", ReadText(record.client_name), record.pid, record.uid);
 }
 
 absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_name,
@@ -188,7 +162,7 @@ absl::StatusOr<CreatedSession> SessionManager::Create(const std::string& client_
   }
   if (sessions_.size() >= capacity()) return MakeError(Reason::kSessionLimit, FullText());
   CreatedSession created;
-  created.session.name = NewName();
+  created.session.name = NewSessionName();
   created.session.client_name = client_name;
   created.session.read_only = read_only;
   created.session.create_time = system_clock::now();
@@ -215,7 +189,7 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
     if (!redeemed.ok()) return redeemed.status();
     pending = std::move(*redeemed);
   } else {
-    pending.name = NewName();
+    pending.name = NewSessionName();
     pending.create_time = system_clock::now();
   }
   Record record{};
@@ -226,12 +200,12 @@ Result<AttachedSession> SessionManager::Attach(const Peer& peer, std::string_vie
   record.start_time = peer.process.start_time;
   record.create_time_ns = ToNs(pending.create_time);
   record.attach_time_ns = ToNs(system_clock::now());
-  Copy(record.name, pending.name);
-  Copy(record.client_name,
-       pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
+  WriteText(record.name, pending.name);
+  WriteText(record.client_name,
+            pending.client_name.empty() ? client_name : std::string_view(pending.client_name));
   FillRandom(record.cookie.data(), record.cookie.size());
   if (!table_.Write(id, record)) {
-    return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+    return CannotWrite();
   }
   shm::SessionEntry& entry = core_.manager->session_entry(id);
   entry.cache_thread_count.store(0, std::memory_order_relaxed);
@@ -253,7 +227,7 @@ Status SessionManager::CheckCookie(const Peer& peer, uint32_t id, const Cookie& 
     return Status(Code::kInstanceLost, "there is no session id " + std::to_string(id));
   }
   const Record& record = found->second;
-  const std::string name = Text(record.name);
+  const std::string name = ReadText(record.name);
   if (record.cookie == Cookie{}) {
     return Status(Code::kInstanceLost,
                   "the cookie of " + name + " was lost with the session table");
@@ -279,12 +253,13 @@ Result<AttachedSession> SessionManager::Reconnect(const Peer& peer, uint32_t id,
   if (record.state != static_cast<uint32_t>(SessionState::kRevoked)) {
     record.state = static_cast<uint32_t>(SessionState::kAttached);
     if (!table_.Write(session, record)) {
-      return Status::FromErrno(Code::kUnavailable, "cannot write the session table", errno);
+      return CannotWrite();
     }
     SetMirrorState(session, SessionState::kAttached);
   }
-  core_.events.Add(EventKind::kSessionAttached, Text(record.name), WhoText(record) + " came back");
-  return AttachedSession{session, Text(record.name), record.read_only != 0, record.cookie};
+  core_.events.Add(EventKind::kSessionAttached, ReadText(record.name),
+                   WhoText(record) + " came back");
+  return AttachedSession{session, ReadText(record.name), record.read_only != 0, record.cookie};
 }
 
 void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
@@ -311,12 +286,13 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
                   time.count(),
                   gone.count() == 1 ? "" : fmt::format(", of {} sessions together", gone.count()))
             : fmt::format("{} together with {}", freed, first);
-    if (first.empty()) first = Text(record.name);
+    if (first.empty()) first = ReadText(record.name);
     core_.events.Add(
-        orderly ? EventKind::kSessionDetached : EventKind::kSessionDied, Text(record.name),
+        orderly ? EventKind::kSessionDetached : EventKind::kSessionDied, ReadText(record.name),
         fmt::format("{} {}: {}", WhoText(record), orderly ? "detached" : "died", what));
     who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
-                       Text(record.name), Text(record.client_name), id, record.pid, record.uid);
+                       ReadText(record.name), ReadText(record.client_name), id, record.pid,
+                       record.uid);
     SetMirrorState(id, SessionState::kFree);
     if (!table_.Write(id, Record{}))
       spdlog::error("cannot clear session id {} in the session table", id);
@@ -363,7 +339,7 @@ void SessionManager::Terminate(const std::string& name, bool kill,
   {
     MutexLock lock(mutex_);
     const auto found = std::find_if(sessions_.begin(), sessions_.end(), [&](const auto& session) {
-      return Text(session.second.name) == name;
+      return ReadText(session.second.name) == name;
     });
     if (found == sessions_.end()) {
       answers.emplace_back(
@@ -378,8 +354,8 @@ void SessionManager::Terminate(const std::string& name, bool kill,
         spdlog::error("cannot write session id {} to the session table", id);
       SetMirrorState(id, SessionState::kRevoked);
       spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {}{}", name,
-                   Text(record.client_name), id, record.pid, record.uid, Counted(held[id], "chunk"),
-                   kill ? "; it is killed if it does not detach" : "");
+                   ReadText(record.client_name), id, record.pid, record.uid,
+                   Counted(held[id], "chunk"), kill ? "; it is killed if it does not detach" : "");
       core_.events.Add(
           EventKind::kSessionRevoked, name,
           fmt::format("{} is to detach; it holds {}", WhoText(record), Counted(held[id], "chunk")));
@@ -438,8 +414,8 @@ void SessionManager::Orphan(uint16_t id) {
       "orphaned: {} \"{}\" id={} pid={} uid={}: its connection ended and its process may live; "
       "what it "
       "holds stays until the kernel proves its death",
-      Text(record.name), Text(record.client_name), id, record.pid, record.uid);
-  core_.events.Add(EventKind::kSessionOrphaned, Text(record.name),
+      ReadText(record.name), ReadText(record.client_name), id, record.pid, record.uid);
+  core_.events.Add(EventKind::kSessionOrphaned, ReadText(record.name),
                    WhoText(record) + ": its connection ended, and what it holds stays");
 }
 
@@ -457,8 +433,8 @@ std::vector<SessionInfo> SessionManager::List() {
     for (const auto& [id, record] : sessions_) {
       SessionInfo info;
       info.id = id;
-      info.name = Text(record.name);
-      info.client_name = Text(record.client_name);
+      info.name = ReadText(record.name);
+      info.client_name = ReadText(record.client_name);
       info.phase = PhaseOf(record.state);
       info.pid = record.pid;
       info.uid = record.uid;

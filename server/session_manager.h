@@ -92,9 +92,6 @@ struct AttachedSession {
   Cookie cookie;
 };
 
-// True for a label that a client may give itself: at most 63 printable ASCII characters.
-bool IsValidLabel(std::string_view label);
-
 class SessionManager final : public SessionDirectory {
  public:
   struct Options {
@@ -170,7 +167,6 @@ class SessionManager final : public SessionDirectory {
   shm::Status CheckCookie(const Peer& peer, uint32_t id, const Cookie& cookie)
       ZEROCP_REQUIRES(mutex_);
   std::vector<uint64_t> HeldCounts();
-  static std::string NewName();
   static std::string WhoText(const Record& record);
   size_t capacity() const;
   std::string FullText() const;

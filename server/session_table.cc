@@ -1,9 +1,14 @@
 #include "server/session_table.h"
 
+#include <spdlog/fmt/fmt.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <cstring>
+#include <set>
+
+#include "server/session_tokens.h"
+#include "shm/mutant.h"
 
 namespace zerocp {
 namespace {
@@ -20,7 +25,37 @@ struct Header {
 };
 static_assert(sizeof(Header) == sizeof(SessionRecord));
 
+constexpr std::string_view kCollection = "sessions/";
+constexpr size_t kNameDigits = 12;  // hexadecimal
+
+bool IsSessionName(std::string_view name) {
+  return name.size() == kCollection.size() + kNameDigits && name.starts_with(kCollection) &&
+         name.find_first_not_of("0123456789abcdef", kCollection.size()) == std::string_view::npos;
+}
+
 }  // namespace
+
+bool IsValidLabel(std::string_view label) {
+  return label.size() < shm::kNameBytes &&
+         std::all_of(label.begin(), label.end(), [](char c) { return c >= 0x20 && c <= 0x7e; });
+}
+
+std::string NewSessionName() {
+  uint64_t bits = 0;
+  FillRandom(&bits, 6);
+  return fmt::format("{}{:0{}x}", kCollection, bits, kNameDigits);
+}
+
+void MakeSound(SessionTable::Records& records) {
+  if (Mutant(94)) return;
+  std::set<std::string> names;
+  for (auto& [id, record] : records) {
+    record.pid = std::max(record.pid, 0);
+    if (!IsValidLabel(ReadText(record.client_name))) WriteText(record.client_name, "");
+    while (!IsSessionName(ReadText(record.name)) || !names.insert(ReadText(record.name)).second)
+      WriteText(record.name, NewSessionName());
+  }
+}
 
 bool SessionTable::Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity,
                         Records* records) const {
@@ -43,11 +78,12 @@ bool SessionTable::Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity,
   return true;
 }
 
-bool SessionTable::Reset(const std::array<uint8_t, 16>& uuid) {
+bool SessionTable::Clear() { return ftruncate(file_.get(), 0) == 0; }
+
+bool SessionTable::Sign(const std::array<uint8_t, 16>& uuid) {
   Header header{kMagic, kVersion, sizeof(SessionRecord), {}, {}};
   std::copy(uuid.begin(), uuid.end(), header.instance_uuid);
-  return ftruncate(file_.get(), 0) == 0 &&
-         pwrite(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header));
+  return pwrite(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header));
 }
 
 bool SessionTable::Write(uint16_t id, const SessionRecord& record) {

@@ -118,6 +118,7 @@ Result<std::unique_ptr<MemPoolManager>> MemPoolManager::Create(const CreateOptio
   }
 
   SuperBlock& block = manager->super_block();
+  if (Mutant(97)) block.magic.store(kMagic, std::memory_order_release);
   block.layout_version = kLayoutVersion;
   block.limits_hash = LimitsHash();
   std::memcpy(block.instance_uuid, manager->instance_uuid_.data(), 16);

@@ -1,5 +1,6 @@
 #include "client/cli/config_command.h"
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -7,19 +8,18 @@
 #include <iostream>
 #include <iterator>
 
-#include "client/cli/daemon_caller.h"
+#include "client/cli/daemon_connection.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "proto/config_yaml.h"
-#include "shm/runtime_dir.h"
-#include "zerocp/v1/admin_service.grpc.pb.h"
-#include "zerocp/v1/observer_service.grpc.pb.h"
+#include "shm/mutant.h"
+#include "zerocp/v1/admin_service.pb.h"
+#include "zerocp/v1/observer_service.pb.h"
 
 namespace zerocp::cli {
 namespace {
 
-using Observer = v1::ObserverService;
-using Admin = v1::AdminService;
+constexpr double kPatienceForChange_s = 300;  // memory is reserved meanwhile
 
 // A line, without its end.
 std::string LineOf(const v1::ConfigChange& change) {
@@ -39,8 +39,8 @@ std::string LineOf(const v1::ConfigChange& change) {
 }
 
 template <class Response>
-int Show(const Response& response, bool json, bool validate_only) {
-  if (json) return PrintJson(response);
+int ShowChanges(const Response& response, Format format, bool validate_only) {
+  if (format != Format::kTable) return PrintMessage(response, format);
   for (const v1::ConfigChange& change : response.changes()) Print(LineOf(change) + "\n");
   if (response.changes().empty()) {
     Print("nothing to change\n");
@@ -63,13 +63,34 @@ bool ReadInput(const std::string& file, std::string* text) {
   return false;
 }
 
+bool IsKept(const v1::ConfigChange& change) {
+  return change.action() == v1::ConfigChange::ACTION_KEEP ||
+         (Mutant(110) && change.action() == v1::ConfigChange::ACTION_REMOVE);
+}
+
+// False: what is wrong with the file was printed.
+bool ReadConfig(const std::string& file, v1::Config* config) {
+  std::string text;
+  if (!ReadInput(file, &text)) return false;
+  const ParsedConfig parsed = ParseConfig(text);
+  for (const ParsedConfig::Error& error : parsed.errors)
+    Failed(kFailed, file + ":" + std::to_string(error.line) + ": " + error.text);
+  *config = parsed.config;
+  return parsed.errors.empty();
+}
+
+int Apply(const DaemonOptions& daemon, const v1::ApplyConfigRequest& request,
+          v1::ApplyConfigResponse* response) {
+  DaemonConnection admin(daemon, "AdminService", kPatienceForChange_s);
+  return admin.Call("ApplyConfig", request, response) ? int{kDone} : admin.exit_code();
+}
+
 }  // namespace
 
 int GetConfig(const DaemonOptions& daemon) {
-  DaemonCaller<Observer> observer(daemon, shm::kClientSocket);
+  DaemonConnection observer(daemon, "ObserverService");
   v1::GetConfigResponse response;
-  if (!observer.Call(&Observer::Stub::GetConfig, v1::GetConfigRequest(), &response))
-    return observer.exit_code();
+  if (!observer.Call("GetConfig", v1::GetConfigRequest(), &response)) return observer.exit_code();
   if (!response.file_error().empty())
     std::fprintf(stderr, "zerocp: the daemon's file cannot be used: %s\n",
                  response.file_error().c_str());
@@ -77,37 +98,45 @@ int GetConfig(const DaemonOptions& daemon) {
     std::fprintf(stderr, "zerocp: zerocp config reload would change:\n");
   for (const v1::ConfigChange& change : response.drift())
     std::fprintf(stderr, "zerocp:   %s\n", LineOf(change).c_str());
-  if (daemon.json) return PrintJson(response.config());
+  if (daemon.json()) return PrintMessage(response.config(), daemon.format);
   Print(ToYaml(response.config()));
   return kDone;
 }
 
-int ApplyConfig(const DaemonOptions& daemon, const ConfigOptions& options) {
-  std::string text;
-  if (!ReadInput(options.file, &text)) return kFailed;
-  const ParsedConfig parsed = ParseConfig(text);
-  for (const ParsedConfig::Error& error : parsed.errors)
-    Failed(kFailed, options.file + ":" + std::to_string(error.line) + ": " + error.text);
-  if (!parsed.errors.empty()) return kFailed;
+int DiffConfig(const DaemonOptions& daemon, const ConfigOptions& options) {
   v1::ApplyConfigRequest request;
-  *request.mutable_config() = parsed.config;
+  request.set_validate_only(true);
+  request.set_allow_deletion(true);
+  if (!ReadConfig(options.file, request.mutable_config())) return kFailed;
+  request.mutable_config()->clear_etag();  // which tells when it was read, not what is in it
+  v1::ApplyConfigResponse response;
+  if (Apply(daemon, request, &response) != kDone ||
+      ShowChanges(response, daemon.format, /*validate_only=*/false) != kDone) {
+    return kFailed;
+  }
+  const auto& changes = response.changes();
+  return std::all_of(changes.begin(), changes.end(), IsKept) ? int{kDone} : kDiffers;
+}
+
+int ApplyConfig(const DaemonOptions& daemon, const ConfigOptions& options) {
+  v1::ApplyConfigRequest request;
   request.set_validate_only(options.validate_only);
   request.set_allow_deletion(options.allow_deletion);
   request.set_persist(options.persist);
-  DaemonCaller<Admin> admin(daemon, shm::kAdminSocket);
+  if (!ReadConfig(options.file, request.mutable_config())) return kFailed;
   v1::ApplyConfigResponse response;
-  if (!admin.Call(&Admin::Stub::ApplyConfig, request, &response)) return admin.exit_code();
-  return Show(response, daemon.json, options.validate_only);
+  if (const int code = Apply(daemon, request, &response); code != kDone) return code;
+  return ShowChanges(response, daemon.format, options.validate_only);
 }
 
 int ReloadConfig(const DaemonOptions& daemon, const ConfigOptions& options) {
   v1::ReloadConfigRequest request;
   request.set_validate_only(options.validate_only);
   request.set_allow_deletion(options.allow_deletion);
-  DaemonCaller<Admin> admin(daemon, shm::kAdminSocket);
+  DaemonConnection admin(daemon, "AdminService", kPatienceForChange_s);
   v1::ReloadConfigResponse response;
-  if (!admin.Call(&Admin::Stub::ReloadConfig, request, &response)) return admin.exit_code();
-  return Show(response, daemon.json, options.validate_only);
+  if (!admin.Call("ReloadConfig", request, &response)) return admin.exit_code();
+  return ShowChanges(response, daemon.format, options.validate_only);
 }
 
 }  // namespace zerocp::cli

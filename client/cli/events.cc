@@ -11,12 +11,10 @@
 #include <string>
 #include <utility>
 
-#include "client/cli/daemon_caller.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "client/cli/stop_signal.h"
 #include "shm/mutant.h"
-#include "shm/runtime_dir.h"
 #include "zerocp/v1/observer_service.grpc.pb.h"
 
 namespace zerocp::cli {
@@ -37,26 +35,27 @@ std::string Line(std::string number, std::string time, std::string kind, std::st
 
 class Printer {
  public:
-  Printer(const EventsOptions& options, bool json) : json_(json), last_(options.after) {
+  Printer(const EventsOptions& options, Format format) : format_(format), last_(options.after) {
     if (options.since_s) {
       earliest_ = std::chrono::system_clock::now() -
                   std::chrono::duration_cast<std::chrono::system_clock::duration>(
                       std::chrono::duration<double>(*options.since_s));
     }
-    if (!json_) Write(Line("EVENT", "TIME", "KIND", "RESOURCE", "WHAT"));
+    if (format_ == Format::kTable) Write(Line("EVENT", "TIME", "KIND", "RESOURCE", "WHAT"));
   }
   // False: it cannot be printed; the reason is.
   bool Add(const Event& event) {
     const int64_t before = std::exchange(last_, event.sequence());
     if (TimeIn(event) < earliest_) return true;
     std::string line = Gap(before, event.sequence());
-    if (!json_) {
-      line += Line(std::to_string(event.sequence()), PreciseTimeOf(event.time()),
-                   WordOf(Event::Kind_Name(event.kind()), "KIND_", event.kind()), event.resource(),
-                   event.detail());
+    if (format_ == Format::kTable) {
+      line +=
+          Line(std::to_string(event.sequence()), PreciseTimeText(event.time()),
+               WordOf(*Event::Kind_descriptor(), event.kind()), event.resource(), event.detail());
     } else {
       std::fputs(line.c_str(), stderr);
       line.clear();
+      if (format_ == Format::kYaml) return Write("---\n" + ToYamlText(event));
       if (!ToJson(event, /*one_line=*/true, &line))
         return Fail("event " + std::to_string(last_) + " cannot be written as JSON");
       line += '\n';
@@ -96,7 +95,7 @@ class Printer {
            " are missing: newer ones took their places before they were read\n";
   }
 
-  const bool json_;
+  const Format format_;
   int64_t last_;
   bool failed_ = false;
   std::chrono::system_clock::time_point earliest_ = std::chrono::system_clock::time_point::min();
@@ -121,19 +120,21 @@ grpc::Status Watch(Observer::Stub& stub, grpc::ClientContext& context, bool stop
 
 int Events(const DaemonOptions& daemon, const EventsOptions& options) {
   if (options.follow) CatchStopSignals();
-  DaemonCaller<Observer> observer(daemon, shm::kClientSocket);
-  if (observer.stub() == nullptr) return observer.exit_code();
-  Printer printer(options, daemon.json);
+  DaemonConnection observer(daemon, "ObserverService");
+  if (observer.channel() == nullptr) return observer.exit_code();
+  const auto stub = Observer::NewStub(observer.channel());
+  Printer printer(options, daemon.format);
   grpc::ClientContext kept;
   observer.LimitWait(&kept);
-  grpc::Status status = Watch(*observer.stub(), kept, /*stop_at_end=*/true, printer);
+  grpc::Status status = Watch(*stub, kept, /*stop_at_end=*/true, printer);
   if (status.ok() && !printer.failed() && options.follow) {
     grpc::ClientContext coming;
-    status = Watch(*observer.stub(), coming, /*stop_at_end=*/false, printer);
+    status = Watch(*stub, coming, /*stop_at_end=*/false, printer);
     if (StopSignal() == 0 && IsAbsent(status)) {
-      return Failed(kNotReachable, "the daemon at " + observer.path() + " has gone after event " +
-                                       std::to_string(printer.last()) + " (" +
-                                       status.error_message() + "); start it, then follow again");
+      return Failed(kNotReachable, "the daemon at " + observer.address() +
+                                       " has gone after event " + std::to_string(printer.last()) +
+                                       " (" + status.error_message() +
+                                       "); start it, then follow again");
     }
   }
   if (printer.failed()) return kFailed;

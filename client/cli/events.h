@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <optional>
 
-#include "client/cli/daemon_command.h"
+#include "client/cli/daemon_connection.h"
 
 namespace zerocp::cli {
 
@@ -15,8 +15,9 @@ struct EventsOptions {
 };
 
 // Prints an event per line on standard output, and between them where some are missing; with
-// `json` a WatchEventsResponse per line, and what is missing on standard error. Returns the exit
-// code; following ends with kDone at SIGINT and SIGTERM, with kNotReachable when the daemon goes.
+// json or yaml a WatchEventsResponse per line, and what is missing on standard error. Returns the
+// exit code; following ends with kDone at SIGINT and SIGTERM, with kNotReachable when the daemon
+// goes.
 int Events(const DaemonOptions& daemon, const EventsOptions& options);
 
 }  // namespace zerocp::cli

@@ -17,10 +17,10 @@
 #include <utility>
 #include <vector>
 
-#include "client/cli/daemon_command.h"
 #include "client/cli/exit_code.h"
 #include "client/cli/output.h"
 #include "client/cli/table.h"
+#include "client/cli/words.h"
 #include "shm/audit.h"
 #include "shm/census.h"
 #include "shm/channel_registry.h"
@@ -321,20 +321,22 @@ std::string HolderTable(MemPoolManager& manager, const shm::Census& census) {
 
 }  // namespace
 
-int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, bool json) {
+int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, Format format) {
   Result<std::unique_ptr<MemPoolManager>> opened = Open(options, runtime_dir);
   if (!opened.ok()) return Failed(opened.status());
   MemPoolManager& manager = **opened;
   shm::ChannelRegistry registry(manager);
   const Status damage = registry.Inspect();
-  if (json) {
+  if (format != Format::kTable) {
     std::fputs(Header(manager).c_str(), stderr);
   } else {
     Print(Header(manager));
   }
   const shm::Census census = CensusOf(manager, registry);
-  const int shown = ShowStats(StatsOf(manager, registry, census), json);
-  if (!json) Print("\n" + SessionTable(manager) + "\n" + HolderTable(manager, census));
+  const int shown =
+      Show(WordNamed("stats"), v1::GetStatsRequest(), StatsOf(manager, registry, census), format);
+  if (format == Format::kTable)
+    Print("\n" + SessionTable(manager) + "\n" + HolderTable(manager, census));
   if (damage.ok()) return shown;
   return Failed(Status(
       damage.code(), "what is damaged is left out; no daemon starts over it: " + damage.message()));

@@ -9,6 +9,8 @@
 #include <optional>
 #include <string>
 
+#include "client/cli/render.h"
+
 namespace zerocp::cli {
 
 // Exit statuses beside those of exit_code.h; part of the documentation.
@@ -25,8 +27,8 @@ struct OfflineOptions {
   std::string segment_dir = "/dev/shm";
 };
 
-// Prints the numbers on standard output and returns the exit status. With `json` a
+// Prints the numbers on standard output and returns the exit status. In json and yaml a
 // GetStatsResponse, and what it has no field for on standard error.
-int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, bool json);
+int OfflineStats(const OfflineOptions& options, const std::string& runtime_dir, Format format);
 
 }  // namespace zerocp::cli

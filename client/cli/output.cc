@@ -16,6 +16,11 @@ int g_print_error = 0;  // the first; stdio forgets it
 
 }  // namespace
 
+int Failed(ExitCode code, const std::string& what) {
+  std::fprintf(stderr, "zerocp: %s\n", what.c_str());
+  return code;
+}
+
 void Print(const std::string& text) {
   if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() && g_print_error == 0)
     g_print_error = errno;

@@ -5,7 +5,12 @@
 #include <span>
 #include <string>
 
+#include "client/cli/exit_code.h"
+
 namespace zerocp::cli {
+
+// Prints "zerocp: <what>" on standard error; returns `code`.
+int Failed(ExitCode code, const std::string& what);
 
 // To standard output, buffered. Whether it gets there, FlushOutput says.
 void Print(const std::string& text);

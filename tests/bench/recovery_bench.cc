@@ -80,7 +80,7 @@ class Instance {
     const uint32_t count = view.live_chunk_count();
     const auto start = Clock::now();
     uint64_t sum = 0;
-    const uint32_t words = (1u << view.record_shift) / sizeof(uint64_t);
+    const uint32_t words = (1u << view.record_shift) / uint32_t{sizeof(uint64_t)};
     for (uint32_t chunk = 0; chunk < count; ++chunk) {
       const auto* record = reinterpret_cast<const uint64_t*>(&view.record(chunk));
       for (uint32_t word = 0; word < words; ++word)

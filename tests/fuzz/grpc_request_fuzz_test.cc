@@ -395,9 +395,11 @@ class RequestFuzzTest : public ::testing::Test {
 
   Random random_;
   testing::TempDir dir_;
+  // Its Cleanup removes what is stale in the whole directory.
+  testing::TempDir segment_dir_{"/dev/shm"};
   // A small address range: no request can take more memory than that.
-  testing::DaemonProcess daemon_{
-      {"--config", WriteConfig(dir_.path() + "/zerocp.yaml"), "--reserve", "64MiB"}};
+  testing::DaemonProcess daemon_{{"--config", WriteConfig(dir_.path() + "/zerocp.yaml"),
+                                  "--reserve", "64MiB", "--segment-dir", segment_dir_.path()}};
   const std::shared_ptr<grpc::Channel> channel_ = grpc::CreateChannel(
       "unix:" + daemon_.socket("admin.sock"), grpc::InsecureChannelCredentials());
   Wire wire_{channel_};

@@ -7,7 +7,7 @@ usage() {
   cat <<'USAGE'
 usage: tests/fuzz/run.sh [PROGRAM...]
 
-Runs segment_fuzz, attach_fuzz and recovery_fuzz, or those named (then without the demand on coverage).
+Runs segment_fuzz, attach_fuzz, recovery_fuzz and restart_fuzz, or those named (then without the demand on coverage).
 What they find is in build/fuzz/findings; a program with such a file as its argument runs it again.
 
 Environment:
@@ -24,7 +24,7 @@ case ${1:-} in
 esac
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 programs=("$@")
-[[ $# -gt 0 ]] || programs=(segment_fuzz attach_fuzz recovery_fuzz)
+[[ $# -gt 0 ]] || programs=(segment_fuzz attach_fuzz recovery_fuzz restart_fuzz)
 tree=$PWD/build/fuzz
 findings=$tree/findings
 seconds=${ZEROCP_FUZZ_SECONDS:-15}

@@ -1,6 +1,5 @@
 // The daemon killed after every machine instruction of what it does to segments that are there:
-// another one adopts what it left, and nothing is lost, doubled or stuck. (Not of the creation of
-// an instance, nor of an adoption.)
+// another one adopts what it left, and nothing is lost, doubled or stuck.
 #include "shm/pool_drain.h"
 #include "tests/kill/step_fixture.h"
 

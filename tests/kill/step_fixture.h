@@ -3,129 +3,20 @@
 #pragma once
 
 #include <fcntl.h>
-#include <signal.h>
-#include <sys/mman.h>
-#include <sys/ptrace.h>
-#include <sys/stat.h>
-#include <sys/user.h>
-#include <sys/wait.h>
 
 #include <climits>
 #include <functional>
 
 #include "shm/free_list.h"
+#include "tests/kill/stepped_child.h"
 #include "tests/unit/shm/instance_fixture.h"
 
 namespace zerocp::shm {
 
-// The bytes of both segments.
-struct Image {
-  std::string management, chunk;
-};
-
-// One segment's file, as it is now.
-class SegmentFile {
- public:
-  explicit SegmentFile(const std::string& path)
-      : fd_(open(path.c_str(), O_RDONLY | O_CLOEXEC)),
-        data_(static_cast<const char*>(
-            mmap(nullptr, kMostBytes, PROT_READ, MAP_SHARED, fd_.get(), 0))) {
-    EXPECT_NE(static_cast<const void*>(data_), MAP_FAILED) << path;
-  }
-  ~SegmentFile() { munmap(const_cast<char*>(data_), kMostBytes); }
-  SegmentFile(const SegmentFile&) = delete;
-  SegmentFile& operator=(const SegmentFile&) = delete;
-
-  std::string_view bytes() const {
-    struct stat info {};
-    fstat(fd_.get(), &info);
-    return {data_, static_cast<size_t>(info.st_size)};
-  }
-
- private:
-  static constexpr size_t kMostBytes = size_t{256} << 20;
-  const UniqueFd fd_;
-  const char* const data_;
-};
-
-// True if the next instruction of a stopped child may store to a segment: false for the commonest
-// that surely do not, because they store nothing, or to the stack.
-// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 2, appendix A.
-inline bool MayStore([[maybe_unused]] pid_t child) {
-#if defined(__x86_64__)
-  const long rip = ptrace(PTRACE_PEEKUSER, child, offsetof(user_regs_struct, rip), nullptr);
-  auto code = static_cast<uint64_t>(ptrace(PTRACE_PEEKTEXT, child, rip, nullptr));
-  const auto next = [&code] {
-    const auto byte = static_cast<uint8_t>(code);
-    code >>= 8;
-    return byte;
-  };
-  uint8_t opcode = next();
-  if (opcode == 0x66) opcode = next();
-  if ((opcode & 0xf0) == 0x40) opcode = next();  // REX
-  if (opcode == 0x0f) {
-    opcode = next();
-    return !((opcode >= 0x40 && opcode <= 0x4f) ||  // cmov
-             (opcode >= 0x80 && opcode <= 0x8f) ||  // jcc
-             (opcode & 0xf6) == 0xb6 ||             // movzx, movsx
-             opcode == 0x1f || opcode == 0xaf);     // nop, imul
-  }
-  const bool of_registers = (code & 0xc0) == 0xc0;
-  const unsigned extension = code >> 3 & 7;
-  if (opcode >= 0x50 && opcode <= 0x5f) return false;                         // push, pop
-  if (opcode >= 0x70 && opcode <= 0x7f) return false;                         // jcc
-  if (opcode >= 0xb0 && opcode <= 0xbf) return false;                         // mov of a constant
-  if (opcode < 0x40 && (opcode & 7) >= 2 && (opcode & 7) <= 5) return false;  // add ... to register
-  switch (opcode) {
-    case 0x38:
-    case 0x39:  // cmp
-    case 0x63:
-    case 0x69:
-    case 0x6b:  // movsxd, imul
-    case 0x84:
-    case 0x85:
-    case 0x8a:
-    case 0x8b:  // test, mov from memory
-    case 0x8d:
-    case 0x90:
-    case 0xa8:
-    case 0xa9:  // lea, nop, test
-    case 0xc3:
-    case 0xe8:
-    case 0xe9:
-    case 0xeb:  // ret, call, jmp
-      return false;
-    case 0x80:
-    case 0x81:
-    case 0x83:
-      return !of_registers && extension != 7;  // 7: cmp
-    case 0xf6:
-    case 0xf7:
-      return !of_registers && extension > 1;  // 0 and 1: test
-    case 0x00:
-    case 0x01:
-    case 0x08:
-    case 0x09:
-    case 0x20:
-    case 0x21:
-    case 0x28:
-    case 0x29:
-    case 0x30:
-    case 0x31:
-    case 0x88:
-    case 0x89:
-    case 0xc0:
-    case 0xc1:
-    case 0xd1:
-    case 0xd3:
-      return !of_registers;
-    default:
-      return true;
-  }
-#else
-  return true;
-#endif
-}
+using testing::Files;
+using testing::RunToItsStop;
+using testing::StartStopped;
+using testing::Step;
 
 // The number of chunks: a pool of 64 is revocable, one of 4,096 has exclusive thread caches.
 class StepTest : public InstanceFixture, public ::testing::WithParamInterface<uint32_t> {
@@ -175,14 +66,18 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   int StepThrough(const Operation& operation, const Check& check, bool begins_with_a_stop = false) {
     const pid_t victim = StartVictim(operation);
     if (begins_with_a_stop) RunToItsStop(victim);
-    return StepThroughStates(victim, dir_, "test",
-                             [&](const Image& image) { CheckCopy(image, check); });
+    return StepThroughStates(victim, dir_, [&](const Files& files) { CheckCopy(files, check); });
+  }
+  // The same from before the victim maps the segments.
+  int StepThroughAttach(const Operation& operation, const Check& check) {
+    return StepThroughStates(StartVictim(operation, /*from_attach=*/true), dir_,
+                             [&](const Files& files) { CheckCopy(files, check); });
   }
   // The same for what a daemon does that adopted what is there now: another one adopts what the
   // first left.
   int StepThroughDaemon(const DaemonOperation& operation, const Check& check) {
     return StepThroughDaemonOf(Now(), "one", operation,
-                               [&](const Image& image) { CheckCopy(image, check); });
+                               [&](const Files& files) { CheckCopy(files, check); });
   }
   // Two deaths: for each instruction of `operation` as above at which the victim dies, the daemon
   // dies at each instruction of the recovery. Returns how many pairs leave something of their own.
@@ -190,15 +85,15 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     const pid_t victim = StartVictim(operation);
     if (begins_with_a_stop) RunToItsStop(victim);
     int pairs = 0;
-    StepThroughStates(victim, dir_, "test",
-                      [&](const Image& image) { pairs += DieInRecovery(image, check); });
+    StepThroughStates(victim, dir_,
+                      [&](const Files& files) { pairs += DieInRecovery(files, check); });
     return pairs;
   }
   // The same for two daemons, of which the first does `operation` to what is there now.
   int DaemonDiesTwice(const DaemonOperation& operation, const Check& check) {
     int pairs = 0;
     StepThroughDaemonOf(Now(), "one", operation,
-                        [&](const Image& image) { pairs += DieInRecovery(image, check); });
+                        [&](const Files& files) { pairs += DieInRecovery(files, check); });
     return pairs;
   }
 
@@ -219,9 +114,7 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
       meanwhile();
       if (under_way_) RunToItsStop(child);  // not at its end already
       check();
-      int status = 0;
-      kill(child, SIGKILL);
-      waitpid(child, &status, 0);
+      testing::KillChild(child);
       if (HasFailure()) {
         ADD_FAILURE() << "stopped after instruction " << stop;
         return stop;
@@ -240,128 +133,78 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   void RecoverVictim() { recovery_->Recover(SessionSet().set(victim_id_), false); }
 
  private:
-  template <class Run>
-  pid_t StartStopped(const Run& run) {
-    const pid_t child = fork();  // no gRPC, no other thread in this program
-    if (child == 0) run();
-    int status = 0;
-    waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSTOPPED(status)) << "the child did not begin, status " << status;
-    return child;
+  pid_t StartVictim(const Operation& operation, bool from_attach = false) {
+    return StartStopped([&] { RunVictim(operation, from_attach); });
   }
-  pid_t StartVictim(const Operation& operation) {
-    return StartStopped([&] { RunVictim(operation); });
-  }
-  pid_t StartDaemon(const std::string& dir, const std::string& instance,
-                    const DaemonOperation& operation) {
-    return StartStopped([&] { RunDaemon(dir, instance, operation); });
+  pid_t StartDaemon(const std::string& dir, const DaemonOperation& operation) {
+    return StartStopped([&] { RunDaemon(dir, operation); });
   }
 
-  static void RunToItsStop(pid_t child) {
-    int status = 0;
-    ptrace(PTRACE_CONT, child, nullptr, nullptr);
-    waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
+  Files Now() const {
+    testing::DirectoryWatch watch(dir_);
+    watch.HaveChanged();
+    return watch.files();
   }
 
-  Image Now() const {
-    const SegmentFile management(manager_->management_segment().path());
-    const SegmentFile chunk(manager_->chunk_segment().path());
-    return {std::string(management.bytes()), std::string(chunk.bytes())};
-  }
-
-  // How many states the daemon leaves that dies while it adopts `image` and recovers who is gone.
-  int DieInRecovery(const Image& image, const Check& check) {
+  // How many states the daemon leaves that dies while it adopts `files` and recovers who is gone.
+  int DieInRecovery(const Files& files, const Check& check) {
     int states = 0;
     StepThroughDaemonOf(
-        image, "two",
+        files, "two",
         [this](MemPoolManager&, ChannelRegistry&, Recovery& recovery) {
           recovery.FinishClaims();
           recovery.Recover(Gone(), false);
         },
-        [&](const Image& state) {
+        [&](const Files& state) {
           ++states;
           CheckCopy(state, check);
         });
     return states;
   }
 
-  // The daemon adopts `image`, in a directory `name`, and does `operation`; see StepThroughStates.
+  // The daemon adopts `files`, in a directory `name`, and does `operation`; see StepThroughStates.
   template <class OnState>
-  int StepThroughDaemonOf(const Image& image, const std::string& name,
+  int StepThroughDaemonOf(const Files& files, const std::string& name,
                           const DaemonOperation& operation, const OnState& on_state) {
     const std::string dir = dir_ + "/" + name;
-    Write(dir, image);
-    const int steps = StepThroughStates(StartDaemon(dir, "copy", operation), dir, "copy", on_state);
+    testing::WriteFiles(dir, files);
+    const int steps = StepThroughStates(StartDaemon(dir, operation), dir, on_state);
     std::filesystem::remove_all(dir);
     return steps;
   }
 
-  // Steps to the end of `child`, whose segments are in `dir`; each time that they have changed,
-  // `on_state`. Returns the number of instructions.
   template <class OnState>
-  int StepThroughStates(pid_t child, const std::string& dir, const std::string& instance,
-                        const OnState& on_state) {
-    const SegmentFile management(dir + "/" + MemPoolManager::ManagementName(instance));
-    const SegmentFile chunk(dir + "/" + MemPoolManager::ChunkName(instance));
-    Image before;
-    int steps = 0;
-    for (bool may_differ = true;; ++steps) {
-      // Only instructions that change a segment make a new state.
-      if (may_differ &&
-          (before.management != management.bytes() || before.chunk != chunk.bytes())) {
-        before = {std::string(management.bytes()), std::string(chunk.bytes())};
-        on_state(before);
-        if (HasFailure()) {
-          ADD_FAILURE() << "after instruction " << steps;
-          break;
-        }
-      }
-      may_differ = looks_always_ || MayStore(child);
-      if (!Step(child)) break;
-    }
-    kill(child, SIGKILL);
-    int status = 0;
-    waitpid(child, &status, 0);
-    return steps;
+  int StepThroughStates(pid_t child, const std::string& dir, const OnState& on_state) {
+    return testing::StepThroughStates(child, dir, on_state, looks_always_);
   }
 
-  // One instruction; false at the operation's end.
-  static bool Step(pid_t child) {
-    int status = 0;
-    if (ptrace(PTRACE_SINGLESTEP, child, nullptr, nullptr) != 0) return false;
-    waitpid(child, &status, 0);
-    EXPECT_TRUE(WIFSTOPPED(status)) << "the victim ended by itself, status " << status;
-    return WIFSTOPPED(status) && WSTOPSIG(status) != SIGSTOP;
-  }
-
-  [[noreturn]] void RunVictim(const Operation& operation) {
+  [[noreturn]] void RunVictim(const Operation& operation, bool from_attach) {
+    if (from_attach) testing::BeginTraced();
     auto manager = MemPoolManager::Attach(
         UniqueFd(fcntl(manager_->management_segment().fd(), F_DUPFD_CLOEXEC, 0)),
         UniqueFd(fcntl(manager_->chunk_segment().fd(), F_DUPFD_CLOEXEC, 0)));
     if (!manager.ok()) _exit(2);
     auto session = std::make_shared<Session>(std::move(*manager), victim_id_);
-    session->FlushThisThread();           // the thread's cache exists already
-    session->manager().FindPool("pool");  // and the view of the pool
-    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-    raise(SIGSTOP);
+    if (!from_attach) {
+      session->FlushThisThread();           // the thread's cache exists already
+      session->manager().FindPool("pool");  // and the view of the pool
+      testing::BeginTraced();
+    }
     operation(session);
     raise(SIGSTOP);
     _exit(0);
   }
 
-  [[noreturn]] void RunDaemon(const std::string& dir, const std::string& instance,
-                              const DaemonOperation& operation) {
+  [[noreturn]] void RunDaemon(const std::string& dir, const DaemonOperation& operation) {
     MemPoolManager::CreateOptions options;
     options.segment_dir = dir;
-    options.instance = instance;
+    options.instance = "test";
     auto manager = MemPoolManager::Adopt(options);
     if (!manager.ok()) _exit(2);
     ChannelRegistry registry(**manager);
     if (!registry.Adopt().ok()) _exit(3);
     Recovery recovery(**manager, registry);
-    ptrace(PTRACE_TRACEME, 0, nullptr, nullptr);
-    raise(SIGSTOP);
+    testing::BeginTraced();
     operation(**manager, registry, recovery);
     raise(SIGSTOP);
     _exit(0);
@@ -374,19 +217,12 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     return gone.reset(0);
   }
 
-  // The segments of an instance "copy".
-  static void Write(const std::string& dir, const Image& image) {
-    std::filesystem::create_directory(dir);
-    WriteFile(dir + "/" + MemPoolManager::ManagementName("copy"), image.management);
-    WriteFile(dir + "/" + MemPoolManager::ChunkName("copy"), image.chunk);
-  }
-
-  void CheckCopy(const Image& image, const Check& check) {
+  void CheckCopy(const Files& files, const Check& check) {
     const std::string dir = dir_ + "/copy";
-    Write(dir, image);
+    testing::WriteFiles(dir, files);
     MemPoolManager::CreateOptions options;
     options.segment_dir = dir;
-    options.instance = "copy";
+    options.instance = "test";
     auto adopted = MemPoolManager::Adopt(options);
     ASSERT_TRUE(adopted.ok()) << adopted.status().message();
     std::shared_ptr<MemPoolManager> manager = std::move(*adopted);
@@ -415,11 +251,6 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
     }
     EXPECT_TRUE(manager->Destroy().ok());
     std::filesystem::remove_all(dir);
-  }
-
-  static void WriteFile(const std::string& path, const std::string& bytes) {
-    const UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
-    ASSERT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   }
 
   static void ExpectAudit(MemPoolManager& manager, ChannelRegistry& registry,

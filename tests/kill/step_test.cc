@@ -1,11 +1,37 @@
 // Killed after every machine instruction: a child is single-stepped through one operation of the
 // data plane. After each instruction both segments are copied, and what a kill at this point would
-// leave is recovered, audited and used again on the copy. A kill takes the whole process, so what
-// it leaves is exactly a prefix of its instructions' effects.
+// leave is recovered, audited and used again on the copy.
+#include <set>
+#include <string>
+
 #include "tests/kill/step_fixture.h"
 
 namespace zerocp::shm {
 namespace {
+
+// From the mapping to the detach. What its entry says of it comes one after the other.
+TEST_P(StepTest, AttachAndDetach) {
+  std::set<std::string> reached;
+  const int steps = StepThroughAttach(
+      [](const auto& session) {
+        const PoolView& pool = *session->manager().FindPool("pool");
+        ChunkRef chunk;
+        if (session->Loan(pool, Deadline::Now(), &chunk) != Code::kOk || !session->Release(chunk))
+          _exit(3);
+        session->Close();
+      },
+      [&](MemPoolManager& manager, ChannelRegistry&) {
+        const SessionEntry& entry = manager.session_entry(victim_id_);
+        std::string step = "mapping";
+        if (entry.joined_barrier != 0) step = "joined";
+        if (entry.known_serials[pool().index] != 0) step = "knows the pool";
+        if (entry.cache_thread_count != 0) step = "has a cache";
+        reached.insert(step);
+        ExpectInUse(manager, 0);
+      });
+  EXPECT_GT(steps, 100);
+  EXPECT_EQ(reached, (std::set<std::string>{"mapping", "joined", "knows the pool", "has a cache"}));
+}
 
 TEST_P(StepTest, LoanAndRelease) {
   const int steps = StepThrough(

@@ -47,10 +47,8 @@ std::string BinDir() {
   return dir;
 }
 
-TempDir::TempDir() {
-  char name[] = "/tmp/zerocp-test-XXXXXX";
-  if (mkdtemp(name) == nullptr) Die(name, errno);
-  path_ = name;
+TempDir::TempDir(const std::string& parent) : path_(parent + "/zerocp-test-XXXXXX") {
+  if (mkdtemp(path_.data()) == nullptr) Die(path_.c_str(), errno);
 }
 
 TempDir::~TempDir() { std::filesystem::remove_all(path_); }

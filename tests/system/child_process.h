@@ -15,7 +15,7 @@ std::string BinDir();
 // A new directory under /tmp, removed with all that is in it.
 class TempDir {
  public:
-  TempDir();
+  explicit TempDir(const std::string& parent = "/tmp");
   ~TempDir();
   TempDir(const TempDir&) = delete;
   TempDir& operator=(const TempDir&) = delete;

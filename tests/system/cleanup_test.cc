@@ -18,22 +18,20 @@ namespace {
 
 using std::filesystem::exists;
 
-// A directory below /dev/shm: the real one has segments of others.
+// The real /dev/shm has segments of others.
 class SegmentDir {
  public:
-  SegmentDir() { EXPECT_NE(mkdtemp(path_.data()), nullptr); }
-  ~SegmentDir() { std::filesystem::remove_all(path_); }
-  const std::string& path() const { return path_; }
+  const std::string& path() const { return dir_.path(); }
   size_t FileCount() const {
-    const std::filesystem::directory_iterator files(path_);
+    const std::filesystem::directory_iterator files(path());
     return static_cast<size_t>(std::distance(begin(files), end(files)));
   }
   std::string Management(const std::string& instance) const {
-    return path_ + "/zerocp_" + instance + "_memory_management";
+    return path() + "/zerocp_" + instance + "_memory_management";
   }
 
  private:
-  std::string path_ = "/dev/shm/zerocp-test-XXXXXX";
+  const TempDir dir_{"/dev/shm"};
 };
 
 std::vector<std::string> Arguments(const SegmentDir& dir, const std::string& instance) {

@@ -80,6 +80,7 @@ compile c++ c++20 "$work/guide.cc" "$work/guide"
 blocks c client/README.md >"$work/guide.c"
 compile c c11 "$work/guide.c" "$work/guide-c"
 PATH=$work:$PATH run client/README.md
+run client/cli/README.md
 
 # The guide makes pools and channels by name: each grpcurl gets a daemon of its own.
 for grpcurl in grpcurl grpcurl-newest; do

@@ -6,9 +6,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 
 #include "server/runtime_directory.h"
 #include "tests/unit/server/test_instance.h"
@@ -88,6 +90,21 @@ TEST_F(InstanceTest, TheOwnersLockOnTheSegmentCountsWhereItsLockFileCannotBeSeen
   Overwrite(offsetof(shm::SuperBlock, lock_device), nowhere, sizeof(nowhere));
   EXPECT_EQ(OpenInstance(options_).code(), Code::kAlreadyExists);
   EXPECT_EQ(CleanUpInstance(options_).code(), Code::kAlreadyExists);
+}
+
+// A daemon's Cleanup locks each segment that it looks at, for a moment.
+TEST_F(InstanceTest, WhoLooksAtTheSegmentsMeanwhileDoesNotPreventAStart) {
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  const int looking = open(Management().c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_EQ(flock(looking, LOCK_EX), 0);
+  std::thread looker([looking] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(100));
+    close(looking);
+  });
+  const auto adopted = OpenInstance(options_);
+  looker.join();
+  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+  EXPECT_TRUE(adopted->adopted);
 }
 
 TEST_F(InstanceTest, SegmentsOfAnotherLockThatNobodyHoldsAreAdopted) {

@@ -381,6 +381,34 @@ TEST_F(SessionManagerTest, ATableOfAnotherInstanceIsNotBelieved) {
   EXPECT_EQ(*restored, 0u);
 }
 
+TEST_F(SessionManagerTest, WhatATableSaysOfASessionIsMadeSound) {
+  const auto one = sessions_->Attach(Self(), "camera", nullptr);
+  const auto two = sessions_->Attach(Self(), "viewer", nullptr);
+  ASSERT_TRUE(one.ok() && two.ok());
+  SessionTable table(shm::UniqueFd(open((base_ + "/sessions").c_str(), O_RDWR | O_CLOEXEC)));
+  SessionTable::Records records;
+  ASSERT_TRUE(table.Read(instance_.core.manager->instance_uuid(), 256, &records));
+  const SessionRecord sound = records[two->id];
+  SessionRecord unprintable = sound;
+  unprintable.pid = -1;
+  std::memset(unprintable.name, '\xff', sizeof(unprintable.name));
+  std::memset(unprintable.client_name, '\xff', sizeof(unprintable.client_name));
+  SessionRecord of_one = sound;
+  one->name.copy(of_one.name, sizeof(of_one.name));
+  for (const SessionRecord& record : {unprintable, of_one}) {
+    ASSERT_TRUE(table.Write(two->id, record));
+    sessions_ = Open();
+    ASSERT_TRUE(sessions_->Restore().ok());
+    const std::vector<SessionInfo> list = sessions_->List();
+    ASSERT_EQ(list.size(), 2u);
+    EXPECT_EQ(list[0].name, one->name);
+    EXPECT_NE(list[1].name, one->name);
+    EXPECT_TRUE(list[1].name.starts_with("sessions/") && IsValidLabel(list[1].name));
+    EXPECT_EQ(list[1].client_name, record.pid < 0 ? "" : "viewer");
+    EXPECT_EQ(list[1].pid, std::max(record.pid, 0));
+  }
+}
+
 TEST_F(SessionManagerTest, ATokenNeverReachesTheLog) {
   const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
   (void)sessions_->Attach(Self(), "", &created->token);
