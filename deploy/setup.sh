@@ -41,6 +41,7 @@ packages=(
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb libbenchmark-dev libclang-rt-14-dev libgmock-dev
   libgtest-dev llvm-14 openssl python3-venv relacy-dev shellcheck spin strace
+  iceoryx libboost-dev libiceoryx-posh-dev libjemalloc2 libmimalloc2.0 # peers of zerocp_bench
 )
 
 tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")
