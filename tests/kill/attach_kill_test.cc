@@ -1,18 +1,23 @@
 // A client killed at each of its system calls, before and after it, from the connection to its
 // daemon to the end of its session: the daemon notices, nothing of it is left, no descriptor
-// either, and its peers go on. The client is this program again: `--client SOCKET` stops, attaches,
-// publishes to itself, detaches, and stops.
+// either, and its peers go on. And a daemon killed at each system call of its attach listener while
+// a client attaches: the client gets an error, or a session that the next daemon knows.
+//
+// Both are this program again: `--client SOCKET` stops, attaches, publishes to itself, detaches,
+// and stops; `--serve DIRECTORY` is a daemon until SIGTERM, and fails if anything is left then.
 #include <sys/ptrace.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 #include <sys/wait.h>
 
 #include <filesystem>
+#include <future>
 #include <iterator>
 #include <set>
 
 #include "client/internal/connection.h"
 #include "server/attach_listener.h"
+#include "server/instance.h"
 #include "shm/publisher_port.h"
 #include "shm/subscriber_port.h"
 #include "tests/system/child_process.h"
@@ -62,6 +67,56 @@ int RunClient(const std::string& socket) {
   return 0;
 }
 
+shm::UniqueFd ListenAt(const std::string& path) {
+  shm::UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+  sockaddr_un address{AF_UNIX, {}};
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  unlink(path.c_str());
+  EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
+  EXPECT_EQ(listen(fd.get(), 16), 0);
+  return fd;
+}
+
+int Serve(const std::string& dir) {
+  sigset_t term;
+  sigemptyset(&term);
+  sigaddset(&term, SIGTERM);
+  pthread_sigmask(SIG_BLOCK, &term, nullptr);
+  shm::MemPoolManager::CreateOptions options;
+  options.segment_dir = dir;
+  options.instance = "test";
+  options.management_reserved_bytes = uint64_t{4} << 20;
+  options.chunk_reserved_bytes = uint64_t{16} << 20;
+  options.lock = {1, 2, "lock"};
+  auto instance = OpenInstance(options);
+  if (!instance.ok()) return 2;
+  Core core(std::move(instance->manager));
+  if (instance->adopted) {
+    MutexLock lock(core.mutex);
+    if (!core.registry.Adopt().ok()) return 3;
+  }
+  SessionManager sessions(
+      core, shm::UniqueFd(open((dir + "/sessions").c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0600)),
+      {.attach_socket = {}, .own_uid = geteuid()});
+  if (!sessions.Restore().ok()) return 4;
+  PoolManager pools(core);
+  ChannelManager channels(core);
+  if (!instance->adopted && (!pools.Create(Spec("pool", 4096, kChunks)).ok() ||
+                             !channels.Create({"feed", "pool", 4, "", shm::WhenFull::kWait}).ok()))
+    return 5;
+  AttachListener listener(core, sessions, ListenAt(dir + "/attach.sock"), {});
+  if (!listener.Start().ok()) return 6;
+  std::printf("ready\n");
+  std::fflush(stdout);
+  int signal = 0;
+  sigwait(&term, &signal);
+  (void)listener.FindDead(/*recover=*/true);
+  listener.Stop();
+  if (!sessions.List().empty()) return 7;
+  if (!channels.Audit().violations.empty()) return 8;
+  return shm::Count(*core.manager->FindPool("pool")).free_count == kChunks ? 0 : 9;
+}
+
 size_t OpenDescriptors() {
   const std::filesystem::directory_iterator open("/proc/self/fd");
   return static_cast<size_t>(std::distance(begin(open), end(open)));
@@ -74,7 +129,8 @@ class AttachKillTest : public SessionFixture {
     EXPECT_TRUE(instance_.channels.Create({"feed", "pool", 4, "", shm::WhenFull::kWait}).ok());
     AttachListener::Options options;
     options.limits.max_attaches_per_second = 0;
-    listener_ = std::make_unique<AttachListener>(instance_.core, *sessions_, Listen(), options);
+    listener_ =
+        std::make_unique<AttachListener>(instance_.core, *sessions_, ListenAt(path_), options);
     EXPECT_TRUE(listener_->Start().ok());
   }
 
@@ -120,15 +176,6 @@ class AttachKillTest : public SessionFixture {
   }
 
  private:
-  shm::UniqueFd Listen() {
-    shm::UniqueFd fd(socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    sockaddr_un address{AF_UNIX, {}};
-    path_.copy(address.sun_path, sizeof(address.sun_path) - 1);
-    EXPECT_EQ(bind(fd.get(), reinterpret_cast<sockaddr*>(&address), sizeof(address)), 0);
-    EXPECT_EQ(listen(fd.get(), 16), 0);
-    return fd;
-  }
-
   // What the daemon knows of whoever is there.
   std::string Standing() {
     if (sessions_->List().empty()) return "nobody";
@@ -175,11 +222,125 @@ TEST_F(AttachKillTest, AClientLeavesNothingWhereverItDies) {
                                             "a session, a subscriber, a publisher"}));
 }
 
+// A daemon in a process of its own.
+class Served {
+ public:
+  explicit Served(const std::string& dir) {
+    int ends[2];
+    EXPECT_EQ(pipe2(ends, O_CLOEXEC), 0);
+    const shm::UniqueFd in(ends[0]);
+    shm::UniqueFd out(ends[1]);
+    const std::string self = std::filesystem::read_symlink("/proc/self/exe");
+    process_ = std::make_unique<testing::ChildProcess>(
+        testing::ChildOptions{.command = {self, "--serve", dir}, .output_fd = out.get()});
+    out.Reset();
+    char text[6];
+    EXPECT_EQ(read(in.get(), text, sizeof(text)), 6) << "the daemon does not start";
+  }
+  void Kill() {
+    process_->Signal(SIGKILL);
+    while (Wait()) continue;  // who is traced is waited for before its process
+    process_->Wait();
+  }
+  int Stop() {
+    process_->Signal(SIGTERM);
+    return process_->Wait();
+  }
+  // Its listener comes to the first of its stops.
+  bool Trace() {
+    const std::string main = std::to_string(process_->pid());
+    for (const auto& task : std::filesystem::directory_iterator("/proc/" + main + "/task"))
+      if (task.path().filename() != main) listener_ = std::stoi(task.path().filename());
+    return ptrace(PTRACE_SEIZE, listener_, nullptr, PTRACE_O_TRACESYSGOOD) == 0 &&
+           ptrace(PTRACE_INTERRUPT, listener_, nullptr, nullptr) == 0 && Wait();
+  }
+  bool RunToNextStop() {
+    return ptrace(PTRACE_SYSCALL, listener_, nullptr, nullptr) == 0 && Wait();
+  }
+
+ private:
+  bool Wait() const {
+    int status = 0;
+    return waitpid(listener_, &status, __WALL) == listener_ && WIFSTOPPED(status);
+  }
+  std::unique_ptr<testing::ChildProcess> process_;
+  pid_t listener_ = 0;
+};
+
+struct Client {
+  std::unique_ptr<internal::Connection> connection;
+  shm::Result<internal::Connection::Attached> attached = shm::Status(Code::kUnavailable, "");
+};
+
+Client AttachTo(const std::string& path) {
+  Client client;
+  auto connection = internal::Connection::Open(path);
+  if (!connection.ok()) return {nullptr, connection.status()};
+  client.connection = std::move(*connection);
+  client.attached = client.connection->Attach("client", std::nullopt, false);
+  return client;
+}
+
+// A message of its own, and the end.
+void UseAndDetach(Client client) {
+  auto session = std::make_shared<shm::Session>(client.attached->manager, client.attached->session);
+  const auto reader = client.connection->Join(AttachOp::kJoinSubscriber, "feed", "", {});
+  const auto writer = client.connection->Join(AttachOp::kJoinPublisher, "feed", "", {});
+  ASSERT_TRUE(reader.ok() && writer.ok()) << reader.status().message();
+  EXPECT_TRUE(Exchange(*session, **shm::PublisherPort::Create(session, *writer),
+                       **shm::SubscriberPort::Create(session, *reader)));
+  session->Close();
+  EXPECT_TRUE(client.connection->Detach().ok());
+}
+
+TEST(ServeKillTest, AClientOfADaemonThatDiesHasASessionOrKnowsThatItHasNone) {
+  int attached_count = 0;
+  int failed_count = 0;
+  bool ended = false;
+  for (int stop = 1; !ended && !::testing::Test::HasFailure(); ++stop) {
+    const testing::TempDir dir("/dev/shm");
+    const std::string path = dir.path() + "/attach.sock";
+    Served daemon(dir.path());
+    ASSERT_TRUE(daemon.Trace());
+    auto attaching = std::async(std::launch::async, [&path] { return AttachTo(path); });
+    const auto is_done = [&attaching] {
+      return attaching.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
+    };
+    for (int i = 0; i < stop && !ended; ++i) {
+      ASSERT_TRUE(daemon.RunToNextStop());
+      ended = is_done();
+    }
+    daemon.Kill();
+    Client client = attaching.get();
+    Served next(dir.path());
+    if (client.attached.ok()) {
+      ++attached_count;
+      EXPECT_TRUE(client.connection->CheckIn().ok());
+      UseAndDetach(std::move(client));
+    } else {
+      ++failed_count;
+      EXPECT_EQ(client.attached.code(), Code::kUnavailable) << client.attached.status().message();
+    }
+    Client again = AttachTo(path);
+    ASSERT_TRUE(again.attached.ok()) << again.attached.status().message();
+    UseAndDetach(std::move(again));
+    EXPECT_EQ(next.Stop(), 0) << "something is left of the first daemon's client";
+    if (::testing::Test::HasFailure()) ADD_FAILURE() << "killed at stop " << stop;
+  }
+  std::printf("%d clients without a session, %d with one\n", failed_count, attached_count);
+  EXPECT_GT(failed_count, 10);
+  EXPECT_GT(attached_count, 0);
+}
+
 }  // namespace
 }  // namespace zerocp
 
 int main(int argc, char** argv) {
   if (argc > 2 && std::string(argv[1]) == "--client") return zerocp::RunClient(argv[2]);
+  if (argc > 2 && std::string(argv[1]) == "--serve") {
+    spdlog::set_level(spdlog::level::off);
+    return zerocp::Serve(argv[2]);
+  }
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
