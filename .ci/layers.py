@@ -43,6 +43,10 @@ def rule(path):
         return "client/cli", lambda h, q: not re.match(r"(server|tests)/", h)
     if path.startswith(("client/include/", "client/examples/")):
         return "a public header or example", lambda h, q: bool(PUBLIC.match(h)) or (not q and is_system(h))
+    if path.startswith("client/python/"):
+        return "the Python package", lambda h, q: (
+            h.startswith("client/python/") if q else h in ("Python.h", "zerocp.h") or is_system(h)
+        )
     if path.startswith("client/"):
         return "client", lambda h, q: (
             bool(PUBLIC.match(h)) or (bool(re.match(r"(shm|client)/(?!cli/)", h)) if q else is_system(h))
@@ -95,6 +99,7 @@ SEEDS = [
     ("shm/layout.h", '#include "../server/core.h"'),
     ("shm/layout.h", '#include "status.h"'),
     ("client/internal/seed.cc", '#include "server/core.h"'),
+    ("client/python/core/core.h", '#include "shm/layout.h"'),
     ("client/internal/seed.cc", '#include "client/cli/seed.h"'),
     ("client/internal/seed.cc", "#include <grpcpp/grpcpp.h>"),
     ("client/internal/seed.cc", '#include "absl/status/status.h"'),

@@ -9,9 +9,8 @@
 #include <thread>
 #include <vector>
 
-#include "tests/bench/floor.h"
-#include "tests/bench/loan_round.h"
 #include "tests/bench/must.h"
+#include "tests/bench/pin.h"
 #include "tests/system/child_process.h"
 #include "tests/system/shared_counts.h"
 
@@ -22,10 +21,13 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::milliseconds kBetweenKills{100};
 constexpr std::chrono::seconds kPatience{60};
+constexpr std::chrono::milliseconds kRound{400};
+constexpr char kPool[] = "bench";
 constexpr int kHeld = 1000;
 // In the counts that all processes share.
 constexpr size_t kKills = 0;
 constexpr size_t kReady = 1;
+constexpr size_t kEnd = 2;
 
 std::vector<std::string> Self(const char* role, const std::string& runtime_dir,
                               const std::string& pool, const testing::SharedCounts& counts) {
@@ -47,7 +49,7 @@ int RunKilled(const std::string& runtime_dir, const std::string& pool, int count
 int RunKiller(const std::string& runtime_dir, const std::string& pool, int counts_fd) {
   Unpin();
   const testing::SharedCounts counts(counts_fd);
-  for (auto next = Clock::now();; next += kBetweenKills) {
+  for (auto next = Clock::now(); counts[kEnd] == 0; next += kBetweenKills) {
     const uint64_t ready = counts[kReady];
     testing::ChildProcess killed({.command = Self("--killed", runtime_dir, pool, counts)});
     while (counts[kReady] == ready) {
@@ -59,30 +61,30 @@ int RunKiller(const std::string& runtime_dir, const std::string& pool, int count
     killed.Wait();
     ++counts[kKills];
   }
+  return 0;
 }
 
-Pair ClientKilled(const testing::DaemonProcess& daemon, const std::string& pool, int rounds) {
-  Client client = Must(Client::Connect({"bench", daemon.runtime_dir()}), "connect");
-  PinTo(0);
-  LoanRound(client, pool);  // warms up
-  const testing::SharedCounts counts;
-  Pair pair{{"client_killed", "kills", 4, kLoanRoundBytes, {}},
-            {"client_killed", "quiet", 1, kLoanRoundBytes, {}}};
-  for (int round = 0; round < rounds; ++round) {
-    pair.against.samples.push_back(LoanRound(client, pool));
-    testing::ChildProcess killer({.command = Self("--killer", daemon.runtime_dir(), pool, counts)});
-    const auto wait_for_a_kill = [&] {
-      const uint64_t kills = counts[kKills];
-      for (const auto end = Clock::now() + kPatience; counts[kKills] == kills;) {
-        if (!killer.Running() || Clock::now() > end) Die("kills", "nobody is killed");
-        std::this_thread::sleep_for(std::chrono::milliseconds(1));
-      }
-    };
-    wait_for_a_kill();
-    pair.subject.samples.push_back(LoanRound(client, pool));
-    wait_for_a_kill();
-  }
-  return pair;
+std::vector<Subject> UnderKills(const Site& site, const Subject& quiet) {
+  return {{"kills", quiet.processes + 3, quiet.bytes,
+           [quiet, &daemon = site.daemon] {
+             const testing::SharedCounts counts;
+             testing::ChildProcess killer(
+                 {.command = Self("--killer", daemon.runtime_dir(), kPool, counts)});
+             const auto wait_for_a_kill = [&] {
+               const uint64_t kills = counts[kKills];
+               for (const auto end = Clock::now() + kPatience; counts[kKills] == kills;) {
+                 if (!killer.Running() || Clock::now() > end) Die("kills", "nobody is killed");
+                 std::this_thread::sleep_for(std::chrono::milliseconds(1));
+               }
+             };
+             wait_for_a_kill();
+             auto times = RoundFor(kRound, quiet);
+             wait_for_a_kill();
+             counts[kEnd] = 1;
+             if (killer.Wait() != 0) Die("the killer", "it failed");
+             return times;
+           }},
+          {"quiet", quiet.processes, quiet.bytes, [quiet] { return RoundFor(kRound, quiet); }}};
 }
 
 }  // namespace zerocp::bench

@@ -1,11 +1,11 @@
-// Loan and release while a client that holds chunks is killed every 100 ms, and its death
-// recovered, beside quiet.
+// Any work while a client that holds chunks is killed every 100 ms, and its death recovered, beside
+// quiet.
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "tests/bench/report.h"
-#include "tests/system/daemon_process.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 
@@ -13,6 +13,7 @@ namespace zerocp::bench {
 int RunKiller(const std::string& runtime_dir, const std::string& pool, int counts_fd);
 int RunKilled(const std::string& runtime_dir, const std::string& pool, int counts_fd);
 
-Pair ClientKilled(const testing::DaemonProcess& daemon, const std::string& pool, int rounds);
+// The subject under kills, and as it is. REQUIRES: a pool `bench` with 1,000 chunks to spare.
+std::vector<Subject> UnderKills(const Site& site, const Subject& quiet);
 
 }  // namespace zerocp::bench

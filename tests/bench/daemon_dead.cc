@@ -7,9 +7,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <memory>
 
-#include "tests/bench/floor.h"
 #include "tests/bench/must.h"
+#include "tests/bench/pin.h"
 #include "tests/system/child_process.h"
 #include "tests/system/shared_counts.h"
 
@@ -33,6 +34,9 @@ class Stream {
                "waiting for the second process");
   }
 
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
   // Nanoseconds of a message, from the loan until it is taken: of the median batch.
   double Round() {
     std::vector<double> batches;
@@ -41,7 +45,7 @@ class Stream {
     while (Clock::now() < end);
     return Quantile(batches, 0.5);
   }
-  void End() {
+  ~Stream() {
     publisher_.Close();
     if (sink_.Wait() != 0) {
       std::fprintf(stderr, "zerocp_bench: the second process failed\n");
@@ -83,19 +87,18 @@ int RunSink(const std::string& runtime_dir, const std::string& channel, int coun
   }
 }
 
-Pair DaemonDead(testing::DaemonProcess& daemon, const std::string& channel, int rounds) {
+std::vector<Subject> DaemonDead(const Site& site) {
   PinTo(0);
-  Stream stream(daemon.runtime_dir(), channel);
-  Series dead{"daemon_dead", "dead", 2, kBytes, {}};
-  Series alive{"daemon_dead", "alive", 2, kBytes, {}};
-  for (int round = 0; round < rounds; ++round) {
-    alive.samples.push_back(stream.Round());
-    daemon.Stop(SIGKILL);
-    dead.samples.push_back(stream.Round());
-    daemon.Start();
-  }
-  stream.End();
-  return {dead, alive};
+  const auto stream = std::make_shared<Stream>(site.daemon.runtime_dir(), "ping");
+  (void)stream->Round();  // the second process needs the daemon until it has joined
+  return {{"dead", 2, kBytes,
+           [stream, &daemon = site.daemon] {
+             daemon.Stop(SIGKILL);
+             const double time = stream->Round();
+             daemon.Start();
+             return std::vector{time};
+           }},
+          {"alive", 2, kBytes, [stream] { return std::vector{stream->Round()}; }}};
 }
 
 }  // namespace zerocp::bench

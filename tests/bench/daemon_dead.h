@@ -2,17 +2,16 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "tests/bench/report.h"
-#include "tests/system/daemon_process.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 
 // The taking process: says in counter 0 how far it is. Returns its exit code.
 int RunSink(const std::string& runtime_dir, const std::string& channel, int counts_fd);
 
-// Kills the daemon and starts it again `rounds` times, with a round of the stream before and after
-// each.
-Pair DaemonDead(testing::DaemonProcess& daemon, const std::string& channel, int rounds);
+// Kills the daemon and starts it again for each round.
+std::vector<Subject> DaemonDead(const Site& site);
 
 }  // namespace zerocp::bench

@@ -73,23 +73,23 @@ double MedianNs(const std::function<void()>& operation, int count) {
 }
 
 // `between`: after each round of the subject, not measured.
-Pair BesideEmpty(const char* work, const char* subject, const std::function<void()>& operation,
-                 const std::function<void()>& between, const char* against, int empty_calls,
-                 int rounds) {
-  EmptyServer server;
-  const auto empty = [&] {
-    for (int i = 0; i < empty_calls; ++i) server.Call();
-  };
-  Pair pair{{work, subject, 2, 0, {}}, {work, against, 2, 0, {}}};
-  for (int round = -1; round < rounds; ++round) {
-    const double nothing = MedianNs(empty, kCallsOfRound);
-    const double something = MedianNs(operation, kCallsOfRound);
-    between();
-    if (round < 0) continue;  // warms up
-    pair.against.samples.push_back(nothing);
-    pair.subject.samples.push_back(something);
-  }
-  return pair;
+std::vector<Subject> BesideEmpty(const std::function<void()>& operation,
+                                 const std::function<void()>& between, const char* against,
+                                 int empty_calls) {
+  const auto server = std::make_shared<EmptyServer>();
+  return {{"zerocp", 2, 0,
+           [operation, between] {
+             const double time = MedianNs(operation, kCallsOfRound);
+             between();
+             return std::vector{time};
+           }},
+          {against, 2, 0, [server, empty_calls] {
+             return std::vector{MedianNs(
+                 [&] {
+                   for (int i = 0; i < empty_calls; ++i) server->Call();
+                 },
+                 kCallsOfRound)};
+           }}};
 }
 
 }  // namespace
@@ -105,52 +105,58 @@ int RunEmptyServer(const std::string& socket) {
   return 0;
 }
 
-Pair GetStats(const testing::DaemonProcess& daemon, int rounds) {
-  const auto stub = v1::ObserverService::NewStub(Open(daemon.socket("client.sock")));
-  const auto call = [&] {
+std::vector<Subject> GetStats(const Site& site) {
+  const std::shared_ptr stub =
+      v1::ObserverService::NewStub(Open(site.daemon.socket("client.sock")));
+  const auto call = [stub] {
     grpc::ClientContext context;
     v1::GetStatsResponse response;
     MustBeOk(stub->GetStats(&context, {}, &response), "GetStats");
   };
   return BesideEmpty(
-      "get_stats", "zerocp", call, [] {}, "empty RPC", 1, rounds);
+      call, [] {}, "empty RPC", 1);
 }
 
-Pair CreateSession(const testing::DaemonProcess& daemon, int rounds) {
-  const auto channel = Open(daemon.socket("admin.sock"));
-  const auto stub = v1::SessionService::NewStub(channel);
-  const auto admin = v1::AdminService::NewStub(channel);
-  std::vector<std::string> created;
+std::vector<Subject> CreateSession(const Site& site) {
+  struct State {
+    std::unique_ptr<v1::SessionService::Stub> sessions;
+    std::unique_ptr<v1::AdminService::Stub> admin;
+    std::vector<std::string> created;
+  };
+  const auto channel = Open(site.daemon.socket("admin.sock"));
+  const auto state = std::make_shared<State>();
+  state->sessions = v1::SessionService::NewStub(channel);
+  state->admin = v1::AdminService::NewStub(channel);
   v1::CreateSessionRequest request;
   request.set_client_name("bench");
   request.set_layout_version(shm::kLayoutVersion);
-  const auto call = [&] {
+  const auto call = [state, request] {
     grpc::ClientContext context;
     v1::CreateSessionResponse response;
-    MustBeOk(stub->CreateSession(&context, request, &response), "CreateSession");
-    created.push_back(response.session().name());
+    MustBeOk(state->sessions->CreateSession(&context, request, &response), "CreateSession");
+    state->created.push_back(response.session().name());
   };
-  const auto end_all = [&] {
-    for (const std::string& name : created) {
+  const auto end_all = [state] {
+    for (const std::string& name : state->created) {
       grpc::ClientContext context;
       v1::TerminateSessionRequest end;
       v1::TerminateSessionResponse response;
       end.set_name(name);
-      MustBeOk(admin->TerminateSession(&context, end, &response), "TerminateSession");
+      MustBeOk(state->admin->TerminateSession(&context, end, &response), "TerminateSession");
     }
-    created.clear();
+    state->created.clear();
   };
-  return BesideEmpty("create_session", "zerocp", call, end_all, "empty RPC", 1, rounds);
+  return BesideEmpty(call, end_all, "empty RPC", 1);
 }
 
-Pair AttachToLoan(const testing::DaemonProcess& daemon, const std::string& pool, int rounds) {
-  std::vector<Client> attached;
-  const auto attach = [&] {
-    attached.push_back(Must(Client::Connect({"bench", daemon.runtime_dir()}), "connect"));
-    (void)Must(attached.back().NewLoan(pool, 1), "loan");
+std::vector<Subject> AttachToLoan(const Site& site) {
+  const auto attached = std::make_shared<std::vector<Client>>();
+  const auto attach = [attached, runtime_dir = site.daemon.runtime_dir()] {
+    attached->push_back(Must(Client::Connect({"bench", runtime_dir}), "connect"));
+    (void)Must(attached->back().NewLoan("bench", 1), "loan");
   };
   return BesideEmpty(
-      "attach_to_loan", "zerocp", attach, [&] { attached.clear(); }, "2 empty RPCs", 2, rounds);
+      attach, [attached] { attached->clear(); }, "2 empty RPCs", 2);
 }
 
 }  // namespace zerocp::bench

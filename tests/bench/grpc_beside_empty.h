@@ -2,9 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "tests/bench/report.h"
-#include "tests/system/daemon_process.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 
@@ -12,10 +12,10 @@ namespace zerocp::bench {
 // with an empty message. Ends by a signal.
 int RunEmptyServer(const std::string& socket);
 
-// Medians of some calls of each in turn, `rounds` times.
-Pair GetStats(const testing::DaemonProcess& daemon, int rounds);
-Pair CreateSession(const testing::DaemonProcess& daemon, int rounds);
-// From Client::Connect to the first chunk of `pool`, beside two calls of the empty server.
-Pair AttachToLoan(const testing::DaemonProcess& daemon, const std::string& pool, int rounds);
+// Medians of some calls.
+std::vector<Subject> GetStats(const Site& site);
+std::vector<Subject> CreateSession(const Site& site);
+// From Client::Connect to the first chunk of pool `bench`, beside two calls of the empty server.
+std::vector<Subject> AttachToLoan(const Site& site);
 
 }  // namespace zerocp::bench

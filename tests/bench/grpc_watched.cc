@@ -12,9 +12,8 @@
 #include <thread>
 #include <vector>
 
-#include "tests/bench/floor.h"
-#include "tests/bench/loan_round.h"
 #include "tests/bench/must.h"
+#include "tests/bench/pin.h"
 #include "tests/system/child_process.h"
 #include "tests/system/shared_counts.h"
 #include "zerocp/v1/observer_service.grpc.pb.h"
@@ -27,6 +26,7 @@ using Clock = std::chrono::steady_clock;
 constexpr size_t kWatchers = testing::SharedCounts::kMaxCount;
 static_assert(kWatchers == 64);
 constexpr int kIntervalMs = 100;
+constexpr std::chrono::milliseconds kRound{400};
 constexpr std::chrono::seconds kPatience{60};
 
 void Watch(v1::ObserverService::Stub& stub, std::atomic<uint64_t>& updates) {
@@ -80,19 +80,16 @@ int RunWatchers(const std::string& socket, int counts_fd) {
   return 1;
 }
 
-Pair Watched(const testing::DaemonProcess& daemon, const std::string& pool, int rounds) {
-  Client client = Must(Client::Connect({"bench", daemon.runtime_dir()}), "connect");
-  PinTo(0);
-  LoanRound(client, pool);  // warms up
-  Pair pair{{"watched", "64 watchers", 3, kLoanRoundBytes, {}},
-            {"watched", "none", 1, kLoanRoundBytes, {}}};
-  for (int round = 0; round < rounds; ++round) {
-    pair.against.samples.push_back(LoanRound(client, pool));
-    Watchers watchers(daemon);
-    pair.subject.samples.push_back(LoanRound(client, pool));
-    watchers.WaitForUpdates();
-  }
-  return pair;
+std::vector<Subject> Watched(const Site& site) {
+  const Subject quiet = site.peers[0].loan_release({.place = site.daemon.runtime_dir()});
+  return {{"64 watchers", 3, quiet.bytes,
+           [quiet, &daemon = site.daemon] {
+             Watchers watchers(daemon);
+             const auto batches = RoundFor(kRound, quiet);
+             watchers.WaitForUpdates();
+             return batches;
+           }},
+          {"none", 1, quiet.bytes, [quiet] { return RoundFor(kRound, quiet); }}};
 }
 
 }  // namespace zerocp::bench

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
-#include "tests/bench/report.h"
-#include "tests/system/daemon_process.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 
@@ -12,7 +12,7 @@ namespace zerocp::bench {
 // one of the counters. Ends by a signal, or with 1 when a stream ends.
 int RunWatchers(const std::string& socket, int counts_fd);
 
-// Batches of 1,000 loans and releases with the watchers and without them in turn, `rounds` times.
-Pair Watched(const testing::DaemonProcess& daemon, const std::string& pool, int rounds);
+// Loans and releases with the watchers and without them.
+std::vector<Subject> Watched(const Site& site);
 
 }  // namespace zerocp::bench

@@ -120,30 +120,28 @@ class Instance {
   std::unique_ptr<shm::Recovery> recovery_;
 };
 
-Pair Measure(uint32_t chunk_count, int rounds) {
+void Measure(uint32_t chunk_count, int rounds, Report& report) {
   const std::string work = "recovery of " + std::to_string(chunk_count);
-  Pair pair{{work, "recovery", 1, 0, {}}, {work, "read", 1, 0, {}}};
+  Series recovery{work, "recovery"};
+  Series read{work, "read"};
   Instance instance(chunk_count);
   (void)instance.RecoveryNs();  // warms up
   for (int round = 0; round < rounds; ++round) {
-    pair.against.samples.push_back(instance.ReadNs());
-    pair.subject.samples.push_back(instance.RecoveryNs());
+    read.rounds.push_back({instance.ReadNs()});
+    recovery.rounds.push_back({instance.RecoveryNs()});
   }
-  return pair;
+  report.ratios.push_back(Compare(recovery, read, {"read", kGoal, kGoal}));
+  report.results.insert(report.results.end(), {recovery, read});
 }
 
 int Run(bool quick, const std::string& json) {
-  std::vector<Series> results;
-  std::vector<Ratio> ratios;
-  for (const auto& [chunk_count, rounds] : {std::pair(1u << 14, 2000), std::pair(1u << 20, 100)}) {
-    const Pair pair = Measure(chunk_count, quick ? rounds / 10 : rounds);
-    results.insert(results.end(), {pair.subject, pair.against});
-    ratios.push_back(Compare(pair, kGoal, kGoal));
-  }
-  PrintTable(results, ratios);
-  if (!json.empty() && !WriteJson(json, results, ratios)) return 1;
-  for (const Ratio& ratio : ratios) {
-    if (!quick || ratio.ratio <= ratio.limit) continue;
+  Report report;
+  for (const auto& [chunk_count, rounds] : {std::pair(1u << 14, 2000), std::pair(1u << 20, 100)})
+    Measure(chunk_count, quick ? rounds / 10 : rounds, report);
+  PrintTable(report);
+  if (!json.empty() && !WriteJson(json, report)) return 1;
+  for (const Ratio& ratio : report.ratios) {
+    if (!quick || !ratio.beyond()) continue;
     std::fprintf(stderr, "recovery_bench: %s takes %.2f times as long as %s; the limit is %.2f\n",
                  ratio.work.c_str(), ratio.ratio, ratio.against.c_str(), ratio.limit);
     return 1;

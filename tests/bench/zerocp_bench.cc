@@ -1,147 +1,144 @@
 // zerocp_bench: what zerocp costs, beside what it is measured against, in one run.
 //
-// The subjects take turns (A B A B), so that the ratios survive a noisy machine; quote those.
-#include <time.h>
-#include <zerocp/zerocp.h>
+// The subjects of a work take turns (A B A B), so that the ratios survive a noisy machine.
+#include <signal.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "tests/bench/client_killed.h"
 #include "tests/bench/daemon_dead.h"
-#include "tests/bench/dropping_stopped.h"
-#include "tests/bench/floor.h"
+#include "tests/bench/fan.h"
 #include "tests/bench/grpc_beside_empty.h"
 #include "tests/bench/grpc_watched.h"
-#include "tests/bench/ping_pong.h"
+#include "tests/bench/peers/peers.h"
+#include "tests/bench/pin.h"
 #include "tests/bench/report.h"
-#include "tests/system/daemon_process.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 namespace {
 
 constexpr char kHelp[] =
-    "Usage: zerocp_bench [--quick] [--work NAME] [--json FILE]\n"
+    "Usage: zerocp_bench [--quick] [--work NAME]... [--peers LIST] [--json FILE] [--list]\n"
     "\n"
-    "Starts a zerocpd of its own for each work and measures:\n"
-    "  loan_release  a 1 KiB loan and its release, beside glibc's malloc and free\n"
-    "  ping_pong     a 1 KiB message to another process and back, both polling,\n"
-    "                beside two cache lines written in turn (the floor)\n"
-    "  dropping_stopped  loan and publish to 12 subscribers of a channel that drops, one of them\n"
-    "                stopped, beside none\n"
-    "  dropping_flood  the same as fast as it goes, so that all of them miss messages\n"
-    "  daemon_dead   a stream of 1 KiB messages to another process while the daemon is dead,\n"
-    "                beside the same stream with it\n"
-    "  get_stats     GetStats over gRPC, beside an RPC to a server that does nothing\n"
-    "  create_session  CreateSession, beside the same\n"
-    "  attach_to_loan  from Connect to the first chunk, beside two of those\n"
-    "  watched       a 1 KiB loan and its release while 64 callers watch the statistics at\n"
-    "                100 ms, beside nobody\n"
-    "  client_killed  the same while a client that holds 1,000 chunks is killed every 100 ms,\n"
-    "                beside quiet\n"
+    "Starts a zerocpd of its own for each work, and measures zerocp and its peers in turn.\n"
     "\n"
-    "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit: 2 times\n"
-    "                malloc and free, 4 times the floor, 1.25 times none stopped, 1.11 times\n"
-    "                the daemon alive, 2.5 times the empty RPC, 1.5 times two of them, 1.5 times\n"
-    "                nobody watching, 3 times quiet. A work beyond it goes on for up to three\n"
-    "                times as long, and all of its rounds count\n"
-    "  --work NAME   only this work\n"
+    "  --quick       a tenth of the rounds, and exit 1 if a ratio is beyond its limit, which is\n"
+    "                twice the goal unless --list says another. A work beyond it goes on for up\n"
+    "                to three times as long, and all of its rounds count\n"
+    "  --work NAME   only this work, or all NAME/...\n"
+    "  --peers LIST  only these peers: names with commas between them, or none\n"
     "  --json FILE   the results for programs, too\n"
+    "  --list        the works with their goals, and the peers\n"
     "\n"
     "Examples:\n"
     "  zerocp_bench --quick\n"
-    "  zerocp_bench --work ping_pong --json ping_pong.json\n"
+    "  zerocp_bench --work ping_pong --work stream/1KiB --peers floor,iceoryx --json some.json\n"
     "\n"
     "zerocpd is looked for beside this program, or in $ZEROCP_BIN_DIR.\n"
     "Exit codes: 0 measured, 1 failed, 2 usage.\n";
 
 struct Options {
   bool quick = false;
-  std::string work;
+  std::vector<std::string> works;
+  std::vector<std::string> peers;
+  bool all_peers = true;
   std::string json;
+
+  bool Wants(const Work& work) const {
+    const auto names = [&](const std::string& name) {
+      return work.name == name || work.name.rfind(name + "/", 0) == 0;
+    };
+    return works.empty() || std::any_of(works.begin(), works.end(), names);
+  }
 };
 
-double NowNs() {
-  timespec now{};
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<double>(now.tv_sec) * 1e9 + static_cast<double>(now.tv_nsec);
+constexpr unsigned kPatienceSeconds = 120;
+const char* under_way = "";  // the work, for the watchdog
+
+void GiveUp(int) {
+  const auto say = [](const char* text) { (void)!write(STDERR_FILENO, text, std::strlen(text)); };
+  say("\nzerocp_bench: nothing came of ");
+  say(under_way);
+  say(" for 120 s: one of its processes hangs, or has gone; it is given up\n");
+  _exit(1);
 }
 
-template <class Operation>
-double NsPerOperation(int count, Operation operation) {
-  const double start = NowNs();
-  for (int i = 0; i < count; ++i) operation();
-  return (NowNs() - start) / count;
-}
-
-Pair LoanRelease(const std::string& runtime_dir, int rounds) {
-  constexpr size_t kBytes = 1024;
-  constexpr int kBatch = 10000;
-  auto client = Client::Connect({"bench", runtime_dir});
-  if (!client) {
-    std::fprintf(stderr, "zerocp_bench: %s\n", client.message().c_str());
-    std::exit(1);
+void Progress(const Work& work, int round, int rounds) {
+  if (isatty(STDERR_FILENO) == 0) {
+    if (round == 0) std::fprintf(stderr, "zerocp_bench: %s ...\n", work.name.c_str());
+    return;
   }
-  auto publisher = client->JoinAsPublisher("ping");
-  PinTo(0);
-  Series zerocp{"loan_release", "zerocp", 1, kBytes, {}};
-  Series glibc{"loan_release", "malloc", 1, kBytes, {}};
-  const auto loan = [&] {
-    auto chunk = publisher->NewLoan(kBytes);
-    asm volatile("" : : "r"(chunk->data().data()) : "memory");
-  };
-  const auto allocate = [] {
-    void* bytes = std::malloc(kBytes);
-    asm volatile("" : "+r"(bytes) : : "memory");
-    std::free(bytes);
-  };
-  NsPerOperation(kBatch, loan);  // warms up
-  NsPerOperation(kBatch, allocate);
+  std::fprintf(stderr, "\r\033[Kzerocp_bench: %s %d of %d", work.name.c_str(), round, rounds);
+  if (round == rounds) std::fputs("\r\033[K", stderr);
+}
+
+void Measure(const Work& work, const std::vector<Subject>& subjects, int rounds,
+             std::vector<Series>& results) {
   for (int round = 0; round < rounds; ++round) {
-    zerocp.samples.push_back(NsPerOperation(kBatch, loan));
-    glibc.samples.push_back(NsPerOperation(kBatch, allocate));
+    Progress(work, round, rounds);
+    alarm(kPatienceSeconds);
+    for (size_t i = 0; i < subjects.size(); ++i) {
+      if (subjects[i].missing.empty()) results[i].rounds.push_back(subjects[i].round());
+    }
   }
-  return {zerocp, glibc};
+  Progress(work, rounds, rounds);
 }
 
-struct Work {
-  const char* name;
-  double goal;   // of the ratio, at most
-  double limit;  // what --quick demands: noise of a busy machine is let pass
-  Pair (*run)(testing::DaemonProcess& daemon, int rounds);
-};
-constexpr Work kWorks[] = {
-    {"loan_release", 0.5, 2.0,
-     [](auto& daemon, int rounds) { return LoanRelease(daemon.runtime_dir(), rounds); }},
-    {"ping_pong", 2.0, 4.0,
-     [](auto& daemon, int rounds) { return PingPong(daemon.runtime_dir(), rounds, 2000); }},
-    {"dropping_stopped", 1.1, 1.25,
-     [](auto& daemon, int rounds) {
-       return DroppingStopped(daemon.runtime_dir(), "drop", rounds);
-     }},
-    {"dropping_flood", 1.1, 1.25,
-     [](auto& daemon, int rounds) {
-       return DroppingFlood(daemon.runtime_dir(), "drop", rounds / 4);
-     }},
-    {"daemon_dead", 1 / 0.9, 1 / 0.9,  // 90 % of the messages per second
-     [](auto& daemon, int rounds) { return DaemonDead(daemon, "ping", rounds / 2); }},
-    {"get_stats", 1.5, 2.5, [](auto& daemon, int rounds) { return GetStats(daemon, rounds); }},
-    {"create_session", 1.5, 2.5,
-     [](auto& daemon, int rounds) { return CreateSession(daemon, rounds); }},
-    {"attach_to_loan", 1.0, 1.5,
-     [](auto& daemon, int rounds) { return AttachToLoan(daemon, "bench", rounds); }},
-    {"watched", 1.2, 1.5,
-     [](auto& daemon, int rounds) { return Watched(daemon, "bench", rounds / 4); }},
-    {"client_killed", 1.5, 3.0,
-     [](auto& daemon, int rounds) { return ClientKilled(daemon, "bench", rounds / 4); }},
-};
+std::vector<Ratio> Ratios(const Work& work, const std::vector<Series>& results) {
+  std::vector<Ratio> ratios;
+  for (size_t i = 1; i < results.size(); ++i) {
+    if (!results[i].missing.empty()) continue;
+    bool has_goal = false;
+    for (const Goal& goal : work.goals) {
+      if (goal.against != results[i].subject) continue;
+      ratios.push_back(Compare(results[0], results[i], goal));
+      has_goal = true;
+    }
+    if (!has_goal) ratios.push_back(Compare(results[0], results[i], {results[i].subject}));
+  }
+  return ratios;
+}
 
-int Run(const Options& options) {
+bool IsBeyond(const std::vector<Ratio>& ratios) {
+  return std::any_of(ratios.begin(), ratios.end(),
+                     [](const Ratio& ratio) { return ratio.beyond(); });
+}
+
+void Run(const Work& work, bool quick, Report& report) {
+  under_way = work.name.c_str();
+  alarm(kPatienceSeconds);
+  Unpin();  // the work before may have pinned it
+  testing::DaemonProcess daemon(work.daemon_arguments);
+  const std::vector<Subject> subjects = work.subjects({daemon, report.peers});
+  std::vector<Series> results;
+  for (const Subject& subject : subjects) {
+    results.push_back(
+        {work.name, subject.name, subject.processes, subject.bytes, subject.missing, {}});
+    if (subject.missing.empty()) (void)subject.round();  // warms up
+  }
+  const int rounds = quick ? std::max(work.rounds / 10, 3) : work.rounds;
+  Measure(work, subjects, rounds, results);
+  std::vector<Ratio> ratios = Ratios(work, results);
+  // Noise goes by, a loss stays.
+  for (int more = 2; quick && more > 0 && IsBeyond(ratios); --more) {
+    std::fprintf(stderr, "zerocp_bench: %s is beyond its limit; it goes on ...\n",
+                 work.name.c_str());
+    Measure(work, subjects, rounds, results);
+    ratios = Ratios(work, results);
+  }
+  report.results.insert(report.results.end(), results.begin(), results.end());
+  report.ratios.insert(report.ratios.end(), ratios.begin(), ratios.end());
+}
+
+int RunAll(const Options& options) {
   // The children find the programs where this one is.
   if (std::getenv("ZEROCP_BIN_DIR") == nullptr) {
     char path[4096];
@@ -151,85 +148,123 @@ int Run(const Options& options) {
       setenv("ZEROCP_BIN_DIR", program.substr(0, program.rfind('/')).c_str(), 1);
     }
   }
-  // `fan` is so small that its chunks come back to a publisher while other cores still have their
-  // lines, whether subscribers or the publisher itself gave them back.
-  const std::vector<std::string> setup = {"--pool",    "bench=1KiBx8192",
-                                          "--channel", "ping=bench",
-                                          "--channel", "pong=bench",
-                                          "--pool",    "fan=1KiBx1024",
-                                          "--channel", "drop=fan,queue=128,when-full=drop"};
-  std::vector<Series> results;
-  std::vector<Ratio> ratios;
-  for (const Work& work : kWorks) {
-    if (!options.work.empty() && options.work != work.name) continue;
-    std::fprintf(stderr, "zerocp_bench: %s ...\n", work.name);
-    Unpin();  // the work before may have pinned it
-    testing::DaemonProcess daemon(setup);
-    Pair pair = work.run(daemon, options.quick ? 20 : 200);
-    Ratio ratio = Compare(pair, work.goal, work.limit);
-    // Noise goes by, a loss stays.
-    for (int more = 2; options.quick && more > 0 && ratio.ratio > ratio.limit; --more) {
-      std::fprintf(stderr, "zerocp_bench: %s: %.2f; it goes on ...\n", work.name, ratio.ratio);
-      const Pair rest = work.run(daemon, 20);
-      pair.subject.Append(rest.subject);
-      pair.against.Append(rest.against);
-      ratio = Compare(pair, work.goal, work.limit);
-    }
-    ratios.push_back(ratio);
-    results.insert(results.end(), {pair.subject, pair.against});
+  (void)signal(SIGALRM, GiveUp);
+  Report report;
+  for (Peer& peer : AllPeers()) {
+    if (!options.all_peers && peer.name != "zerocp" &&
+        std::find(options.peers.begin(), options.peers.end(), peer.name) == options.peers.end())
+      continue;
+    if (!peer.missing.empty())
+      std::fprintf(stderr, "zerocp_bench: %s is missing: %s\n", peer.name.c_str(),
+                   peer.missing.c_str());
+    report.peers.push_back(std::move(peer));
   }
-  PrintTable(results, ratios);
-  if (!options.json.empty() && !WriteJson(options.json, results, ratios)) return 1;
-  for (const Ratio& ratio : ratios) {
-    if (options.quick && ratio.ratio > ratio.limit) {
-      std::fprintf(stderr, "zerocp_bench: %s takes %.2f times as long as %s; the limit is %.2f\n",
+  for (const Work& work : AllWorks()) {
+    if (options.Wants(work)) Run(work, options.quick, report);
+  }
+  PrintTable(report);
+  if (!options.json.empty() && !WriteJson(options.json, report)) return 1;
+  if (!options.quick || !IsBeyond(report.ratios)) return 0;
+  for (const Ratio& ratio : report.ratios) {
+    if (ratio.beyond())
+      std::fprintf(stderr, "zerocp_bench: %s takes %.3f times as long as %s; the limit is %.3f\n",
                    ratio.work.c_str(), ratio.ratio, ratio.against.c_str(), ratio.limit);
-      return 1;
-    }
   }
+  return 1;
+}
+
+int List() {
+  for (const Work& work : AllWorks()) {
+    std::printf("%-26s %s\n", work.name.c_str(), work.about.c_str());
+    for (const Goal& goal : work.goals)
+      std::printf("%26s at most %.2f times %s%s; limit %.2f\n", "", goal.goal, goal.against.c_str(),
+                  goal.quantile == 0.5 ? "" : " (p99 of a round)",
+                  goal.limit == 0 ? 2 * goal.goal : goal.limit);
+  }
+  std::puts("");
+  for (const Peer& peer : AllPeers())
+    std::printf(
+        "%-12s %s\n", peer.name.c_str(),
+        peer.missing.empty() ? peer.configuration.c_str() : ("missing: " + peer.missing).c_str());
   return 0;
 }
 
-int Usage(const char* problem) {
-  std::fprintf(stderr, "zerocp_bench: %s; see zerocp_bench --help\n", problem);
+int Usage(const std::string& problem) {
+  std::fprintf(stderr, "zerocp_bench: %s; see zerocp_bench --help\n", problem.c_str());
   return 2;
 }
 
-int Main(int argc, char** argv) {
-  if (argc == 4 && std::strcmp(argv[1], "--peer") == 0) return RunPeer(argv[2], std::atoi(argv[3]));
-  if (argc == 6 && std::strcmp(argv[1], "--drain") == 0)
-    return RunDrain(argv[2], argv[3], std::atoi(argv[4]), static_cast<size_t>(std::atoi(argv[5])));
-  if (argc == 5 && std::strcmp(argv[1], "--sink") == 0)
-    return RunSink(argv[2], argv[3], std::atoi(argv[4]));
-  if (argc == 3 && std::strcmp(argv[1], "--empty-server") == 0) return RunEmptyServer(argv[2]);
-  if (argc == 4 && std::strcmp(argv[1], "--watchers") == 0)
-    return RunWatchers(argv[2], std::atoi(argv[3]));
-  if (argc == 5 && std::strcmp(argv[1], "--killer") == 0)
-    return RunKiller(argv[2], argv[3], std::atoi(argv[4]));
-  if (argc == 5 && std::strcmp(argv[1], "--killed") == 0)
-    return RunKilled(argv[2], argv[3], std::atoi(argv[4]));
+// The other processes of the works.
+int RunRole(const std::string& role, const std::vector<std::string>& words) {
+  if (role == "--other-end") {
+    for (const Peer& peer : AllPeers())
+      if (peer.name == words.at(0)) return peer.other_end({words.begin() + 1, words.end()});
+  }
+  if (role == "--drain")
+    return RunDrain(words.at(0), words.at(1), std::stoi(words.at(2)), std::stoul(words.at(3)));
+  if (role == "--sink") return RunSink(words.at(0), words.at(1), std::stoi(words.at(2)));
+  if (role == "--empty-server") return RunEmptyServer(words.at(0));
+  if (role == "--watchers") return RunWatchers(words.at(0), std::stoi(words.at(1)));
+  if (role == "--killer") return RunKiller(words.at(0), words.at(1), std::stoi(words.at(2)));
+  if (role == "--killed") return RunKilled(words.at(0), words.at(1), std::stoi(words.at(2)));
+  return Usage("unknown argument " + role);
+}
+
+}  // namespace
+
+// jemalloc wants more thread-local storage than glibc has to spare for a library that is loaded
+// late.
+void StartAgainWithMoreThreadLocalStorage(char** argv) {
+  constexpr char kVariable[] = "GLIBC_TUNABLES";
+  if (std::getenv(kVariable) != nullptr) return;
+  setenv(kVariable, "glibc.rtld.optional_static_tls=16384", 1);
+  execv("/proc/self/exe", argv);  // on failure jemalloc is reported as missing
+}
+
+int Main(const std::vector<std::string>& arguments) {
   Options options;
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i];
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    const bool has_value = i + 1 < arguments.size();
     if (argument == "--help") {
       std::fputs(kHelp, stdout);
       return 0;
     }
+    if (argument == "--list") return List();
     if (argument == "--quick") {
       options.quick = true;
-    } else if ((argument == "--work" || argument == "--json") && i + 1 < argc) {
-      (argument == "--work" ? options.work : options.json) = argv[++i];
+    } else if (argument == "--work" && has_value) {
+      options.works.push_back(arguments[++i]);
+    } else if (argument == "--peers" && has_value) {
+      options.all_peers = false;
+      std::istringstream list(arguments[++i]);
+      for (std::string name; std::getline(list, name, ',');) options.peers.push_back(name);
+    } else if (argument == "--json" && has_value) {
+      options.json = arguments[++i];
     } else {
-      return Usage(("unknown argument " + argument).c_str());
+      return RunRole(argument,
+                     {arguments.begin() + static_cast<std::ptrdiff_t>(i) + 1, arguments.end()});
     }
   }
-  const auto is_named = [&](const Work& work) { return options.work == work.name; };
-  if (!options.work.empty() && std::none_of(std::begin(kWorks), std::end(kWorks), is_named))
-    return Usage(("no work " + options.work).c_str());
-  return Run(options);
+  for (const std::string& name : options.works) {
+    const auto all = AllWorks();
+    Options one;
+    one.works = {name};
+    if (std::none_of(all.begin(), all.end(), [&](const Work& work) { return one.Wants(work); }))
+      return Usage("no work " + name + " (--list has them)");
+  }
+  for (const std::string& name : options.peers) {
+    const auto all = AllPeers();
+    if (name != "none" &&
+        std::none_of(all.begin(), all.end(), [&](const Peer& peer) { return peer.name == name; }))
+      return Usage("no peer " + name + " (--list has them)");
+  }
+  return RunAll(options);
 }
 
-}  // namespace
 }  // namespace zerocp::bench
 
-int main(int argc, char** argv) { return zerocp::bench::Main(argc, argv); }
+int main(int argc, char** argv) {
+  zerocp::bench::StartAgainWithMoreThreadLocalStorage(argv);
+  return zerocp::bench::Main({argv + 1, argv + argc});
+}

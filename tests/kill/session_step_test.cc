@@ -22,7 +22,6 @@ namespace {
 using shm::Code;
 using shm::MemPoolManager;
 using shm::SessionSet;
-using shm::SessionState;
 using testing::Files;
 
 constexpr char kInstance[] = "test";
@@ -216,9 +215,10 @@ class SessionStepTest : public ::testing::Test {
     std::map<uint16_t, SessionInfo> known;
     for (const SessionInfo& info : daemon.sessions.List()) known[info.id] = info;
     MutexLock lock(daemon.core.mutex);
-    for (uint16_t id = shm::kFirstSession; id < daemon.core.manager->session_capacity(); ++id) {
-      const shm::SessionEntry& entry = daemon.core.manager->session_entry(id);
-      const auto found = known.find(id);
+    for (uint32_t id = shm::kFirstSession; id < daemon.core.manager->session_capacity(); ++id) {
+      const shm::SessionEntry& entry =
+          daemon.core.manager->session_entry(static_cast<uint16_t>(id));
+      const auto found = known.find(static_cast<uint16_t>(id));
       EXPECT_EQ(entry.state != 0, found != known.end()) << "session " << id;
       EXPECT_EQ(daemon.core.attached.test(id), found != known.end()) << "session " << id;
       if (found == known.end()) continue;

@@ -31,7 +31,8 @@ using Files = std::map<std::string, std::string>;
 inline void WriteFiles(const std::string& dir, const Files& files) {
   std::filesystem::create_directory(dir);
   for (const auto& [name, bytes] : files) {
-    const shm::UniqueFd fd(open((dir + "/" + name).c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
+    const std::string path = std::filesystem::path(dir) / name;
+    const shm::UniqueFd fd(open(path.c_str(), O_RDWR | O_CREAT | O_EXCL, 0600));
     ASSERT_EQ(write(fd.get(), bytes.data(), bytes.size()), static_cast<ssize_t>(bytes.size()));
   }
 }

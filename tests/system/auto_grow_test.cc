@@ -38,7 +38,7 @@ TEST_F(AutoGrowTest, LoansSucceedUntilThePoolHasItsMost) {
   EXPECT_TRUE(Says(refused.message(), "has its max_chunk_count")) << refused.message();
   EXPECT_EQ(loans_.size(), 16u);
   const testing::Ran pools = testing::RunCommand(daemon_.Command({"pools"}));
-  EXPECT_TRUE(Says(pools.output, "GROWS")) << pools.output;
+  EXPECT_TRUE(Says(pools.output, "AUTO GROW")) << pools.output;
   EXPECT_TRUE(Says(daemon_.Log(), "pool frames grown by itself: 5 chunks, 4 before"))
       << daemon_.Log();
   loans_.clear();

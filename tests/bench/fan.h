@@ -3,8 +3,9 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
-#include "tests/bench/report.h"
+#include "tests/bench/work.h"
 
 namespace zerocp::bench {
 
@@ -13,11 +14,10 @@ namespace zerocp::bench {
 int RunDrain(const std::string& runtime_dir, const std::string& channel, int counts_fd,
              size_t index);
 
-// Loan and publish in bursts, with one subscriber stopped and with none in turn, `rounds` times.
-// REQUIRES: the channel's queues have 128 places.
-Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds);
+// Loan and publish in bursts. REQUIRES: a channel `drop` whose queues have 128 places.
+std::vector<Subject> DroppingStopped(const Site& site);
 
 // The same without waiting for anybody: the publisher's rate where it is the fastest.
-Pair DroppingFlood(const std::string& runtime_dir, const std::string& channel, int rounds);
+std::vector<Subject> DroppingFlood(const Site& site);
 
 }  // namespace zerocp::bench

@@ -1,4 +1,4 @@
-#include "tests/bench/dropping_stopped.h"
+#include "tests/bench/fan.h"
 
 #include <signal.h>
 #include <zerocp/zerocp.h>
@@ -11,8 +11,8 @@
 #include <memory>
 #include <thread>
 
-#include "tests/bench/floor.h"
 #include "tests/bench/must.h"
+#include "tests/bench/pin.h"
 #include "tests/system/child_process.h"
 #include "tests/system/shared_counts.h"
 
@@ -20,7 +20,7 @@ namespace zerocp::bench {
 namespace {
 
 constexpr size_t kBytes = 1024;
-constexpr size_t kSubscribers = 12;
+constexpr int kSubscribers = 12;
 constexpr size_t kStopped = 5;
 constexpr uint64_t kQueue = 128;
 constexpr uint64_t kBurst = 32;
@@ -35,7 +35,7 @@ class Fan {
       : client_(Must(Client::Connect({"bench", runtime_dir}), "connect")),
         publisher_(Must(client_.JoinAsPublisher(channel), "join")) {
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-    for (size_t i = 0; i < kSubscribers; ++i) {
+    for (size_t i = 0; i < size_t{kSubscribers}; ++i) {
       drains_.push_back(std::make_unique<testing::ChildProcess>(
           testing::ChildOptions{.command = {self, "--drain", runtime_dir, channel,
                                             std::to_string(taken_.fd()), std::to_string(i)}}));
@@ -43,6 +43,9 @@ class Fan {
     (void)Must(publisher_.WaitForSubscribers(kSubscribers, std::chrono::seconds(30)),
                "waiting for the subscribers");
   }
+
+  Fan(const Fan&) = delete;
+  Fan& operator=(const Fan&) = delete;
 
   // Nanoseconds of one loan and publish, of the median burst. Before each burst, whoever runs has
   // taken all there is; so all messages find room, but at the stopped one, which drops one for
@@ -72,7 +75,7 @@ class Fan {
     return time;
   }
 
-  void End() {
+  ~Fan() {
     publisher_.Close();
     for (const auto& drain : drains_) {
       if (drain->Wait() == 0) continue;
@@ -87,7 +90,7 @@ class Fan {
            std::string::npos;
   }
   void CatchUp(bool one_stopped) const {
-    for (size_t i = 0; i < kSubscribers; ++i) {
+    for (size_t i = 0; i < size_t{kSubscribers}; ++i) {
       if (one_stopped && i == kStopped) continue;
       while (taken_[i].load(std::memory_order_relaxed) != published_)
         std::this_thread::sleep_for(kNap);
@@ -150,29 +153,21 @@ namespace {
 
 using Measure = double (Fan::*)(bool one_stopped);
 
-Pair InTurns(const char* work, const std::string& runtime_dir, const std::string& channel,
-             int rounds, Measure measure) {
+std::vector<Subject> InTurns(const Site& site, Measure measure) {
   PinTo(0);
-  Fan fan(runtime_dir, channel);
-  Series stopped{work, "one stopped", kSubscribers + 1, kBytes, {}};
-  Series healthy{work, "none stopped", kSubscribers + 1, kBytes, {}};
-  for (int i = 0; i < 2; ++i) (void)(fan.*measure)(false);  // until each chunk has been used
-  for (int round = 0; round < rounds; ++round) {
-    stopped.samples.push_back((fan.*measure)(true));
-    healthy.samples.push_back((fan.*measure)(false));
-  }
-  fan.End();
-  return {stopped, healthy};
+  const auto fan = std::make_shared<Fan>(site.daemon.runtime_dir(), "drop");
+  for (int i = 0; i < 2; ++i) (void)(fan.get()->*measure)(false);  // until each chunk has been used
+  const auto subject = [&](const char* name, bool one_stopped) {
+    return Subject{name, kSubscribers + 1, kBytes, [fan, measure, one_stopped] {
+                     return std::vector{(fan.get()->*measure)(one_stopped)};
+                   }};
+  };
+  return {subject("one stopped", true), subject("none stopped", false)};
 }
 
 }  // namespace
 
-Pair DroppingStopped(const std::string& runtime_dir, const std::string& channel, int rounds) {
-  return InTurns("dropping_stopped", runtime_dir, channel, rounds, &Fan::Round);
-}
-
-Pair DroppingFlood(const std::string& runtime_dir, const std::string& channel, int rounds) {
-  return InTurns("dropping_flood", runtime_dir, channel, rounds, &Fan::Flood);
-}
+std::vector<Subject> DroppingStopped(const Site& site) { return InTurns(site, &Fan::Round); }
+std::vector<Subject> DroppingFlood(const Site& site) { return InTurns(site, &Fan::Flood); }
 
 }  // namespace zerocp::bench

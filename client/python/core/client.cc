@@ -1,0 +1,180 @@
+// Client: an attachment to a daemon.
+#include "client/python/core/core.h"
+
+namespace zerocp::python {
+namespace {
+
+PyTypeObject* client_type = nullptr;
+
+ClientObject* Self(PyObject* object) { return reinterpret_cast<ClientObject*>(object); }
+
+// Counts a call that runs without the GIL, so that nobody closes the client meanwhile.
+class Calling {
+ public:
+  explicit Calling(ClientObject* client) : client_(client) { ++client_->calls; }
+  ~Calling() { --client_->calls; }
+  Calling(const Calling&) = delete;
+  Calling& operator=(const Calling&) = delete;
+
+ private:
+  ClientObject* const client_;
+};
+
+template <typename Call>
+zerocp_code WithoutGil(Call call) {
+  PyThreadState* const thread = PyEval_SaveThread();
+  const zerocp_code code = call();
+  PyEval_RestoreThread(thread);
+  return code;
+}
+
+PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
+  static const char* const names[] = {"runtime_dir", "name",   "read_only",
+                                      "token",       "socket", nullptr};
+  const char* runtime_dir = nullptr;
+  const char* name = nullptr;
+  int read_only = 0;
+  const char* token = nullptr;
+  Py_ssize_t token_bytes = 0;
+  const char* socket = nullptr;
+  if (PyArg_ParseTupleAndKeywords(positional, keywords, "|z$zpz#z:Client",
+                                  const_cast<char**>(names), &runtime_dir, &name, &read_only,
+                                  &token, &token_bytes, &socket) == 0) {
+    return nullptr;
+  }
+  if ((token == nullptr) != (socket == nullptr) ||
+      (token != nullptr && token_bytes != ZEROCP_TOKEN_BYTES)) {
+    PyErr_Format(PyExc_ValueError,
+                 "a token has %d bytes and comes with the attach socket that CreateSession named",
+                 ZEROCP_TOKEN_BYTES);
+    return nullptr;
+  }
+  Ref self(PyType_GenericAlloc(type, 0));
+  if (!self) return nullptr;
+  const zerocp_client_options options{sizeof(options), name, runtime_dir, read_only};
+  zerocp_client** const raw = &Self(self.get())->raw;
+  const zerocp_code code = WithoutGil([&] {
+    return token != nullptr
+               ? zerocp_attach(reinterpret_cast<const std::uint8_t*>(token), socket, &options, raw)
+               : zerocp_connect(&options, raw);
+  });
+  return code == ZEROCP_OK ? self.release() : Fail(code);
+}
+
+void Dealloc(PyObject* object) {
+  zerocp_client_close(Self(object)->raw);
+  FreeObject(object);
+}
+
+PyObject* Close(PyObject* object, PyObject*) {
+  ClientObject* const self = Self(object);
+  if (self->calls != 0) return FailInUse("client");
+  zerocp_client* const raw = self->raw;
+  self->raw = nullptr;
+  WithoutGil([raw] { return zerocp_client_close(raw), ZEROCP_OK; });
+  Py_RETURN_NONE;
+}
+
+PyObject* NewLoanMethod(PyObject* object, PyObject* positional, PyObject* keywords) {
+  static const char* const names[] = {"pool", "size", "timeout", nullptr};
+  const char* pool = nullptr;
+  Py_ssize_t size = 0;
+  PyObject* seconds = nullptr;
+  std::int64_t timeout_ns = 0;
+  if (PyArg_ParseTupleAndKeywords(positional, keywords, "sn|O:new_loan", const_cast<char**>(names),
+                                  &pool, &size, &seconds) == 0 ||
+      (seconds != nullptr && !ToTimeout(seconds, timeout_ns))) {
+    return nullptr;
+  }
+  if (size < 0) return PyErr_SetString(PyExc_ValueError, "a size is at least 0"), nullptr;
+  ClientObject* const self = OpenClient(object);
+  if (self == nullptr) return nullptr;
+  LoanObject* const loan = NewLoan();
+  if (loan == nullptr) return nullptr;
+  const Calling calling(self);
+  const zerocp_code code = WaitWithoutGil(timeout_ns, ZEROCP_EXHAUSTED, [&](std::int64_t slice_ns) {
+    return zerocp_client_loan(self->raw, pool, static_cast<size_t>(size), slice_ns, &loan->right);
+  });
+  if (code == ZEROCP_OK) {
+    ClearHeader(loan->right);
+    return reinterpret_cast<PyObject*>(loan);
+  }
+  Py_DECREF(reinterpret_cast<PyObject*>(loan));
+  return Fail(code);
+}
+
+PyObject* Open(PyObject* object, PyObject* argument) {
+  unsigned long long instance = 0;
+  unsigned long long chunk = 0;
+  if (!PyTuple_Check(argument)) {
+    PyErr_SetString(PyExc_TypeError, "open() takes a Handle, or its two numbers in a tuple");
+    return nullptr;
+  }
+  if (PyArg_ParseTuple(argument, "KK:open", &instance, &chunk) == 0) return nullptr;
+  ClientObject* const self = OpenClient(object);
+  if (self == nullptr) return nullptr;
+  SampleObject* const sample = NewSample();
+  if (sample == nullptr) return nullptr;
+  const zerocp_code code = zerocp_client_open(self->raw, {instance, chunk}, &sample->right);
+  if (code == ZEROCP_OK) return reinterpret_cast<PyObject*>(sample);
+  Py_DECREF(reinterpret_cast<PyObject*>(sample));
+  return Fail(code);
+}
+
+PyObject* CheckState(PyObject* object, PyObject*) {
+  ClientObject* const self = OpenClient(object);
+  if (self == nullptr) return nullptr;
+  const Calling calling(self);
+  const zerocp_code code = WithoutGil([self] { return zerocp_client_state(self->raw); });
+  if (code != ZEROCP_OK) return Fail(code);
+  Py_RETURN_NONE;
+}
+
+PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
+
+PyMethodDef methods[] = {
+    {"new_loan", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(NewLoanMethod)),
+     METH_VARARGS | METH_KEYWORDS,
+     "new_loan(pool, size, timeout=0)\n--\n\nLoans a chunk of a pool, without a channel. "
+     "Exhausted: "
+     "none came free in time. TooLarge, HeldLimit, NotFound, Denied."},
+    {"open", Open, METH_O,
+     "open(handle)\n--\n\nThe Sample that a Handle names, while somebody holds it. Stale: nobody "
+     "does. HoldersFull, HeldLimit."},
+    {"check_state", CheckState, METH_NOARGS,
+     "check_state()\n--\n\nRaises what the daemon is to the client now: Unavailable (away; what is "
+     "joined goes on), InstanceLost or Detached (for good). Programs that wait learn it there."},
+    {"close", Close, METH_NOARGS,
+     "close()\n--\n\nGives the client up. Publishers, subscribers, loans and samples made with it "
+     "go on."},
+    {"__enter__", Enter, METH_NOARGS, nullptr},
+    {"__exit__", Close, METH_VARARGS, nullptr},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyType_Slot slots[] = {{Py_tp_doc, const_cast<char*>("See zerocp.Client.")},
+                       {Py_tp_new, reinterpret_cast<void*>(New)},
+                       {Py_tp_dealloc, reinterpret_cast<void*>(Dealloc)},
+                       {Py_tp_methods, methods},
+                       {0, nullptr}};
+
+PyType_Spec spec = {"zerocp._core.Client", sizeof(ClientObject), 0,
+                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, slots};
+
+}  // namespace
+
+ClientObject* OpenClient(PyObject* object) {
+  if (PyObject_TypeCheck(object, client_type) == 0) {
+    PyErr_SetString(PyExc_TypeError, "this takes a zerocp.Client");
+    return nullptr;
+  }
+  if (Self(object)->raw != nullptr) return Self(object);
+  PyErr_SetString(PyExc_ValueError, "this client was closed");
+  return nullptr;
+}
+
+bool AddClient(PyObject* module) {
+  client_type = AddType(module, "Client", spec);
+  return client_type != nullptr;
+}
+
+}  // namespace zerocp::python

@@ -1,0 +1,120 @@
+"""Large buffers from process to process without copies: the client of zerocpd for Python.
+
+    import zerocp
+    client = zerocp.Client()
+    publisher = client.join_publisher("frames")
+    loan = publisher.new_loan(640 * 480)      # a writable buffer in shared memory
+    camera.read_into(memoryview(loan))
+    publisher.publish(loan)                   # to every subscriber; no copy
+
+    for sample in client.join_subscriber("frames"):
+        show(numpy.frombuffer(sample, "u1"))  # the same bytes, read-only
+
+A sample is released when it and all views of it (memoryview, numpy arrays) are gone. Timeouts are
+seconds; None waits for ever. Every failure is a subclass of zerocp.Error. A client may be used by
+any number of threads at once; a publisher, a subscriber and a loan by one at a time (RuntimeError
+otherwise). After a fork the child has none of it: start workers by 'spawn', or connect in them.
+"""
+
+import asyncio
+
+from . import _core
+from ._core import Handle, Loan, Published, Sample
+from ._errors import *  # noqa: F403
+from ._errors import __all__ as _error_names
+
+__all__ = ["Client", "Handle", "Loan", "Published", "Publisher", "Sample", "Subscriber", "attach", *_error_names]
+__version__ = _core.library_version
+
+
+class Publisher(_core.Publisher):
+    """Sends messages to a channel. Made by Client.join_publisher(); a context manager."""
+
+    def new_array(self, shape, dtype="u1", timeout=0):
+        """Loans a chunk for a numpy array: fill `loan.array[...]`, then publish(loan).
+
+        The shape and the type travel in the message's header.
+        """
+        from . import _array
+
+        header, size = _array.pack_header(shape, dtype)
+        loan = self.new_loan(size, timeout)
+        loan.header = header
+        return loan
+
+    def publish_array(self, array, timeout=None):
+        """Copies a numpy array, once, into a chunk, and publishes it; see new_array() for none."""
+        loan = self.new_array(array.shape, array.dtype, timeout)
+        loan.array[...] = array
+        return self.publish(loan, timeout)
+
+
+class Subscriber(_core.Subscriber):
+    """Takes messages of a channel. Made by Client.join_subscriber(); a context manager.
+
+    An iterator of samples, `for` and `async for`: it ends with the stream (EndOfStream); that a
+    publisher died instead of closing is an exception, PublisherDied.
+    """
+
+    def take_array(self, timeout=None):
+        """The next message as a read-only numpy array in shared memory, released with the array."""
+        return self.take(timeout).array
+
+    async def take_async(self):
+        """take() for asyncio: other tasks run while no message is there."""
+        while True:
+            sample = self.try_take()
+            if sample is not None:
+                return sample
+            await self._readable()
+
+    async def _readable(self):
+        loop = asyncio.get_running_loop()
+        fd = self.fileno()
+        ready = loop.create_future()
+        loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+        try:
+            await ready
+        finally:
+            loop.remove_reader(fd)
+
+    def __aiter__(self):
+        return self
+
+    async def __anext__(self):
+        try:
+            return await self.take_async()
+        except EndOfStream as end:  # noqa: F405
+            if isinstance(end, PublisherDied):  # noqa: F405
+                raise
+            raise StopAsyncIteration from None
+
+
+class Client(_core.Client):
+    """An attachment to a daemon on this machine; a context manager.
+
+    Client(runtime_dir=None, *, name=None, read_only=False): `runtime_dir` is the daemon's directory
+    (default: $ZEROCP_RUNTIME_DIR, or where daemons usually are), `name` what operators see.
+    Unavailable: no daemon answers; the text lists every path tried. VersionMismatch, Denied, Limit.
+    """
+
+    def join_publisher(self, channel, message_type=None):
+        """Joins a channel to send. NotFound, TypeMismatch, Limit, Denied (a read-only client)."""
+        return Publisher(self, channel, message_type)
+
+    def join_subscriber(self, channel, *, queue_capacity=0, lossy=False, message_type=None):
+        """Joins a channel to take what is published from now on, after its history.
+
+        `queue_capacity`: messages of one publisher that may wait, 1 (the latest only) to the
+        channel's; 0: the channel's. `lossy`: on a waiting channel too, lose the oldest messages
+        instead of making publishers wait. NotFound, TypeMismatch, Limit, Invalid.
+        """
+        return Subscriber(self, channel, queue_capacity, lossy, message_type)
+
+
+def attach(token, socket, name=None):
+    """A Client by the token of a CreateSession over gRPC, on the attach socket that it named.
+
+    Denied: the token is wrong, used, or older than 10 s.
+    """
+    return Client(None, name=name, token=token, socket=socket)

@@ -1,0 +1,226 @@
+#include <algorithm>
+
+#include "tests/bench/client_killed.h"
+#include "tests/bench/daemon_dead.h"
+#include "tests/bench/fan.h"
+#include "tests/bench/grpc_beside_empty.h"
+#include "tests/bench/grpc_watched.h"
+#include "tests/bench/work.h"
+
+namespace zerocp::bench {
+namespace {
+
+using Kind = std::function<Subject(const LinkSpec&)> Peer::*;
+
+// "1KiB", as in the names of works and in the daemon's arguments.
+std::string Size(size_t bytes) {
+  if (bytes % 1'000'000 == 0) return std::to_string(bytes / 1'000'000) + "MB";
+  return bytes % (1 << 20) == 0 ? std::to_string(bytes >> 20) + "MiB"
+                                : std::to_string(bytes >> 10) + "KiB";
+}
+
+// A pool, and a channel of it in each direction.
+std::vector<std::string> Channels(size_t bytes, size_t chunks, int queue) {
+  const std::string options = "=bench,queue=" + std::to_string(queue);
+  return {"--pool",    "bench=" + std::to_string(bytes) + "x" + std::to_string(chunks),
+          "--channel", "ping" + options,
+          "--channel", "pong" + options};
+}
+
+// As many chunks as 256 MiB have, within limits.
+std::vector<std::string> Channels(size_t bytes) {
+  const size_t chunks = std::clamp((size_t{256} << 20) / bytes, size_t{12}, size_t{8192});
+  return Channels(bytes, chunks, chunks < 128 ? 4 : 128);
+}
+
+Subject Named(std::string name, Subject subject) {
+  subject.name = std::move(name);
+  return subject;
+}
+
+// All peers that do it.
+template <class Spec>
+std::vector<Subject> Everybody(const Site& site, std::function<Subject(const Spec&)> Peer::*kind,
+                               const Spec& spec) {
+  std::vector<Subject> subjects;
+  for (const Peer& peer : site.peers) {
+    if (!(peer.*kind)) continue;
+    if (peer.missing.empty())
+      subjects.push_back((peer.*kind)(spec));
+    else
+      subjects.push_back({peer.name, 0, static_cast<int64_t>(spec.bytes), {}, peer.missing});
+  }
+  return subjects;
+}
+
+Work LoanRelease(const std::string& variant, const std::string& about, LoanSpec spec, int chunks,
+                 std::vector<Goal> goals, const std::string& beside = {}) {
+  return {"loan_release" + variant,
+          about,
+          200,
+          std::move(goals),
+          Channels(spec.bytes, chunks, 16),
+          [spec, beside](const Site& site) mutable {
+            spec.place = site.daemon.runtime_dir();
+            auto subjects = Everybody(site, &Peer::loan_release, spec);
+            if (beside.empty()) return subjects;
+            spec.held = spec.threads = 1;
+            subjects.push_back(Named(beside, site.peers[0].loan_release(spec)));
+            return subjects;
+          }};
+}
+
+Work PoolSize() {
+  return {"loan_release/pool=1M",
+          "500 chunks of 64 bytes at a time, of a pool of a million",
+          50,
+          {{"zerocp, pool of 1,000", 1.2, 2.4}},
+          {"--pool", "large=64x1000000", "--channel", "large=large", "--pool", "small=64x1000",
+           "--channel", "small=small"},
+          [](const Site& site) {
+            LoanSpec spec{site.daemon.runtime_dir(), 64, 500, 1, "large"};
+            std::vector<Subject> subjects = {site.peers[0].loan_release(spec)};
+            spec.channel = "small";
+            subjects.push_back(Named("zerocp, pool of 1,000", site.peers[0].loan_release(spec)));
+            return subjects;
+          }};
+}
+
+Work PingPong(const std::string& variant, const std::string& about, LinkSpec spec, int rounds,
+              std::vector<Goal> goals, std::vector<std::string> without) {
+  return {"ping_pong" + variant,
+          about,
+          rounds,
+          std::move(goals),
+          Channels(spec.bytes),
+          [spec, without](const Site& site) mutable {
+            spec.place = site.daemon.runtime_dir();
+            std::vector<Peer> taking_part;
+            for (const Peer& peer : site.peers)
+              if (std::find(without.begin(), without.end(), peer.name) == without.end())
+                taking_part.push_back(peer);
+            return Everybody(Site{site.daemon, taking_part}, &Peer::ping_pong, spec);
+          }};
+}
+
+// A message beside a round trip of the floor: the only subject whose work is another one.
+Work Stream(size_t bytes, bool touched) {
+  LinkSpec spec{{}, bytes, false, touched};
+  std::vector<Goal> goals = {{"iceoryx", 0.2}, {"iceoryx2", 0.2}};
+  if (touched)
+    goals = {{"socket", 1.0}};
+  else
+    goals.push_back({"floor", 0.25, 2.0});
+  return {"stream/" + Size(bytes) + (touched ? "/filled" : ""),
+          "messages of " + Size(bytes) + " to another process, " +
+              (touched ? "filled there and read here" : "untouched"),
+          touched ? 50 : 100,
+          goals,
+          Channels(bytes),
+          [spec](const Site& site) mutable {
+            spec.place = site.daemon.runtime_dir();
+            auto subjects = Everybody(site, &Peer::stream, spec);
+            for (const Peer& peer : site.peers)
+              if (peer.name == "floor" && !spec.touched) subjects.push_back(peer.ping_pong(spec));
+            return subjects;
+          }};
+}
+
+std::vector<Work> DataPlane() {
+  constexpr size_t kMiB = size_t{1} << 20;
+  const std::vector<std::string> not_polling = {"futex"};
+  const std::vector<std::string> not_large = {"futex", "floor", "pipe"};
+  const std::vector<std::string> not_sleeping = {"floor"};
+  return {LoanRelease("/1KiB", "a loan of 1 KiB and its release", {}, 8192,
+                      {{"glibc", 0.5, 2.0}, {"iceoryx", 0.01, 0.1}, {"iceoryx2", 1.0}}),
+          LoanRelease("/threads=2", "the same in two threads at once", {.threads = 2}, 8192,
+                      {{"zerocp, 1 thread", 1.1}}, "zerocp, 1 thread"),
+          LoanRelease("/held=64", "64 loans of 1 KiB, then their releases", {.held = 64}, 8192,
+                      {{"zerocp, 1 held", 1.2, 4.0}}, "zerocp, 1 held"),
+          LoanRelease("/held=10000", "10,000 loans of 1 KiB, then their releases", {.held = 10000},
+                      20000, {{"zerocp, 1 held", 1.2, 25.0}}, "zerocp, 1 held"),
+          PoolSize(),
+          PingPong("/1KiB", "1 KiB to another process and back, both polling", {}, 200,
+                   {{"floor", 2.0}, {"iceoryx", 0.25}, {"iceoryx2", 1.0}}, not_polling),
+          PingPong("/sleeping", "the same, both sleeping", {.sleeping = true}, 200,
+                   {{"futex", 1.3}}, not_sleeping),
+          PingPong("/64KiB", "64 KiB, both polling", {.bytes = 64 << 10}, 50, {}, not_large),
+          PingPong("/1MiB", "1 MiB, both polling", {.bytes = kMiB}, 50, {}, not_large),
+          PingPong("/25MB", "25 MB, both polling", {.bytes = 25'000'000}, 50,
+                   {{"iceoryx2", 1.0}, {"socket", 0.01}}, not_large),
+          Stream(1024, false),
+          Stream(64 << 10, false),
+          Stream(kMiB, false),
+          Stream(32 * kMiB, false),
+          Stream(1024, true),
+          Stream(64 << 10, true),
+          Stream(kMiB, true),
+          Stream(32 * kMiB, true)};
+}
+
+// `fan` is so small that its chunks come back to a publisher while other cores still have their
+// lines, whether subscribers or the publisher itself gave them back.
+const std::vector<std::string> kFan = {"--pool", "fan=1KiBx1024", "--channel",
+                                       "drop=fan,queue=128,when-full=drop"};
+
+std::vector<Work> Others() {
+  const auto channels = Channels(1024, 8192, 16);
+  return {{"dropping_stopped",
+           "loan and publish to 12 subscribers of a channel that drops, one of them stopped",
+           200,
+           {{"none stopped", 1.1, 1.25}},
+           kFan,
+           DroppingStopped},
+          {"dropping_flood",
+           "the same as fast as it goes, so that all of them miss messages",
+           50,
+           {{"none stopped", 1.1, 1.25}},
+           kFan,
+           DroppingFlood},
+          {"daemon_dead",
+           "a stream of 1 KiB messages to another process while the daemon is dead",
+           100,
+           {{"alive", 1 / 0.9, 1 / 0.9}},  // 90 % of the messages per second
+           channels,
+           DaemonDead},
+          {"get_stats", "GetStats over gRPC", 200, {{"empty RPC", 1.5, 2.5}}, {}, GetStats},
+          {"create_session", "CreateSession", 200, {{"empty RPC", 1.5, 2.5}}, {}, CreateSession},
+          {"attach_to_loan",
+           "from Connect to the first chunk",
+           200,
+           {{"2 empty RPCs", 1.0, 1.5}},
+           channels,
+           AttachToLoan},
+          {"watched",
+           "a loan of 1 KiB and its release while 64 callers watch the statistics at 100 ms",
+           50,
+           {{"none", 1.2, 1.5}},
+           channels,
+           Watched}};
+}
+
+template <class Spec>
+Work ClientKilled(const std::string& variant, std::function<Subject(const Spec&)> Peer::*kind) {
+  return {"client_killed/" + variant,
+          variant + " while a client that holds 1,000 chunks is killed every 100 ms",
+          50,
+          {{"quiet", 1.5}, {"quiet", 1.5, 30.0, 0.99}},
+          Channels(1024, 8192, 128),
+          [kind](const Site& site) {
+            const Spec spec{.place = site.daemon.runtime_dir()};
+            return UnderKills(site, (site.peers[0].*kind)(spec));
+          }};
+}
+
+}  // namespace
+
+std::vector<Work> AllWorks() {
+  std::vector<Work> all = DataPlane();
+  for (Work& work : Others()) all.push_back(std::move(work));
+  all.push_back(ClientKilled("loan_release", &Peer::loan_release));
+  all.push_back(ClientKilled("ping_pong", &Peer::ping_pong));
+  all.push_back(ClientKilled("stream", &Peer::stream));
+  return all;
+}
+
+}  // namespace zerocp::bench
