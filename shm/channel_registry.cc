@@ -132,6 +132,12 @@ void ChannelRegistry::FreeExtent(uint64_t offset, uint64_t bytes) {
   manager_.allocator().management_extents().Free(offset);
 }
 
+uint32_t ChannelRegistry::FreeLane(const Channel& channel) {
+  uint32_t index = 0;
+  while (index < kLaneEntries && channel.lanes[index].state != LaneState::kFree) ++index;
+  return index;
+}
+
 Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
                                                   std::string_view message_type, uint16_t session) {
   Channel* channel = Find(name);
@@ -142,8 +148,13 @@ Result<JoinInfo> ChannelRegistry::JoinAsPublisher(std::string_view name,
                                     std::to_string(kMaxPublishers) +
                                     " publishers, and no more can be");
   }
-  uint32_t index = 0;
-  while (index < kLaneEntries && channel->lanes[index].state != LaneState::kFree) ++index;
+  uint32_t index = FreeLane(*channel);
+  // Publishers may come and go faster than the tick retires what they leave: first it is emptied,
+  // then free, at once where nobody has to acknowledge that.
+  for (int step = 0; step < 2 && index == kLaneEntries; ++step) {
+    RetireLanes();
+    index = FreeLane(*channel);
+  }
   if (index == kLaneEntries) {
     return Status(
         Code::kLimit,

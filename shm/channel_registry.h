@@ -154,6 +154,8 @@ class ChannelRegistry {
   static bool IsStopped(const Channel& channel, uint32_t index);
   // Nobody can take as this subscriber any more: publishers stop serving it.
   void CloseSubscriber(Channel& channel, uint32_t index);
+  // kLaneEntries: none.
+  static uint32_t FreeLane(const Channel& channel);
   // Frees the index. REQUIRES: its queue was drained (R1).
   void FreeSubscriber(Channel& channel, uint32_t index);
   void CloseLane(Channel& channel, uint32_t lane, LaneState state);

@@ -405,6 +405,15 @@ TEST_F(ChannelTest, LanesDoNotRunOutWhenPublishersComeAndGo) {
   EXPECT_EQ(registry_->PublishedCount(*registry_->Find("feed")), 300u);
 }
 
+// As a program in a loop, which is faster than the daemon's tick.
+TEST_F(ChannelTest, PublishersComeAndGoWithoutATick) {
+  for (uint32_t i = 0; i < 3 * kLaneEntries; ++i) {
+    const auto joined = registry_->JoinAsPublisher("feed", "", first_->id());
+    ASSERT_TRUE(joined.ok()) << joined.status().message();
+    ASSERT_TRUE(registry_->LeavePublisher(0, joined->index, first_->id()).ok());
+  }
+}
+
 TEST_F(ChannelTest, MembersBeyondTheLimitsAreRefused) {
   std::vector<std::unique_ptr<SubscriberPort>> subscribers;
   for (int i = 0; i < 16; ++i) subscribers.push_back(Subscribe(second_, "feed"));
