@@ -27,9 +27,9 @@ std::vector<std::string> Channels(size_t bytes, size_t chunks, int queue) {
           "--channel", "pong" + options};
 }
 
-// As many chunks as 256 MiB have, within limits.
-std::vector<std::string> Channels(size_t bytes) {
-  const size_t chunks = std::clamp((size_t{256} << 20) / bytes, size_t{12}, size_t{8192});
+// As many chunks as 256 MiB have, or as few as are soon mapped by everybody, within limits.
+std::vector<std::string> Channels(size_t bytes, bool touched = false) {
+  const size_t chunks = std::clamp(((touched ? size_t{32} : size_t{256}) << 20) / bytes, size_t{12}, size_t{8192});
   return Channels(bytes, chunks, chunks < 128 ? 4 : 128);
 }
 
@@ -106,7 +106,7 @@ Work PingPong(const std::string& variant, const std::string& about, LinkSpec spe
 // A message beside a round trip of the floor: the only subject whose work is another one.
 Work Stream(size_t bytes, bool touched) {
   LinkSpec spec{{}, bytes, false, touched};
-  std::vector<Goal> goals = {{"iceoryx", 0.2}, {"iceoryx2", 0.2}};
+  std::vector<Goal> goals = {{"iceoryx", 0.2}, {"iceoryx2", 0.2, 1.0}};
   if (touched)
     goals = {{"socket", 1.0}};
   else
@@ -116,7 +116,7 @@ Work Stream(size_t bytes, bool touched) {
               (touched ? "filled there and read here" : "untouched"),
           touched ? 50 : 100,
           goals,
-          Channels(bytes),
+          Channels(bytes, touched),
           [spec](const Site& site) mutable {
             spec.place = site.daemon.runtime_dir();
             auto subjects = Everybody(site, &Peer::stream, spec);
