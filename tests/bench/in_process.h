@@ -11,7 +11,7 @@ namespace zerocp::bench {
 // Publishing, and releasing the one sample, beside three locked additions to a line that nobody
 // else has. Loans and takes are not counted. REQUIRES: a channel `ping`, queues of 128.
 std::vector<Subject> PublishRelease(const Site& site);
-// What a further subscriber costs both, beside four of them.
+// What a further subscriber costs both, beside four of them. REQUIRES: also a channel `pong`.
 std::vector<Subject> FurtherSubscriber(const Site& site);
 
 // From a loan to Share(), Open() of its handle, and the release of both samples.
