@@ -8,7 +8,8 @@ usage() {
 usage: deploy/setup.sh [--minimal] [--help]
 
 Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
-pinned sources through the Go module proxy, promtool, and, from there, PyPI and npm, what the tests' clients need.
+pinned sources through the Go module proxy, promtool, and, from there, PyPI and npm, what the tests' clients need,
+and from crates.io a peer of the benchmark.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
   --help      this text
@@ -25,6 +26,7 @@ USAGE
 grpcurl_version=1.8.9
 grpcurl_newest_version=1.9.4
 newer_go=1.25                # for the newest grpcurl and the tests' Go client, whose modules its go.mod pins
+oldest_rust=1.89             # iceoryx2 0.10 asks for it; its Cargo.lock pins the rest
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
 grpcio_version=1.76.0
 npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 protobufjs@7.6.6)
@@ -179,6 +181,27 @@ install_go_client() (
   versions >"$tools/go/versions"
 )
 
+# The peer of zerocp_bench that is written in Rust; left out, and said so, where there is no cargo that is new enough.
+# The file `versions` is there when it is.
+install_iceoryx2_bench() (
+  source=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../tests/bench/iceoryx2")
+  versions() { cat "$source"/Cargo.{toml,lock} "$source/src/main.rs"; }
+  [[ $(cat "$tools/iceoryx2/versions" 2>/dev/null) != "$(versions)" ]] || return 0
+  version=$(cargo --version 2>/dev/null | cut -d' ' -f2 || true)
+  if ! printf '%s\n' "$oldest_rust" "${version:-0}" | sort -V -C; then
+    say "no cargo $oldest_rust or newer (${version:-none}): zerocp_bench reports iceoryx2 as missing"
+    return 0
+  fi
+  make_tools_dir
+  rm -rf "$tools/iceoryx2"
+  work=$(mktemp -d "$tools/.build.XXXXXX")
+  trap 'rm -rf "$work"' EXIT
+  say "building tests/bench/iceoryx2 with cargo $version"
+  CARGO_TARGET_DIR=$work cargo install --quiet --locked --path "$source" --root "$tools/iceoryx2" >&2 ||
+    die "cargo could not build $source; is crates.io in reach?"
+  versions >"$tools/iceoryx2/versions"
+)
+
 # install_grpcurl VERSION MINIMUM_GO
 install_grpcurl() (
   target=$tools/grpcurl-$1
@@ -231,5 +254,6 @@ if ! $minimal; then
   link "grpcurl-$grpcurl_newest_version" grpcurl-newest
   install_promtool
   install_clients
+  install_iceoryx2_bench
 fi
 say "ready; grpcurl is in $tools"

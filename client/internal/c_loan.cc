@@ -1,6 +1,9 @@
 // The functions of zerocp.h for loans, samples and handles. One call each, no allocation, and no
 // lock unless the session is limited.
+#include <chrono>
+
 #include "client/internal/c_api.h"
+#include "shm/mutant.h"
 
 namespace zerocp::internal {
 namespace {
@@ -48,6 +51,12 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
   Keep(core, ref, loan);
 }
 
+void Waste(std::chrono::nanoseconds time) {
+  for (const auto end = std::chrono::steady_clock::now() + time;
+       std::chrono::steady_clock::now() < end;) {
+  }
+}
+
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
                                           int64_t timeout_ns, zerocp_loan* loan) {
   if (core.open() && core.Called()) (void)core.LookSometimes();
@@ -70,6 +79,7 @@ void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* 
 // stack.
 zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_t timeout_ns,
                     zerocp_loan* loan) {
+  if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
   ChunkRef ref;
   if (core.open() && bytes <= pool.chunk_size_bytes && core.session().TryLoan(pool, &ref))
       [[likely]] {

@@ -1,4 +1,5 @@
-// A publisher to twelve subscribers of a channel that drops, one of them stopped or none.
+// A publisher to subscribers of a channel that drops: twelve with one of them stopped or none, or
+// any number.
 #pragma once
 
 #include <cstddef>
@@ -19,5 +20,8 @@ std::vector<Subject> DroppingStopped(const Site& site);
 
 // The same without waiting for anybody: the publisher's rate where it is the fastest.
 std::vector<Subject> DroppingFlood(const Site& site);
+
+// Loan and publish in bursts to so many subscribers, all of which keep up.
+std::vector<Subject> FanOut(const Site& site, int subscribers);
 
 }  // namespace zerocp::bench

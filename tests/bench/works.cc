@@ -5,6 +5,7 @@
 #include "tests/bench/fan.h"
 #include "tests/bench/grpc_beside_empty.h"
 #include "tests/bench/grpc_watched.h"
+#include "tests/bench/in_process.h"
 #include "tests/bench/work.h"
 
 namespace zerocp::bench {
@@ -27,9 +28,10 @@ std::vector<std::string> Channels(size_t bytes, size_t chunks, int queue) {
           "--channel", "pong" + options};
 }
 
-// As many chunks as 256 MiB have, within limits.
-std::vector<std::string> Channels(size_t bytes) {
-  const size_t chunks = std::clamp((size_t{256} << 20) / bytes, size_t{12}, size_t{8192});
+// As many chunks as 256 MiB have, or as few as are soon mapped by everybody, within limits.
+std::vector<std::string> Channels(size_t bytes, bool touched = false) {
+  const size_t chunks =
+      std::clamp(((touched ? size_t{32} : size_t{256}) << 20) / bytes, size_t{12}, size_t{8192});
   return Channels(bytes, chunks, chunks < 128 ? 4 : 128);
 }
 
@@ -57,7 +59,7 @@ Work LoanRelease(const std::string& variant, const std::string& about, LoanSpec 
                  std::vector<Goal> goals, const std::string& beside = {}) {
   return {"loan_release" + variant,
           about,
-          200,
+          100,
           std::move(goals),
           Channels(spec.bytes, chunks, 16),
           [spec, beside](const Site& site) mutable {
@@ -106,7 +108,7 @@ Work PingPong(const std::string& variant, const std::string& about, LinkSpec spe
 // A message beside a round trip of the floor: the only subject whose work is another one.
 Work Stream(size_t bytes, bool touched) {
   LinkSpec spec{{}, bytes, false, touched};
-  std::vector<Goal> goals = {{"iceoryx", 0.2}, {"iceoryx2", 0.2}};
+  std::vector<Goal> goals = {{"iceoryx", 0.2}, {"iceoryx2", 0.2, 1.0}};
   if (touched)
     goals = {{"socket", 1.0}};
   else
@@ -116,7 +118,7 @@ Work Stream(size_t bytes, bool touched) {
               (touched ? "filled there and read here" : "untouched"),
           touched ? 50 : 100,
           goals,
-          Channels(bytes),
+          Channels(bytes, touched),
           [spec](const Site& site) mutable {
             spec.place = site.daemon.runtime_dir();
             auto subjects = Everybody(site, &Peer::stream, spec);
@@ -140,9 +142,9 @@ std::vector<Work> DataPlane() {
           LoanRelease("/held=10000", "10,000 loans of 1 KiB, then their releases", {.held = 10000},
                       20000, {{"zerocp, 1 held", 1.2, 25.0}}, "zerocp, 1 held"),
           PoolSize(),
-          PingPong("/1KiB", "1 KiB to another process and back, both polling", {}, 200,
+          PingPong("/1KiB", "1 KiB to another process and back, both polling", {}, 100,
                    {{"floor", 2.0}, {"iceoryx", 0.25}, {"iceoryx2", 1.0}}, not_polling),
-          PingPong("/sleeping", "the same, both sleeping", {.sleeping = true}, 200,
+          PingPong("/sleeping", "the same, both sleeping", {.sleeping = true}, 100,
                    {{"futex", 1.3}}, not_sleeping),
           PingPong("/64KiB", "64 KiB, both polling", {.bytes = 64 << 10}, 50, {}, not_large),
           PingPong("/1MiB", "1 MiB, both polling", {.bytes = kMiB}, 50, {}, not_large),
@@ -167,7 +169,7 @@ std::vector<Work> Others() {
   const auto channels = Channels(1024, 8192, 16);
   return {{"dropping_stopped",
            "loan and publish to 12 subscribers of a channel that drops, one of them stopped",
-           200,
+           100,
            {{"none stopped", 1.1, 1.25}},
            kFan,
            DroppingStopped},
@@ -183,11 +185,11 @@ std::vector<Work> Others() {
            {{"alive", 1 / 0.9, 1 / 0.9}},  // 90 % of the messages per second
            channels,
            DaemonDead},
-          {"get_stats", "GetStats over gRPC", 200, {{"empty RPC", 1.5, 2.5}}, {}, GetStats},
-          {"create_session", "CreateSession", 200, {{"empty RPC", 1.5, 2.5}}, {}, CreateSession},
+          {"get_stats", "GetStats over gRPC", 100, {{"empty RPC", 1.5, 2.5}}, {}, GetStats},
+          {"create_session", "CreateSession", 100, {{"empty RPC", 1.5, 2.5}}, {}, CreateSession},
           {"attach_to_loan",
            "from Connect to the first chunk",
-           200,
+           100,
            {{"2 empty RPCs", 1.0, 1.5}},
            channels,
            AttachToLoan},
@@ -199,11 +201,49 @@ std::vector<Work> Others() {
            Watched}};
 }
 
+std::vector<Work> InProcess() {
+  const auto channels = Channels(1024);
+  return {{"publish_release/first",
+           "publishing 1 KiB to a subscriber, and its release of it",
+           50,
+           {{"3 locked adds", 1.0, 6.0}},
+           channels,
+           PublishRelease},
+          {"publish_release/further",
+           "what each further subscriber adds to that",
+           50,
+           {{"4 locked adds", 1.0, 4.0}},
+           channels,
+           FurtherSubscriber},
+          {"share_open_release",
+           "a loan, its share, the opening of its handle, and both releases",
+           50,
+           {},
+           channels,
+           ShareOpenRelease},
+          {"refused_loan",
+           "a loan from a pool whose 8 chunks are held",
+           50,
+           {},
+           {"--pool", "empty=1KiBx8"},
+           RefusedLoan}};
+}
+
+Work Fans(int subscribers) {
+  const std::string count = std::to_string(subscribers);
+  return {"fan_out/" + count,
+          "loan and publish to " + count + " subscribers in processes of their own, which keep up",
+          50,
+          {},
+          kFan,
+          [subscribers](const Site& site) { return FanOut(site, subscribers); }};
+}
+
 template <class Spec>
 Work ClientKilled(const std::string& variant, std::function<Subject(const Spec&)> Peer::*kind) {
   return {"client_killed/" + variant,
           variant + " while a client that holds 1,000 chunks is killed every 100 ms",
-          50,
+          20,
           {{"quiet", 1.5}, {"quiet", 1.5, 30.0, 0.99}},
           Channels(1024, 8192, 128),
           [kind](const Site& site) {
@@ -216,6 +256,8 @@ Work ClientKilled(const std::string& variant, std::function<Subject(const Spec&)
 
 std::vector<Work> AllWorks() {
   std::vector<Work> all = DataPlane();
+  for (Work& work : InProcess()) all.push_back(std::move(work));
+  for (int subscribers : {1, 2, 4, 8, 16}) all.push_back(Fans(subscribers));
   for (Work& work : Others()) all.push_back(std::move(work));
   all.push_back(ClientKilled("loan_release", &Peer::loan_release));
   all.push_back(ClientKilled("ping_pong", &Peer::ping_pong));
