@@ -22,7 +22,7 @@ run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
   # Job control, so that what is left behind can be ended with its children.
   echo "set -m; trap 'kill -- \$(jobs -p | sed s/^/-/) 2>/dev/null || true' EXIT" >"$work/commands"
-  blocks sh "$1" | sed "s|\\\$PWD/build/minimal/bin|$ZEROCP_BIN_DIR|; s|build/release/python|$ZEROCP_BIN_DIR/../python|
+  blocks sh "$1" | sed "s#\\\$PWD/build/\(minimal\|release\)/bin#$ZEROCP_BIN_DIR#; s|build/release/python|$ZEROCP_BIN_DIR/../python|
     s|guide.py|$work/guide.py|" >>"$work/commands"
   [[ $(wc -l <"$work/commands") -gt 1 ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"

@@ -43,8 +43,6 @@ PyObject* ReleaseMethod(PyObject* object, PyObject*) {
   Py_RETURN_NONE;
 }
 
-PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
-
 template <typename Object>
 void Dealloc(PyObject* object) {
   Release(reinterpret_cast<Object*>(object));  // nobody views it: a view has a reference
@@ -127,14 +125,14 @@ PyObject* GetCapacity(PyObject* object, void*) {
 }
 
 int SetSize(PyObject* object, PyObject* value, void*) {
-  auto* const self = reinterpret_cast<LoanObject*>(object);
-  if (!HasRight(self)) return -1;
   if (value == nullptr) {
     PyErr_SetString(PyExc_AttributeError, "the size cannot be deleted");
     return -1;
   }
-  const Py_ssize_t size = PyLong_AsSsize_t(value);
+  const Py_ssize_t size = PyNumber_AsSsize_t(value, PyExc_OverflowError);  // runs __index__
   if (size == -1 && PyErr_Occurred() != nullptr) return -1;
+  auto* const self = reinterpret_cast<LoanObject*>(object);
+  if (!HasRight(self)) return -1;
   if (size < 0 || static_cast<size_t>(size) > self->right.capacity) {
     PyErr_Format(PyExc_ValueError, "a size of %zd is not within 0 and the loan's capacity of %zu",
                  size, self->right.capacity);
@@ -145,23 +143,26 @@ int SetSize(PyObject* object, PyObject* value, void*) {
 }
 
 int SetHeader(PyObject* object, PyObject* value, void*) {
-  auto* const self = reinterpret_cast<LoanObject*>(object);
-  if (!HasRight(self)) return -1;
-  Py_buffer bytes{};
-  if (value == nullptr || PyObject_GetBuffer(value, &bytes, PyBUF_SIMPLE) != 0) {
-    if (value == nullptr) PyErr_SetString(PyExc_AttributeError, "the header cannot be deleted");
+  if (value == nullptr) {
+    PyErr_SetString(PyExc_AttributeError, "the header cannot be deleted");
     return -1;
   }
-  const bool fits = bytes.len <= ZEROCP_USER_HEADER_BYTES;
-  if (fits) {
-    ClearHeader(self->right);
-    std::memcpy(self->right.user_header, bytes.buf, static_cast<size_t>(bytes.len));
-  } else {
+  Py_buffer bytes{};
+  if (PyObject_GetBuffer(value, &bytes, PyBUF_SIMPLE) != 0) return -1;
+  // After what may run the program's code (__buffer__): it may have released the loan.
+  auto* const self = reinterpret_cast<LoanObject*>(object);
+  bool done = HasRight(self);
+  if (done && bytes.len > ZEROCP_USER_HEADER_BYTES) {
     PyErr_Format(PyExc_ValueError, "the header has %d bytes, and these are %zd",
                  ZEROCP_USER_HEADER_BYTES, bytes.len);
+    done = false;
+  }
+  if (done) {
+    ClearHeader(self->right);
+    std::memcpy(self->right.user_header, bytes.buf, static_cast<size_t>(bytes.len));
   }
   PyBuffer_Release(&bytes);
-  return fits ? 0 : -1;
+  return done ? 0 : -1;
 }
 
 PyObject* Share(PyObject* object, PyObject*) {

@@ -8,26 +8,6 @@ PyTypeObject* client_type = nullptr;
 
 ClientObject* Self(PyObject* object) { return reinterpret_cast<ClientObject*>(object); }
 
-// Counts a call that runs without the GIL, so that nobody closes the client meanwhile.
-class Calling {
- public:
-  explicit Calling(ClientObject* client) : client_(client) { ++client_->calls; }
-  ~Calling() { --client_->calls; }
-  Calling(const Calling&) = delete;
-  Calling& operator=(const Calling&) = delete;
-
- private:
-  ClientObject* const client_;
-};
-
-template <typename Call>
-zerocp_code WithoutGil(Call call) {
-  PyThreadState* const thread = PyEval_SaveThread();
-  const zerocp_code code = call();
-  PyEval_RestoreThread(thread);
-  return code;
-}
-
 PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
   static const char* const names[] = {"runtime_dir", "name",   "read_only",
                                       "token",       "socket", nullptr};
@@ -62,16 +42,20 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
 }
 
 void Dealloc(PyObject* object) {
-  zerocp_client_close(Self(object)->raw);
+  CloseWithoutGil(Self(object)->raw, zerocp_client_close);
   FreeObject(object);
 }
 
 PyObject* Close(PyObject* object, PyObject*) {
   ClientObject* const self = Self(object);
-  if (self->calls != 0) return FailInUse("client");
+  if (self->calls != 0) {
+    PyErr_SetString(PyExc_RuntimeError,
+                    "another thread is in a call of this client: close it after");
+    return nullptr;
+  }
   zerocp_client* const raw = self->raw;
   self->raw = nullptr;
-  WithoutGil([raw] { return zerocp_client_close(raw), ZEROCP_OK; });
+  CloseWithoutGil(raw, zerocp_client_close);
   Py_RETURN_NONE;
 }
 
@@ -129,8 +113,6 @@ PyObject* CheckState(PyObject* object, PyObject*) {
   if (code != ZEROCP_OK) return Fail(code);
   Py_RETURN_NONE;
 }
-
-PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 PyMethodDef methods[] = {
     {"new_loan", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(NewLoanMethod)),

@@ -52,24 +52,38 @@ inline constexpr zerocp_code kInterrupted = -1;
 
 std::int64_t MonotonicNs();
 
-// Runs `call(timeout_ns)` without the GIL, in slices, between which signals have their turn, for as
-// long as it returns `again` and time is left.
+// Runs `call` without the GIL.
 template <typename Call>
-zerocp_code WaitWithoutGil(std::int64_t timeout_ns, zerocp_code again, Call call) {
-  constexpr std::int64_t kSliceNs = 100'000'000;
+zerocp_code WithoutGil(Call call) {
+  PyThreadState* const thread = PyEval_SaveThread();
+  const zerocp_code code = call();
+  PyEval_RestoreThread(thread);
+  return code;
+}
+
+// True in the thread that runs Python's signal handlers.
+bool IsMainThread();
+
+// Runs `call(timeout_ns)` without the GIL for as long as it returns `again` and time is left: in
+// slices of `slice_ns`, between which signals have their turn, where they are handled.
+template <typename Call>
+zerocp_code WaitWithoutGil(std::int64_t timeout_ns, zerocp_code again, Call call,
+                           std::int64_t slice_ns = 100'000'000) {
+  if (!IsMainThread()) return WithoutGil([&] { return call(timeout_ns); });
   const std::int64_t end = timeout_ns > 0 ? MonotonicNs() + timeout_ns : 0;
   std::int64_t left = timeout_ns;
   for (;;) {
-    const std::int64_t slice = left < 0 ? kSliceNs : std::min(left, kSliceNs);
-    PyThreadState* const thread = PyEval_SaveThread();
-    const zerocp_code code = call(slice);
-    PyEval_RestoreThread(thread);
+    const std::int64_t slice = left < 0 ? slice_ns : std::min(left, slice_ns);
+    const zerocp_code code = WithoutGil([&] { return call(slice); });
     if (code != again) return code;
     if (PyErr_CheckSignals() != 0) return kInterrupted;
     if (timeout_ns == 0) return code;
     if (timeout_ns > 0 && (left = end - MonotonicNs()) <= 0) return code;
   }
 }
+
+// A refusal counts in the pool's statistics: a wait in the main thread counts one a second.
+inline constexpr std::int64_t kLoanSliceNs = 1'000'000'000;
 
 // Marks an object as used by this thread; see the head of this file.
 class InUse {
@@ -119,6 +133,18 @@ struct ClientObject {
   Py_ssize_t calls;  // that run without the GIL
 };
 
+// Counts such a call, so that nobody closes the client meanwhile.
+class Calling {
+ public:
+  explicit Calling(ClientObject* client) : client_(client) { ++client_->calls; }
+  ~Calling() { --client_->calls; }
+  Calling(const Calling&) = delete;
+  Calling& operator=(const Calling&) = delete;
+
+ private:
+  ClientObject* const client_;
+};
+
 // The client of a constructor's argument, open; nullptr with an exception.
 ClientObject* OpenClient(PyObject* object);
 
@@ -133,5 +159,14 @@ PyTypeObject* AddType(PyObject* module, const char* name, PyType_Spec& spec);
 
 // Frees the memory of an object of a heap type, and its reference to the type.
 void FreeObject(PyObject* self);
+
+// `close(raw)` without the GIL: it may wait for the daemon.
+template <typename Raw>
+void CloseWithoutGil(Raw* raw, void (*close)(Raw*)) {
+  WithoutGil([=] { return close(raw), ZEROCP_OK; });
+}
+
+// "self", for __enter__.
+PyObject* Enter(PyObject* self, PyObject*);
 
 }  // namespace zerocp::python

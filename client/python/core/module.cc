@@ -1,9 +1,10 @@
 // The module zerocp._core: errors, forks, waiting, and the list of its types.
 #include <pthread.h>
+#include <unistd.h>
 
 #include <cmath>
+#include <cstring>
 #include <ctime>
-#include <limits>
 
 #include "client/python/core/core.h"
 
@@ -16,7 +17,10 @@ std::uint64_t fork_count = 0;
 PyObject* Raise(zerocp_code code, const char* message) {
   const Ref module(PyImport_ImportModule("zerocp._errors"));
   if (!module) return nullptr;
-  const Ref error(PyObject_CallMethod(module.get(), "error_of", "is", code, message));
+  const Ref text(PyUnicode_DecodeUTF8(message, static_cast<Py_ssize_t>(std::strlen(message)),
+                                      "replace"));  // it may quote a path
+  const Ref error(text ? PyObject_CallMethod(module.get(), "error_of", "iO", code, text.get())
+                       : nullptr);
   if (error) PyErr_SetObject(PyExceptionInstance_Class(error.get()), error.get());
   return nullptr;
 }
@@ -60,6 +64,10 @@ bool ToTimeout(PyObject* seconds, std::int64_t& timeout_ns) {
   timeout_ns = ns > kTooMany ? ZEROCP_FOREVER : static_cast<std::int64_t>(ns);
   return true;
 }
+
+bool IsMainThread() { return gettid() == getpid(); }
+
+PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 std::int64_t MonotonicNs() {
   timespec now{};

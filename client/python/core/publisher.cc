@@ -36,16 +36,14 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
   if (!self) return nullptr;
   const zerocp_join_options options{sizeof(options), message_type, 0, 0};
   zerocp_publisher** const raw = &reinterpret_cast<PublisherObject*>(self.get())->raw;
-  ++from->calls;
-  const zerocp_code code = WaitWithoutGil(0, ZEROCP_TIMEOUT, [&](std::int64_t) {
-    return zerocp_join_publisher(from->raw, channel, &options, raw);
-  });
-  --from->calls;
+  const Calling calling(from);
+  const zerocp_code code =
+      WithoutGil([&] { return zerocp_join_publisher(from->raw, channel, &options, raw); });
   return code == ZEROCP_OK ? self.release() : Fail(code);
 }
 
 void Dealloc(PyObject* object) {
-  zerocp_publisher_close(reinterpret_cast<PublisherObject*>(object)->raw);
+  CloseWithoutGil(reinterpret_cast<PublisherObject*>(object)->raw, zerocp_publisher_close);
   FreeObject(object);
 }
 
@@ -54,18 +52,18 @@ PyObject* Close(PyObject* object, PyObject*) {
   if (self->in_use) return FailInUse("publisher");
   zerocp_publisher* const raw = self->raw;
   self->raw = nullptr;
-  WaitWithoutGil(0, ZEROCP_TIMEOUT, [raw](std::int64_t) {
-    zerocp_publisher_close(raw);
-    return ZEROCP_OK;
-  });
+  CloseWithoutGil(raw, zerocp_publisher_close);
   Py_RETURN_NONE;
 }
 
 zerocp_code Loan(PublisherObject* self, size_t size, std::int64_t timeout_ns, zerocp_loan& loan) {
   const InUse in_use(self->in_use);
-  return WaitWithoutGil(timeout_ns, ZEROCP_EXHAUSTED, [&](std::int64_t slice_ns) {
-    return zerocp_publisher_loan(self->raw, size, slice_ns, &loan);
-  });
+  return WaitWithoutGil(
+      timeout_ns, ZEROCP_EXHAUSTED,
+      [&](std::int64_t slice_ns) {
+        return zerocp_publisher_loan(self->raw, size, slice_ns, &loan);
+      },
+      kLoanSliceNs);
 }
 
 // A published loan, or an exception and the loan as it was.
@@ -146,7 +144,7 @@ PyObject* SendBytes(PublisherObject* self, const Py_buffer& data, const Py_buffe
     std::memcpy(loan.user_header, header.buf, static_cast<size_t>(header.len));
   {
     const InUse in_use(self->in_use);
-    WaitWithoutGil(0, ZEROCP_TIMEOUT, [&](std::int64_t) {
+    WithoutGil([&] {
       if (size != 0) std::memcpy(loan.data, data.buf, size);
       return ZEROCP_OK;
     });
@@ -168,15 +166,16 @@ PyObject* Send(PyObject* object, PyObject* positional, PyObject* keywords) {
       !ToTimeout(seconds, timeout_ns)) {
     return nullptr;
   }
-  PublisherObject* const self = Usable(object);
   Py_buffer data{};
   Py_buffer header{};
-  if (self == nullptr || PyObject_GetBuffer(data_object, &data, PyBUF_SIMPLE) != 0) return nullptr;
+  if (PyObject_GetBuffer(data_object, &data, PyBUF_SIMPLE) != 0) return nullptr;
   PyObject* result = nullptr;
   if (header_object == Py_None || PyObject_GetBuffer(header_object, &header, PyBUF_SIMPLE) == 0) {
+    // After what may run the program's code (__buffer__): it may have closed the publisher.
+    PublisherObject* const self = Usable(object);
     if (header.len <= ZEROCP_USER_HEADER_BYTES) {
-      result = SendBytes(self, data, header, timeout_ns);
-    } else {
+      result = self != nullptr ? SendBytes(self, data, header, timeout_ns) : nullptr;
+    } else if (self != nullptr) {
       PyErr_Format(PyExc_ValueError, "the header has %d bytes, and these are %zd",
                    ZEROCP_USER_HEADER_BYTES, header.len);
     }
@@ -214,8 +213,6 @@ PyObject* GetMaxBytes(PyObject* object, void*) {
   const PublisherObject* const self = Usable(object);
   return self != nullptr ? PyLong_FromSize_t(zerocp_publisher_max_bytes(self->raw)) : nullptr;
 }
-
-PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 PyCFunction WithKeywords(PyObject* (*function)(PyObject*, PyObject*, PyObject*)) {
   return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(function));

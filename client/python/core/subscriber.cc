@@ -36,16 +36,14 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
   if (!self) return nullptr;
   const zerocp_join_options options{sizeof(options), message_type, queue_capacity, lossy};
   zerocp_subscriber** const raw = &reinterpret_cast<SubscriberObject*>(self.get())->raw;
-  ++from->calls;
-  const zerocp_code code = WaitWithoutGil(0, ZEROCP_TIMEOUT, [&](std::int64_t) {
-    return zerocp_join_subscriber(from->raw, channel, &options, raw);
-  });
-  --from->calls;
+  const Calling calling(from);
+  const zerocp_code code =
+      WithoutGil([&] { return zerocp_join_subscriber(from->raw, channel, &options, raw); });
   return code == ZEROCP_OK ? self.release() : Fail(code);
 }
 
 void Dealloc(PyObject* object) {
-  zerocp_subscriber_close(reinterpret_cast<SubscriberObject*>(object)->raw);
+  CloseWithoutGil(reinterpret_cast<SubscriberObject*>(object)->raw, zerocp_subscriber_close);
   FreeObject(object);
 }
 
@@ -54,10 +52,7 @@ PyObject* Close(PyObject* object, PyObject*) {
   if (self->in_use) return FailInUse("subscriber");
   zerocp_subscriber* const raw = self->raw;
   self->raw = nullptr;
-  WaitWithoutGil(0, ZEROCP_TIMEOUT, [raw](std::int64_t) {
-    zerocp_subscriber_close(raw);
-    return ZEROCP_OK;
-  });
+  CloseWithoutGil(raw, zerocp_subscriber_close);
   Py_RETURN_NONE;
 }
 
@@ -66,9 +61,7 @@ PyObject* TakeRaw(SubscriberObject* self, std::int64_t timeout_ns, zerocp_code& 
   SampleObject* const sample = NewSample();
   code = kInterrupted;
   if (sample == nullptr) return nullptr;
-  // What is there is taken without giving the GIL up.
-  code = zerocp_subscriber_take(self->raw, 0, &sample->right);
-  if (code == ZEROCP_TIMEOUT && timeout_ns != 0) {
+  {
     const InUse in_use(self->in_use);
     code = WaitWithoutGil(timeout_ns, ZEROCP_TIMEOUT, [&](std::int64_t slice_ns) {
       return zerocp_subscriber_take(self->raw, slice_ns, &sample->right);
@@ -121,8 +114,6 @@ PyObject* FileNo(PyObject* object, PyObject*) {
   const zerocp_code code = zerocp_subscriber_fd(self->raw, &fd);
   return code == ZEROCP_OK ? PyLong_FromLong(fd) : Fail(code);
 }
-
-PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 
 PyMethodDef methods[] = {
     {"take", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(Take)),

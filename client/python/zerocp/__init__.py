@@ -17,6 +17,8 @@ otherwise). After a fork the child has none of it: start workers by 'spawn', or 
 """
 
 import asyncio
+import os
+import time
 
 from . import _core
 from ._core import Handle, Loan, Published, Sample
@@ -44,9 +46,10 @@ class Publisher(_core.Publisher):
 
     def publish_array(self, array, timeout=None):
         """Copies a numpy array, once, into a chunk, and publishes it; see new_array() for none."""
+        end = None if timeout is None else time.monotonic() + timeout
         loan = self.new_array(array.shape, array.dtype, timeout)
         loan.array[...] = array
-        return self.publish(loan, timeout)
+        return self.publish(loan, None if end is None else max(0, end - time.monotonic()))
 
 
 class Subscriber(_core.Subscriber):
@@ -60,8 +63,10 @@ class Subscriber(_core.Subscriber):
         """The next message as a read-only numpy array in shared memory, released with the array."""
         return self.take(timeout).array
 
+    _waiting = None  # the future of take_async
+
     async def take_async(self):
-        """take() for asyncio: other tasks run while no message is there."""
+        """take() for asyncio: other tasks run while no message is there. One task at a time."""
         while True:
             sample = self.try_take()
             if sample is not None:
@@ -69,14 +74,29 @@ class Subscriber(_core.Subscriber):
             await self._readable()
 
     async def _readable(self):
+        if self._waiting is not None:
+            raise RuntimeError("another task waits for this subscriber: one at a time")
         loop = asyncio.get_running_loop()
         fd = self.fileno()
-        ready = loop.create_future()
+        ready = self._waiting = loop.create_future()
         loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
         try:
             await ready
         finally:
-            loop.remove_reader(fd)
+            if self._waiting is ready:  # close() has not done it
+                self._waiting = None
+                loop.remove_reader(fd)
+
+    def close(self):
+        """Leaves the channel. What waits in the queue is let go; samples stay."""
+        if self._waiting is not None:
+            ready, self._waiting = self._waiting, None
+            ready.get_loop().remove_reader(self.fileno())
+            ready.done() or ready.set_exception(ValueError("this subscriber was closed"))
+        super().close()
+
+    def __exit__(self, *_exception):
+        self.close()
 
     def __aiter__(self):
         return self
@@ -97,6 +117,9 @@ class Client(_core.Client):
     (default: $ZEROCP_RUNTIME_DIR, or where daemons usually are), `name` what operators see.
     Unavailable: no daemon answers; the text lists every path tried. VersionMismatch, Denied, Limit.
     """
+
+    def __new__(cls, runtime_dir=None, **options):
+        return super().__new__(cls, None if runtime_dir is None else os.fspath(runtime_dir), **options)
 
     def join_publisher(self, channel, message_type=None):
         """Joins a channel to send. NotFound, TypeMismatch, Limit, Denied (a read-only client)."""

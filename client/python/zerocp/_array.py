@@ -10,6 +10,8 @@ Elements are in C order. What is read here a peer wrote: it is checked before it
 """
 
 import math
+import operator
+import re
 import struct
 
 import numpy
@@ -17,14 +19,18 @@ import numpy
 _HEADER = struct.Struct("<4sB11s6Q")
 _MAGIC = b"zcA1"
 _MOST_DIMENSIONS = 6
-_KINDS = "biufcmMSUV"  # never objects
+# What numpy.dtype() is given of a peer's bytes: it believes more than it should ("m8[s/0]").
+_NAME = re.compile(rb"[<>|](?:[biufcSUV][1-9][0-9]{0,8}|[mM]8(?:\[[1-9]?[0-9]{0,3}[a-zA-Z]{1,2}\])?)")
 
 
 def pack_header(shape, dtype):
     """Returns the header's bytes and the array's size in bytes. ValueError, TypeError."""
     dtype = numpy.dtype(dtype)
     name = dtype.str.encode()
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        shape = (operator.index(shape),)
+    except TypeError:
+        shape = tuple(operator.index(length) for length in shape)
     if dtype.hasobject:
         raise TypeError(f"an array of {dtype} holds Python objects, which are this process's own")
     if dtype.names or dtype.subdtype or len(name) > 11:
@@ -42,14 +48,16 @@ def _layout(header, size):
     magic, dimensions, name, *shape = _HEADER.unpack(header)
     if magic != _MAGIC:
         return (size,), numpy.dtype("u1")
-    try:
-        dtype = numpy.dtype(name.rstrip(b"\0").decode("ascii"))
-    except (TypeError, UnicodeDecodeError, SyntaxError, ValueError):
-        dtype = None
-    shape = tuple(shape[:dimensions])
-    if dtype is None or dtype.kind not in _KINDS or dtype.names or dimensions > _MOST_DIMENSIONS:
+    name, dtype = name.rstrip(b"\0"), None
+    if _NAME.fullmatch(name):
+        try:
+            dtype = numpy.dtype(name.decode())
+        except (TypeError, ValueError, OverflowError):
+            pass
+    if dtype is None or dtype.str.encode() != name or dtype.itemsize < 1 or dimensions > _MOST_DIMENSIONS:
         raise ValueError(f"the message's header names no type and shape that numpy has: {header!r}")
-    if math.prod(shape) * dtype.itemsize != size:
+    shape = tuple(shape[:dimensions])
+    if math.prod(shape) * dtype.itemsize != size or max(shape, default=0) >= 1 << 63:
         raise ValueError(f"an array of {shape} {dtype} is not {size} bytes, as the message is")
     return shape, dtype
 

@@ -1,27 +1,32 @@
 """Types of the extension module; zerocp exports what programs use."""
 
 from types import TracebackType
-from typing import Any, NamedTuple, Self, SupportsFloat
+from collections.abc import Iterable
+from typing import Any, Self, SupportsFloat
 
 from numpy import ndarray
 from typing_extensions import Buffer
 
 library_version: str
 
-class Handle(NamedTuple):
-    instance: int
-    chunk: int
+class Handle(tuple[int, int]):
+    def __new__(cls, numbers: Iterable[int], /) -> Self: ...
+    @property
+    def instance(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
 
-class Published(NamedTuple):
-    delivered: int
-    dropped: int
+class Published(tuple[int, int]):
+    @property
+    def delivered(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
 
 class _Manager:
     def __enter__(self) -> Self: ...
     def __exit__(self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None, /) -> None: ...
 
 class _Right(_Manager, Buffer):
-    header: bytes
     @property
     def array(self) -> ndarray[Any, Any]: ...
     @property
@@ -32,12 +37,15 @@ class _Right(_Manager, Buffer):
     def release(self) -> None: ...
 
 class Loan(_Right):
+    header: bytes
     size: int
     @property
     def capacity(self) -> int: ...
     def share(self) -> Sample: ...
 
 class Sample(_Right):
+    @property
+    def header(self) -> bytes: ...
     @property
     def size(self) -> int: ...
     @property

@@ -5,12 +5,16 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import pathlib
 import pickle
+import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import threading
+import time
 import unittest
 
 import numpy
@@ -156,6 +160,66 @@ class Rights(PythonTest):
         with self.assertRaises(zerocp.NotFound):
             self.client.join_publisher("nothing")
 
+    def test_code_that_runs_in_a_call_cannot_take_the_right_away(self):
+        publisher, _subscriber = self.pair()
+        loan = publisher.new_loan(100)
+
+        class Index:
+            def __index__(self):
+                loan.release()
+                return 7
+
+        with self.assertRaisesRegex(ValueError, "released"):
+            loan.size = Index()
+        if sys.version_info >= (3, 12):  # __buffer__
+
+            class Bytes:
+                def __init__(self, act):
+                    self.act = act
+
+                def __buffer__(self, _flags):
+                    self.act()
+                    return memoryview(b"stale")
+
+            loan = publisher.new_loan(100)
+            with self.assertRaisesRegex(ValueError, "released"):
+                loan.header = Bytes(loan.release)
+            with self.assertRaisesRegex(ValueError, "closed"):
+                publisher.send(Bytes(publisher.close))
+
+    def test_usual_kinds_of_arguments_are_taken(self):
+        publisher, _subscriber = self.pair()
+        loan = publisher.new_array(numpy.int64(4), "u1")
+        loan.size = numpy.int64(2)
+        self.assertEqual(loan.size, 2)
+        zerocp.Client(pathlib.Path(self.daemon.runtime_dir)).close()
+        with self.assertRaises(zerocp.Unavailable):
+            zerocp.Client("/tmp/\u00ff/\udcff".encode("utf-8", "replace").decode())
+
+    def test_a_wait_in_vain_is_few_refusals(self):
+        publisher = self.client.join_publisher("wide")
+        loans = [publisher.new_loan(1) for _ in range(4)]
+
+        def count():
+            return int(next(iter(re.findall(r'"exhausted_count": *"?(\d+)', self.daemon.command("stats", "-o", "json")))))
+
+        before = count()
+        refused = []
+
+        def wait():
+            try:
+                publisher.new_loan(1, timeout=0.35)
+            except zerocp.Exhausted:
+                refused.append(True)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        thread.join()
+        wait()
+        self.assertEqual(refused, [True, True])
+        self.assertEqual(count(), before + 2)
+        del loans
+
     def test_an_exhausted_pool_says_who_has_it(self):
         publisher = self.client.join_publisher("wide")
         loans = [publisher.new_loan(1) for _ in range(4)]
@@ -257,6 +321,45 @@ class Streams(PythonTest):
 
         self.assertEqual(asyncio.run(run()), [bytes([number]) for number in range(10)])
 
+    def test_one_task_at_a_time_waits_and_a_close_wakes_it(self):
+        _publisher, subscriber = self.pair()
+
+        async def run():
+            first = asyncio.create_task(subscriber.take_async())
+            await asyncio.sleep(0)
+            with self.assertRaisesRegex(RuntimeError, "one at a time"):
+                await subscriber.take_async()
+            subscriber.close()
+            with self.assertRaisesRegex(ValueError, "closed"):
+                await first
+
+        asyncio.run(run())
+
+    def test_a_daemon_that_hangs_does_not_stop_other_threads(self):
+        daemon = Daemon(POOLS, CHANNELS)
+        client = zerocp.Client(daemon.runtime_dir)
+        publisher = client.join_publisher("wait")
+        daemon.process.send_signal(signal.SIGSTOP)
+        closing = threading.Event()
+
+        def close():
+            nonlocal publisher
+            closing.set()
+            publisher = None  # waits for the daemon
+
+        thread = threading.Thread(target=close)
+        thread.start()
+        closing.wait()
+        ticks = 0
+        while thread.is_alive() and ticks < 100:
+            ticks += 1
+            time.sleep(0.001)
+        daemon.process.send_signal(signal.SIGCONT)
+        thread.join()
+        client.close()
+        daemon.stop()
+        self.assertEqual(ticks, 100)
+
     def test_types_are_compared(self):
         self.client.join_publisher("wait", message_type="a")  # the channel has none
         self.assertRaises(zerocp.Invalid, self.client.join_subscriber, "wait", queue_capacity=99)
@@ -337,6 +440,13 @@ class Arrays(PythonTest):
             publisher.send(bytes(16), header)
             with self.assertRaisesRegex(ValueError, "the message"):
                 subscriber.take_array(10)
+        # numpy 1.24 ends the process on the first of these.
+        for name in (b"<m8[s/0]", b"|V0", b"<U999999999", b"3i4", b"(2,)i4", b"<M8[0s]", b"|O", b"<i3", b"<f1", b"=i4", b"<i4,<i4"):
+            for dimensions, shape in ((1, 2**62), (1, 0), (0, 0), (1, 16)):
+                header = b"zcA1" + bytes([dimensions]) + name[:11].ljust(11, b"\0") + struct.pack("<6Q", shape, 0, 0, 0, 0, 0)
+                publisher.send(bytes(16), header)
+                with self.assertRaisesRegex(ValueError, "the message"):
+                    subscriber.take_array(10)
         for dtype in (object, [("x", "i4")], "(2,)i4"):
             with self.assertRaises(TypeError):
                 publisher.new_array(3, dtype)

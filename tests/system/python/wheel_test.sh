@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The wheel serves a user: installed into an environment of its own, without the build tree's
-# library, it passes the package's test; type checkers find its hints; removed, it leaves nothing.
+# library, it passes the package's test; removed, it leaves nothing.
 #
 #   wheel_test.sh BUILD_DIR PYTHON
 set -euo pipefail
