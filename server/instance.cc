@@ -179,8 +179,9 @@ Result<Instance> OpenInstance(const CreateOptions& options) {
     Result<LockIdentity> named = MemPoolManager::ReadLock(options.segment_dir, options.instance);
     if (named.ok()) {
       Result<Instance> adopted = AdoptInstance(options, *named);
-      // Ours, and locked: whoever has the lock is no daemon that owns it.
-      const bool passing = adopted.code() == Code::kAlreadyExists && IsOurs(options, *named);
+      // Whoever has the segment's lock without its owner's is no daemon.
+      const bool passing = adopted.code() == Code::kAlreadyExists &&
+                           (IsOurs(options, *named) || !IsHeld(*named));
       if (!passing || std::chrono::steady_clock::now() >= give_up) return adopted;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       continue;

@@ -51,6 +51,7 @@ void SessionManager::ReadMirror(SessionTable::Records* records) {
     if (state == static_cast<uint32_t>(SessionState::kFree)) continue;
     Record& record = (*records)[static_cast<uint16_t>(id)];
     record = {};
+    if (state == static_cast<uint32_t>(SessionState::kRevoked)) record.state = state;
     record.pid = entry.pid;
     record.uid = entry.uid;
     record.start_time = entry.start_time;

@@ -95,16 +95,23 @@ TEST_F(InstanceTest, TheOwnersLockOnTheSegmentCountsWhereItsLockFileCannotBeSeen
 // A daemon's Cleanup locks each segment that it looks at, for a moment.
 TEST_F(InstanceTest, WhoLooksAtTheSegmentsMeanwhileDoesNotPreventAStart) {
   ASSERT_TRUE(OpenInstance(options_).ok());
-  const int looking = open(Management().c_str(), O_RDWR | O_CLOEXEC);
-  ASSERT_EQ(flock(looking, LOCK_EX), 0);
-  std::thread looker([looking] {
-    std::this_thread::sleep_for(std::chrono::milliseconds(100));
-    close(looking);
-  });
-  const auto adopted = OpenInstance(options_);
-  looker.join();
-  ASSERT_TRUE(adopted.ok()) << adopted.status().message();
-  EXPECT_TRUE(adopted->adopted);
+  const auto adopt_under_a_look = [this] {
+    const int looking = open(Management().c_str(), O_RDWR | O_CLOEXEC);
+    ASSERT_EQ(flock(looking, LOCK_EX), 0);
+    std::thread looker([looking] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(100));
+      close(looking);
+    });
+    const auto adopted = OpenInstance(options_);
+    looker.join();
+    ASSERT_TRUE(adopted.ok()) << adopted.status().message();
+    EXPECT_TRUE(adopted->adopted);
+  };
+  adopt_under_a_look();
+  directory_.reset();
+  auto other = RuntimeDirectory::Open(runtime_ + "/b", RuntimeDirectory::Kind::kUser);
+  options_.lock = other->lock();
+  adopt_under_a_look();
 }
 
 TEST_F(InstanceTest, SegmentsOfAnotherLockThatNobodyHoldsAreAdopted) {

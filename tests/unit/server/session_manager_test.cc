@@ -369,6 +369,17 @@ TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
   EXPECT_EQ(sessions_->Living().at(id).pid, getpid());
 }
 
+TEST_F(SessionManagerTest, ASessionThatAnOperatorEndedStaysEndedWithoutTheFile) {
+  const uint16_t id = AttachSelf();
+  sessions_->Terminate(sessions_->List().at(0).name, true, std::chrono::milliseconds(5000),
+                       [](const absl::StatusOr<uint64_t>&) {});
+  ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
+  sessions_ = Open();
+  ASSERT_TRUE(sessions_->Restore().ok());
+  EXPECT_EQ(Mirror(id).state.load(), static_cast<uint32_t>(SessionState::kRevoked));
+  EXPECT_TRUE(sessions_->IsRevoked(id));
+}
+
 TEST_F(SessionManagerTest, ATableOfAnotherInstanceIsNotBelieved) {
   (void)AttachSelf();
   const int fd = open((base_ + "/sessions").c_str(), O_RDWR | O_CLOEXEC);
