@@ -180,8 +180,8 @@ Result<Instance> OpenInstance(const CreateOptions& options) {
     if (named.ok()) {
       Result<Instance> adopted = AdoptInstance(options, *named);
       // Whoever has the segment's lock without its owner's is no daemon.
-      const bool passing = adopted.code() == Code::kAlreadyExists &&
-                           (IsOurs(options, *named) || !IsHeld(*named));
+      const bool passing =
+          adopted.code() == Code::kAlreadyExists && (IsOurs(options, *named) || !IsHeld(*named));
       if (!passing || std::chrono::steady_clock::now() >= give_up) return adopted;
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
       continue;
