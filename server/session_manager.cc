@@ -73,7 +73,8 @@ Result<size_t> SessionManager::Restore() {
           "segment",
           records.size());
     }
-    if (!table_.Clear() || (Mutant(96) && !table_.Sign(uuid))) return CannotWrite();
+    if (!table_.Clear() || (Mutant(96) && !table_.Sign(uuid, core_.manager->session_capacity())))
+      return CannotWrite();
   }
   MakeSound(records);
   shm::SessionSet nobody;
@@ -88,7 +89,7 @@ Result<size_t> SessionManager::Restore() {
     if (!table_.Write(found->first, found->second)) return CannotWrite();
     WriteMirror(found->first, found->second);
   }
-  if (!is_ours && !table_.Sign(uuid)) return CannotWrite();
+  if (!is_ours && !table_.Sign(uuid, core_.manager->session_capacity())) return CannotWrite();
   sessions_ = std::move(records);
   MutexLock core_lock(core_.mutex);
   core_.attached.reset();

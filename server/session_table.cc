@@ -1,6 +1,7 @@
 #include "server/session_table.h"
 
 #include <spdlog/fmt/fmt.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,7 +15,9 @@ namespace zerocp {
 namespace {
 
 constexpr uint64_t kMagic = 0x7373657370637a00;  // "\0zcpsess", little endian
-constexpr uint32_t kVersion = 2;
+constexpr uint32_t kVersion = 3;
+
+off_t FileBytes(uint32_t capacity) { return off_t{capacity} * off_t{sizeof(SessionRecord)}; }
 
 struct Header {
   uint64_t magic;
@@ -66,11 +69,13 @@ bool SessionTable::Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity,
       std::memcmp(header.instance_uuid, uuid.data(), uuid.size()) != 0) {
     return false;
   }
+  struct stat info {};
+  if (fstat(file_.get(), &info) != 0 || info.st_size < FileBytes(capacity)) return false;
   for (uint32_t id = shm::kFirstSession; id < capacity; ++id) {
     SessionRecord record{};
     const off_t offset = static_cast<off_t>(id * sizeof(record));
     if (pread(file_.get(), &record, sizeof(record), offset) != static_cast<ssize_t>(sizeof(record)))
-      break;
+      return false;
     if (record.state != static_cast<uint32_t>(shm::SessionState::kFree)) {
       (*records)[static_cast<uint16_t>(id)] = record;
     }
@@ -80,7 +85,8 @@ bool SessionTable::Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity,
 
 bool SessionTable::Clear() { return ftruncate(file_.get(), 0) == 0; }
 
-bool SessionTable::Sign(const std::array<uint8_t, 16>& uuid) {
+bool SessionTable::Sign(const std::array<uint8_t, 16>& uuid, uint32_t capacity) {
+  if (ftruncate(file_.get(), FileBytes(capacity)) != 0) return false;
   Header header{kMagic, kVersion, sizeof(SessionRecord), {}, {}};
   std::copy(uuid.begin(), uuid.end(), header.instance_uuid);
   return pwrite(file_.get(), &header, sizeof(header), 0) == static_cast<ssize_t>(sizeof(header));

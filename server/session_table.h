@@ -59,12 +59,14 @@ class SessionTable {
 
   // `file`: opened for reading and writing.
   explicit SessionTable(shm::UniqueFd file) : file_(std::move(file)) {}
-  // Reads the records of ids below `capacity`. False: the file is not of the instance `uuid`.
+  // Reads the records of ids below `capacity`. False: the file is not of the instance `uuid`, or
+  // was cut since it was signed: what is missing would be taken for sessions that are gone.
   bool Read(const std::array<uint8_t, 16>& uuid, uint32_t capacity, Records* records) const;
   // Begins an empty table, of no instance yet. False: errno says why.
   bool Clear();
-  // The table is whole, and that of the instance `uuid`. False: errno says why.
-  bool Sign(const std::array<uint8_t, 16>& uuid);
+  // The table is whole, has `capacity` ids, and is that of the instance `uuid`. False: errno says
+  // why.
+  bool Sign(const std::array<uint8_t, 16>& uuid, uint32_t capacity);
   // False: errno says why.
   bool Write(uint16_t id, const SessionRecord& record);
 

@@ -101,7 +101,8 @@ class RuntimeFiles {
     Expect(manager.ok(), "cannot adopt the instance");
     uuid_ = (*manager)->instance_uuid();
     SessionTable table(OpenFile(table_path));
-    Expect(table.Clear() && table.Sign(uuid_), "cannot write " + table_path);
+    Expect(table.Clear() && table.Sign(uuid_, (*manager)->session_capacity()),
+           "cannot write " + table_path);
     for (const uint16_t id : {uint16_t{2}, uint16_t{3}, uint16_t{4}}) {
       Expect(instance.attached().test(id), "session " + std::to_string(id) + " is not attached");
       SessionRecord record{};

@@ -29,16 +29,18 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
                  ZEROCP_TOKEN_BYTES);
     return nullptr;
   }
-  Ref self(PyType_GenericAlloc(type, 0));
-  if (!self) return nullptr;
+  PyObject* const self = PyType_GenericAlloc(type, 0);
+  if (self == nullptr) return nullptr;
   const zerocp_client_options options{sizeof(options), name, runtime_dir, read_only};
-  zerocp_client** const raw = &Self(self.get())->raw;
+  zerocp_client** const raw = &Self(self)->raw;
   const zerocp_code code = WithoutGil([&] {
     return token != nullptr
                ? zerocp_attach(reinterpret_cast<const std::uint8_t*>(token), socket, &options, raw)
                : zerocp_connect(&options, raw);
   });
-  return code == ZEROCP_OK ? self.release() : Fail(code);
+  if (code == ZEROCP_OK) return self;
+  Py_DECREF(self);
+  return Fail(code);
 }
 
 void Dealloc(PyObject* object) {
@@ -88,13 +90,14 @@ PyObject* NewLoanMethod(PyObject* object, PyObject* positional, PyObject* keywor
 }
 
 PyObject* Open(PyObject* object, PyObject* argument) {
-  unsigned long long instance = 0;
-  unsigned long long chunk = 0;
-  if (!PyTuple_Check(argument)) {
+  if (!PyTuple_Check(argument) || PyTuple_Size(argument) != 2) {
     PyErr_SetString(PyExc_TypeError, "open() takes a Handle, or its two numbers in a tuple");
     return nullptr;
   }
-  if (PyArg_ParseTuple(argument, "KK:open", &instance, &chunk) == 0) return nullptr;
+  const std::uint64_t instance = PyLong_AsUnsignedLongLong(PyTuple_GetItem(argument, 0));
+  if (PyErr_Occurred() != nullptr) return nullptr;
+  const std::uint64_t chunk = PyLong_AsUnsignedLongLong(PyTuple_GetItem(argument, 1));
+  if (PyErr_Occurred() != nullptr) return nullptr;
   ClientObject* const self = OpenClient(object);
   if (self == nullptr) return nullptr;
   SampleObject* const sample = NewSample();

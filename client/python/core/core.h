@@ -52,7 +52,8 @@ inline constexpr zerocp_code kInterrupted = -1;
 
 std::int64_t MonotonicNs();
 
-// Runs `call` without the GIL.
+// Runs `call` without the GIL. A thread that comes back after the interpreter's end is ended there,
+// which unwinds the stack: no caller's destructor may touch a Python object (no Ref).
 template <typename Call>
 zerocp_code WithoutGil(Call call) {
   PyThreadState* const thread = PyEval_SaveThread();

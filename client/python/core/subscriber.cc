@@ -32,14 +32,16 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
     return nullptr;
   }
   ClientObject* const from = OpenClient(client);
-  Ref self(from != nullptr ? PyType_GenericAlloc(type, 0) : nullptr);
-  if (!self) return nullptr;
+  PyObject* const self = from != nullptr ? PyType_GenericAlloc(type, 0) : nullptr;
+  if (self == nullptr) return nullptr;
   const zerocp_join_options options{sizeof(options), message_type, queue_capacity, lossy};
-  zerocp_subscriber** const raw = &reinterpret_cast<SubscriberObject*>(self.get())->raw;
+  zerocp_subscriber** const raw = &reinterpret_cast<SubscriberObject*>(self)->raw;
   const Calling calling(from);
   const zerocp_code code =
       WithoutGil([&] { return zerocp_join_subscriber(from->raw, channel, &options, raw); });
-  return code == ZEROCP_OK ? self.release() : Fail(code);
+  if (code == ZEROCP_OK) return self;
+  Py_DECREF(self);
+  return Fail(code);
 }
 
 void Dealloc(PyObject* object) {

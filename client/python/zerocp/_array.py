@@ -37,8 +37,8 @@ def pack_header(shape, dtype):
         raise TypeError(f"the message's header has no room for the type {dtype}: send its bytes ('view(\"u1\")')")
     if len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"the message's header has room for {_MOST_DIMENSIONS} dimensions, not for {len(shape)}")
-    if any(length < 0 for length in shape):
-        raise ValueError(f"a shape has no negative lengths: {shape}")
+    if any(not 0 <= length < 1 << 63 for length in shape):
+        raise ValueError(f"a shape has lengths of 0 to 63 bits: {shape}")
     padded = shape + (0,) * (_MOST_DIMENSIONS - len(shape))
     return _HEADER.pack(_MAGIC, len(shape), name, *padded), math.prod(shape) * dtype.itemsize
 

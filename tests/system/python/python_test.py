@@ -137,8 +137,11 @@ class Rights(PythonTest):
             sample.release()
             with self.assertRaises(zerocp.Stale):
                 other.open(handle)
-            with self.assertRaises(TypeError):
-                other.open(7)
+            for wrong in (7, (1,), ("a", "b")):
+                with self.assertRaises(TypeError):
+                    other.open(wrong)
+            with self.assertRaises(OverflowError):
+                other.open((handle.instance + 2**64, handle.chunk))
 
     def test_sizes_and_headers_have_bounds(self):
         publisher, subscriber = self.pair()
@@ -452,8 +455,9 @@ class Arrays(PythonTest):
                 publisher.new_array(3, dtype)
         with self.assertRaises(ValueError):
             publisher.new_array((1,) * 7)
-        with self.assertRaises(ValueError):
-            publisher.new_array((-1,))
+        for shape in ((-1,), 2**70, (2**63,)):
+            with self.assertRaises(ValueError):
+                publisher.new_array(shape)
 
     def test_dlpack_exports_what_may_be_written(self):
         publisher, subscriber = self.pair()
@@ -514,6 +518,24 @@ l = p.new_loan(10); a = numpy.frombuffer(l, 'u1'); p.send(b'1'); b = s.take_arra
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_an_interpreter_ends_while_a_thread_is_in_a_call(self):
+        for call in ("zerocp.Client(DIR).close()", "c.join_publisher('drop').close()", "c.join_subscriber('drop').close()"):
+            code = f"""
+import threading, time, zerocp
+DIR = {self.daemon.runtime_dir!r}
+c = zerocp.Client(DIR)
+begun = threading.Event()
+def loop():
+    while True:
+        {call}
+        begun.set()
+threading.Thread(target=loop, daemon=True).start()
+begun.wait()
+"""
+            for _ in range(5):
+                done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), call)
 
     def test_it_lives_beside_grpc(self):
         code = f"""

@@ -2,7 +2,9 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
+#include <filesystem>
 #include <set>
 #include <string>
 #include <utility>
@@ -367,6 +369,20 @@ TEST_F(SessionManagerTest, WithoutTheFileTheMirrorIsBelieved) {
   ASSERT_TRUE(restored.ok());
   EXPECT_EQ(*restored, 1u);
   EXPECT_EQ(sessions_->Living().at(id).pid, getpid());
+}
+
+TEST_F(SessionManagerTest, ATableThatWasCutIsNotBelieved) {
+  const uint16_t id = AttachSelf();
+  ASSERT_TRUE((sessions_ = Open())->Restore().ok());
+  const std::string path = base_ + "/sessions";
+  for (const size_t bytes : {std::filesystem::file_size(path) - 1, sizeof(SessionRecord)}) {
+    ASSERT_EQ(truncate(path.c_str(), static_cast<off_t>(bytes)), 0);
+    sessions_ = Open();
+    const auto restored = sessions_->Restore();
+    ASSERT_TRUE(restored.ok());
+    EXPECT_EQ(*restored, 1u);
+    EXPECT_EQ(sessions_->Living().at(id).pid, getpid());
+  }
 }
 
 TEST_F(SessionManagerTest, ASessionThatAnOperatorEndedStaysEndedWithoutTheFile) {
