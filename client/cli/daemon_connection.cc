@@ -95,6 +95,7 @@ void DaemonConnection::ConnectByTls(const DaemonOptions& options) {
 
 grpc::Status DaemonConnection::CallOnce(const std::string& method, const Message& request,
                                         Message* response) {
+  if (channel_ == nullptr) return {grpc::StatusCode::UNAVAILABLE, "there is no connection"};
   grpc::ClientContext context;
   LimitWait(&context);
   grpc::CompletionQueue queue;

@@ -76,7 +76,7 @@ class DaemonConnection {
   // says what to return; the reason is printed.
   bool Call(const std::string& method, const google::protobuf::Message& request,
             google::protobuf::Message* response);
-  // The same, of one page, without printing anything.
+  // The same, of one page, without printing anything. UNAVAILABLE if there is no channel().
   grpc::Status CallOnce(const std::string& method, const google::protobuf::Message& request,
                         google::protobuf::Message* response);
   // The call ends after the time that the daemon has for each answer.
