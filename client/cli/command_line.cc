@@ -46,6 +46,7 @@ struct CommandLine {
   DaemonOptions daemon;
   std::string host;  // ssh://..., where the daemon is
   bool is_local = false;
+  bool is_diff = false;  // whose status 3 is an answer
   SendOptions send;
   RecvOptions recv;
   LookOptions look;
@@ -77,7 +78,7 @@ struct CommandLine {
     int code = kDone;
     const auto tunnel = SshTunnel::Open(
         host, (dir.empty() ? shm::SystemRuntimeDir() : dir) + "/" + shm::kAdminSocket, &code);
-    if (tunnel == nullptr) return code;
+    if (tunnel == nullptr) return is_diff ? int{kFailed} : code;
     daemon.address = tunnel->socket();
     return chosen();
   }
@@ -311,6 +312,7 @@ void AddConfig(CLI::App& app, CommandLine* line) {
   CLI::App* diff =
       add("config diff", "Say what a file would change: exit status 0 nothing, 3 something",
           {"config diff zerocp.yaml", "config diff zerocp.yaml || test $? = 3"}, DiffConfig);
+  diff->parse_complete_callback([=] { line->is_diff = true; });
   CLI::App* apply = add("config apply", "Make the daemon's configuration that of a file",
                         {"config apply zerocp.yaml --validate-only",
                          "config apply zerocp.yaml --allow-deletion --persist"},
