@@ -73,7 +73,7 @@ zerocp pools create audio 4KiB 8 --host ssh://desk:22 --runtime-dir "$work/run" 
 zerocp pools --runtime-dir "$work/run" | grep -q '^audio '
 fails 3 'does not answer' info --host ssh://desk --runtime-dir "$work/none"
 fails 3 'ssh to away does not forward /run/zerocp/admin.sock' info --host ssh://away
-echo 'pools: {}' >"$work/zerocp.yaml"
+echo 'pools: []' >"$work/zerocp.yaml"
 fails 1 'ssh to away does not forward' config diff "$work/zerocp.yaml" --host ssh://away
 fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host ssh://-oProxyCommand=false
 for wrong in ssh:// ssh://desk:x ssh://me@-oProxyCommand=false ssh://@desk ssh://::1 'ssh://[-o]' desk; do
