@@ -171,11 +171,23 @@ TEST_F(Command, WhatCannotBeIsWrongUsage) {
            {"pools", "shrink", "p", "1"},
            {"pools", "-o", "xml"},
            {"info", "--address", "localhost:1"},
-           {"recv", "c", "--address", "/tmp/none"}}) {
+           {"recv", "c", "--address", "/tmp/none"},
+           {"info", "--timeout", "0"},
+           {"info", "--timeout", "1e10"},
+           {"info", "--timeout", "inf"},
+           {"info", "--timeout", "nan"},
+           {"recv", "c", "--timeout", "1e300"},
+           {"tap", "c", "--timeout", "-1"},
+           {"events", "--since", "20000d"},
+           {"stats", "--watch", "--interval", "nan"}}) {
     const Ran ran = Run(wrong);
     EXPECT_EQ(ran.exit_code, 2) << wrong[0] << " " << wrong[1] << ": " << ran.error;
     EXPECT_FALSE(ran.error.empty());
   }
+  const std::string error = Run({"info", "--timeout", "1e10"}).error;
+  EXPECT_TRUE(Has(error, "1e10 does not do: it must be from 1e-09 to 1000000000")) << error;
+  Done({"info", "--timeout", "1e9"});
+  Done({"events", "--since", "1e9"});
 }
 
 TEST_F(Command, ADiffSaysWhetherAnApplyWouldChangeAnything) {
