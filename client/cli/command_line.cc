@@ -46,6 +46,7 @@ struct CommandLine {
   DaemonOptions daemon;
   std::string host;  // ssh://..., where the daemon is
   bool is_local = false;
+  bool is_diff = false;  // whose status 3 is an answer
   SendOptions send;
   RecvOptions recv;
   LookOptions look;
@@ -77,7 +78,7 @@ struct CommandLine {
     int code = kDone;
     const auto tunnel = SshTunnel::Open(
         host, (dir.empty() ? shm::SystemRuntimeDir() : dir) + "/" + shm::kAdminSocket, &code);
-    if (tunnel == nullptr) return code;
+    if (tunnel == nullptr) return is_diff ? int{kFailed} : code;
     daemon.address = tunnel->socket();
     return chosen();
   }
@@ -125,12 +126,14 @@ void AddGlobalOptions(CLI::App& app, CommandLine* line) {
   app.add_option("--timeout", daemon->timeout_s,
                  "Longest wait for an answer of the daemon (default: 5; 300 where memory is "
                  "reserved)")
-      ->check(Positive())
+      ->check(Between(1e-9, kMostSeconds))
       ->type_name("SECONDS");
 }
 
 void AddTimeout(CLI::App* command, std::optional<double>* seconds, const char* what) {
-  command->add_option("--timeout", *seconds, what)->check(NotNegative())->type_name("SECONDS");
+  command->add_option("--timeout", *seconds, what)
+      ->check(Between(0, kMostSeconds))
+      ->type_name("SECONDS");
 }
 
 void AddSend(CLI::App& app, CommandLine* line) {
@@ -227,7 +230,7 @@ void AddTapAndHz(CLI::App& app, CommandLine* line) {
       ->check(Positive())
       ->type_name("N");
   hz->add_option("--interval", options->interval_s, "Time of a line (default: 1)")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(Between(0.1, 3600))
       ->type_name("SECONDS");
 }
 
@@ -249,7 +252,7 @@ void AddStatsOptions(CLI::App* command, CommandLine* line) {
       command->add_flag("--watch", line->watch, "Show them again and again, until a signal")
           ->excludes(offline);
   command->add_option("--interval", line->interval_s, "Time between them (default: 1)")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(Between(0.1, 3600))
       ->type_name("SECONDS")
       ->needs(watch);
   command->parse_complete_callback([=] {
@@ -279,7 +282,7 @@ void AddEvents(CLI::App& app, CommandLine* line) {
   command
       ->add_option("--since", options->since_s,
                    "Only what happened in this time until now: 90, 90s, 10m, 2h, 1d")
-      ->check(NotNegative())
+      ->check(Between(0, kMostSeconds))
       ->transform(CLI::AsNumberWithUnit(
           std::map<std::string, double>{{"s", 1}, {"m", 60}, {"h", 3600}, {"d", 86400}}))
       ->type_name("TIME");
@@ -311,6 +314,7 @@ void AddConfig(CLI::App& app, CommandLine* line) {
   CLI::App* diff =
       add("config diff", "Say what a file would change: exit status 0 nothing, 3 something",
           {"config diff zerocp.yaml", "config diff zerocp.yaml || test $? = 3"}, DiffConfig);
+  diff->parse_complete_callback([=] { line->is_diff = true; });
   CLI::App* apply = add("config apply", "Make the daemon's configuration that of a file",
                         {"config apply zerocp.yaml --validate-only",
                          "config apply zerocp.yaml --allow-deletion --persist"},
@@ -358,7 +362,7 @@ void AddTop(CLI::App& app, CommandLine* line) {
       "slowest\nsubscriber, those that are stalled first, and who holds chunks, the oldest first.\n"
       "Keys: q quits, space pauses, + and - change the interval.");
   command->add_option("--interval", line->top_interval_s, "Time between numbers (default: 1)")
-      ->check(CLI::Range(0.1, 3600.0))
+      ->check(Between(0.1, 3600))
       ->type_name("SECONDS");
   command->callback(
       [=] { line->chosen = [=] { return Top(line->daemon, line->top_interval_s); }; });

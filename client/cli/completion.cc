@@ -125,6 +125,13 @@ std::string Replaced(std::string text, const std::string& mark, const std::strin
 constexpr char kBash[] = R"sh(# Completion of zerocp for bash, made by `zerocp completion bash`.
 _zerocp_choices() { candidates+=("$@"); }
 _zerocp_nothing() { :; }
+# Of these words those that begin with $current, as they are: compgen -W would expand them.
+_zerocp_matching() {
+  local word
+  for word in "$@"; do
+    if [[ $word == "$current"* ]]; then COMPREPLY+=("$word"); fi
+  done
+}
 _zerocp_files() { mapfile -t COMPREPLY < <(compgen -f -- "$current"); }
 _zerocp_directories() { mapfile -t COMPREPLY < <(compgen -d -- "$current"); }
 _zerocp_names() {
@@ -147,14 +154,14 @@ _zerocp() {
 @PATHS@    esac
   done
   if _zerocp_value; then
-    ((${#candidates[@]} == 0)) || mapfile -t COMPREPLY < <(compgen -W "${candidates[*]}" -- "$current")
+    _zerocp_matching "${candidates[@]}"
     return
   fi
   case "$command" in
 @CANDIDATES@  esac
   options+=(@GLOBAL@)
   if [[ $current == -* ]]; then candidates=("${options[@]}"); fi
-  mapfile -t -O "${#COMPREPLY[@]}" COMPREPLY < <(compgen -W "${candidates[*]}" -- "$current")
+  _zerocp_matching "${candidates[@]}"
 }
 complete -o filenames -F _zerocp zerocp
 )sh";
@@ -167,7 +174,7 @@ _zerocp_files() { _files; }
 _zerocp_directories() { _files -/; }
 _zerocp_names() {
   local name rest
-  zerocp $1 --timeout 1 2>/dev/null | tail -n +2 | while read -r name rest; do candidates+=($name); done
+  zerocp $1 --timeout 1 2>/dev/null | tail -n +2 | while read -r name rest; do candidates+=("$name"); done
 }
 _zerocp_value() {
   case "$command/$previous" in

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -21,8 +20,7 @@ namespace {
 
 constexpr double kPatienceForChange_s = 300;  // memory is reserved meanwhile
 
-// A line, without its end.
-std::string LineOf(const v1::ConfigChange& change) {
+std::string TextOf(const v1::ConfigChange& change) {
   switch (change.action()) {
     case v1::ConfigChange::ACTION_ADD:
       return "+ " + change.path() + "  " + change.new_value();
@@ -37,6 +35,9 @@ std::string LineOf(const v1::ConfigChange& change) {
       return "? " + change.path() + "  " + change.old_value() + " -> " + change.new_value();
   }
 }
+
+// A line, without its end.
+std::string LineOf(const v1::ConfigChange& change) { return Printable(TextOf(change)); }
 
 template <class Response>
 int ShowChanges(const Response& response, Format format, bool validate_only) {
@@ -92,12 +93,9 @@ int GetConfig(const DaemonOptions& daemon) {
   v1::GetConfigResponse response;
   if (!observer.Call("GetConfig", v1::GetConfigRequest(), &response)) return observer.exit_code();
   if (!response.file_error().empty())
-    std::fprintf(stderr, "zerocp: the daemon's file cannot be used: %s\n",
-                 response.file_error().c_str());
-  if (!response.drift().empty())
-    std::fprintf(stderr, "zerocp: zerocp config reload would change:\n");
-  for (const v1::ConfigChange& change : response.drift())
-    std::fprintf(stderr, "zerocp:   %s\n", LineOf(change).c_str());
+    Failed(kFailed, "the daemon's file cannot be used: " + response.file_error());
+  if (!response.drift().empty()) Failed(kFailed, "zerocp config reload would change:");
+  for (const v1::ConfigChange& change : response.drift()) Failed(kFailed, "  " + LineOf(change));
   if (daemon.json()) return PrintMessage(response.config(), daemon.format);
   Print(ToYaml(response.config()));
   return kDone;

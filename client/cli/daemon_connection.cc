@@ -95,6 +95,7 @@ void DaemonConnection::ConnectByTls(const DaemonOptions& options) {
 
 grpc::Status DaemonConnection::CallOnce(const std::string& method, const Message& request,
                                         Message* response) {
+  if (channel_ == nullptr) return {grpc::StatusCode::UNAVAILABLE, "there is no connection"};
   grpc::ClientContext context;
   LimitWait(&context);
   grpc::CompletionQueue queue;
@@ -106,7 +107,10 @@ grpc::Status DaemonConnection::CallOnce(const std::string& method, const Message
   call->Finish(response, &status, nullptr);
   void* tag = nullptr;
   bool ok = false;
-  queue.Next(&tag, &ok);
+  while (queue.AsyncNext(&tag, &ok, std::chrono::system_clock::now() + kSlice) ==
+         grpc::CompletionQueue::TIMEOUT) {
+    if (StopSignal() != 0) context.TryCancel();
+  }
   return status;
 }
 
@@ -129,6 +133,10 @@ void DaemonConnection::LimitWait(grpc::ClientContext* context) const {
 }
 
 bool DaemonConnection::Fail(const grpc::Status& status) {
+  if (StopSignal() != 0) {
+    exit_code_ = kSignal + StopSignal();
+    return false;
+  }
   const bool absent = IsAbsent(status);
   exit_code_ = Failed(absent ? kNotReachable : kFailed,
                       "the daemon at " + address_ + (absent ? " does not answer: " : " says: ") +

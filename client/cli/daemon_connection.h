@@ -76,12 +76,13 @@ class DaemonConnection {
   // says what to return; the reason is printed.
   bool Call(const std::string& method, const google::protobuf::Message& request,
             google::protobuf::Message* response);
-  // The same, of one page, without printing anything.
+  // The same, of one page, without printing anything. UNAVAILABLE if there is no channel(); a
+  // signal to stop cancels it.
   grpc::Status CallOnce(const std::string& method, const google::protobuf::Message& request,
                         google::protobuf::Message* response);
   // The call ends after the time that the daemon has for each answer.
   void LimitWait(grpc::ClientContext* context) const;
-  // Prints why a call failed; always false.
+  // Prints why a call failed, unless a signal asked to stop; always false.
   bool Fail(const grpc::Status& status);
   int exit_code() const { return exit_code_; }
   // The socket's path, or HOST:PORT.

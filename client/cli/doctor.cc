@@ -95,9 +95,9 @@ std::string TextOf(const std::vector<Finding>& findings) {
     head.resize(8, ' ');
     std::string check = finding.check;
     check.resize(19, ' ');
-    text += Coloured(kTones[state], head) + check + Wrapped(finding.found, kIndent);
+    text += Coloured(kTones[state], head) + check + Wrapped(Printable(finding.found), kIndent);
     if (!finding.change.empty())
-      text += std::string(kIndent - 3, ' ') + "-> " + Wrapped(finding.change, kIndent);
+      text += std::string(kIndent - 3, ' ') + "-> " + Wrapped(Printable(finding.change), kIndent);
   }
   const auto changes = std::count_if(findings.begin(), findings.end(), [](const Finding& finding) {
     return finding.state == State::kChange;

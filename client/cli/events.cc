@@ -49,9 +49,9 @@ class Printer {
     if (TimeIn(event) < earliest_) return true;
     std::string line = Gap(before, event.sequence());
     if (format_ == Format::kTable) {
-      line +=
-          Line(std::to_string(event.sequence()), PreciseTimeText(event.time()),
-               WordOf(*Event::Kind_descriptor(), event.kind()), event.resource(), event.detail());
+      line += Line(std::to_string(event.sequence()), PreciseTimeText(event.time()),
+                   WordOf(*Event::Kind_descriptor(), event.kind()), Printable(event.resource()),
+                   Printable(event.detail()));
     } else {
       std::fputs(line.c_str(), stderr);
       line.clear();

@@ -41,7 +41,7 @@ using shm::Status;
 constexpr size_t kShownHolderLines = 10;  // per pool
 
 int Failed(const Status& status) {
-  std::fprintf(stderr, "zerocp: %s\n", status.message().c_str());
+  Failed(kFailed, status.message());
   switch (status.code()) {
     case Code::kNotFound:
     case Code::kUnavailable:
@@ -59,13 +59,9 @@ int Failed(const Status& status) {
   }
 }
 
-// Text of a segment, which anybody may have written, for a terminal and for JSON.
-std::string Printable(const char* text, size_t size) {
-  std::string name(text, strnlen(text, size));
-  for (char& c : name) {
-    if (c < ' ' || c > '~') c = '?';
-  }
-  return name;
+// A name in a segment, which anybody may have written.
+std::string NameText(const char* name, size_t size) {
+  return Printable(std::string(name, strnlen(name, size)));
 }
 
 // The instances that may be meant, in the order in which clients look for their daemons.
@@ -162,7 +158,7 @@ v1::ChannelStats ToProto(const shm::ChannelRegistry& registry,
     line.set_subscriber(proto.channel() + "/subscribers/" + std::to_string(k) + "-" +
                         std::to_string(subscriber.epoch));
     const shm::SessionEntry& session = manager.session_entry(subscriber.session);
-    line.set_client_name(Printable(session.name, sizeof(session.name)));
+    line.set_client_name(NameText(session.name, sizeof(session.name)));
     const auto counts = registry.CountsOf(channel, k);
     line.set_queued_count(static_cast<int64_t>(counts.queued_count));
     line.set_queue_capacity(static_cast<int32_t>(subscriber.queue_capacity));
@@ -284,7 +280,7 @@ std::string SessionTable(MemPoolManager& manager) {
     const shm::SessionEntry& entry = manager.session_entry(static_cast<uint16_t>(id));
     const uint32_t state = entry.state.load(std::memory_order_acquire);
     if (state == static_cast<uint32_t>(SessionState::kFree)) continue;
-    table.Add({std::to_string(id), Printable(entry.name, sizeof(entry.name)), StateText(state),
+    table.Add({std::to_string(id), NameText(entry.name, sizeof(entry.name)), StateText(state),
                std::to_string(entry.pid), std::to_string(entry.uid),
                IsAlive(entry) ? "alive" : "gone", std::to_string(held[id])});
   }
@@ -309,7 +305,7 @@ std::string HolderTable(MemPoolManager& manager, const shm::Census& census) {
       table.Add({name, std::to_string(sum.chunk_count), shm::Name(sum.phase),
                  census.ChannelName(sum.channel),
                  sum.session == 0 ? "" : std::to_string(sum.session),
-                 known ? Printable(entry->name, sizeof(entry->name)) : ""});
+                 known ? NameText(entry->name, sizeof(entry->name)) : ""});
     }
     if (sums.size() > kShownHolderLines) {
       table.Add({name, "", "and " + std::to_string(sums.size() - kShownHolderLines) + " more", "",

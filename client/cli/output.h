@@ -9,7 +9,11 @@
 
 namespace zerocp::cli {
 
-// Prints "zerocp: <what>" on standard error; returns `code`.
+// A text from elsewhere, on one line: a ? for each byte of the characters that a terminal takes for
+// commands (U+0000 to U+001F, U+007F to U+009F), and of what is not UTF-8.
+std::string Printable(const std::string& text);
+
+// Prints "zerocp: <what>", made printable, on standard error; returns `code`.
 int Failed(ExitCode code, const std::string& what);
 
 // To standard output, buffered. Whether it gets there, FlushOutput says.

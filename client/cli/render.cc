@@ -43,10 +43,9 @@ const FieldDescriptor* FieldOf(const Message& message, const std::string& name) 
 
 // The name of a pool, channel or session without its collection; others are given as they are, but
 // for what a terminal would take for commands.
-std::string StringText(const FieldDescriptor& field, std::string value) {
+std::string StringText(const FieldDescriptor& field, const std::string& text) {
   static const std::set<std::string> kIds{"name", "pool", "channel", "session"};
-  for (char& c : value)
-    if (std::iscntrl(static_cast<unsigned char>(c)) != 0) c = '?';
+  const std::string value = Printable(text);
   const size_t slash = value.find('/');
   const bool is_id = kIds.contains(field.name()) && slash == value.rfind('/');
   return is_id && slash != std::string::npos ? value.substr(slash + 1) : value;

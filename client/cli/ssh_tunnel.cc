@@ -12,10 +12,12 @@
 #include <csignal>
 #include <cstring>
 #include <filesystem>
+#include <regex>
 #include <thread>
 #include <vector>
 
 #include "client/cli/output.h"
+#include "client/cli/stop_signal.h"
 #include "client/internal/find_daemon.h"
 
 extern char** environ;
@@ -23,27 +25,26 @@ extern char** environ;
 namespace zerocp::cli {
 namespace {
 
-constexpr char kScheme[] = "ssh://";
+// Neither user nor host begins as an option does. An IPv6 address has brackets.
+constexpr char kUri[] =
+    R"(ssh://([^-/][^/]*@)?(?:\[([0-9A-Fa-f:.]+(?:%\w+)?)\]|([^-:/@\[\]][^:/@\[\]]*))(?::([0-9]+))?/?)";
 
 }  // namespace
 
 std::unique_ptr<SshTunnel> SshTunnel::Open(const std::string& host, const std::string& socket,
                                            int* exit_code) {
-  std::string destination = host.starts_with(kScheme) ? host.substr(std::strlen(kScheme)) : "";
-  std::string port;
-  if (const size_t colon = destination.rfind(':'); colon != std::string::npos) {
-    port = destination.substr(colon + 1);
-    destination.resize(colon);
-  }
-  // ssh would take what begins with - for an option.
-  const bool is_port = port.find_first_not_of("0123456789") == std::string::npos;
-  if (destination.empty() || destination[0] == '-' || !is_port) {
+  std::smatch parts;
+  if (!std::regex_match(host, parts, std::regex(kUri))) {
     *exit_code = Failed(kUsage, "--host " + host + " is not ssh://[USER@]HOST[:PORT]");
     return nullptr;
   }
+  const std::string destination = parts[1].str() + parts[2].str() + parts[3].str();
+  CatchStopSignals();
   std::unique_ptr<SshTunnel> tunnel(new SshTunnel());
-  if (tunnel->Start(destination, port, socket) && tunnel->AwaitSocket()) return tunnel;
-  *exit_code = Failed(kNotReachable, "ssh to " + destination + " does not forward " + socket);
+  if (tunnel->Start(destination, parts[4], socket) && tunnel->AwaitSocket()) return tunnel;
+  *exit_code = StopSignal() != 0
+                   ? kSignal + StopSignal()
+                   : Failed(kNotReachable, "ssh to " + destination + " does not forward " + socket);
   return nullptr;
 }
 
@@ -60,8 +61,9 @@ bool SshTunnel::Start(const std::string& destination, const std::string& port,
   if (pipe2(ends, O_CLOEXEC) != 0) return false;
   const shm::UniqueFd read_end(ends[0]);
   input_ = shm::UniqueFd(ends[1]);
-  std::vector<std::string> words{
-      "ssh", "-T", "-o", "ExitOnForwardFailure=yes", "-L", socket_ + ":" + remote};
+  // A connection of its own: a master of the user's would neither end nor begin with it.
+  std::vector<std::string> words{"ssh", "-T", "-S", "none", "-o", "LogLevel=ERROR"};
+  words.insert(words.end(), {"-o", "ExitOnForwardFailure=yes", "-L", socket_ + ":" + remote});
   if (!port.empty()) words.insert(words.end(), {"-p", port});
   // cat ends with its input.
   words.insert(words.end(), {"--", destination, "cat"});
@@ -83,6 +85,7 @@ bool SshTunnel::Start(const std::string& destination, const std::string& port,
 
 bool SshTunnel::AwaitSocket() {
   while (!internal::ConnectToDaemon(socket_, SOCK_STREAM).ok()) {
+    if (StopSignal() != 0) return false;
     if (waitpid(pid_, nullptr, WNOHANG) == pid_) {
       pid_ = 0;
       return false;

@@ -15,8 +15,8 @@ namespace zerocp::cli {
 class SshTunnel {
  public:
   // `host`: ssh://[USER@]HOST[:PORT]; `socket`: a path there. Waits until the socket is forwarded;
-  // ssh asks for what it needs on the terminal. nullptr: the reason is printed, and *exit_code says
-  // what to return.
+  // ssh asks for what it needs on the terminal. Catches signals that ask to stop. nullptr: the
+  // reason is printed, and *exit_code says what to return.
   static std::unique_ptr<SshTunnel> Open(const std::string& host, const std::string& socket,
                                          int* exit_code);
   ~SshTunnel();

@@ -16,24 +16,44 @@ static_assert(std::atomic<int>::is_always_lock_free);
 // Closes the gap between looking at g_signal and sleeping in poll().
 int g_pipe[2] = {-1, -1};
 
-void OnSignal(int signal) {
+std::atomic<void (*)()> g_before_death{nullptr};
+static_assert(std::atomic<void (*)()>::is_always_lock_free);
+
+void Die(int number) {
+  if (const auto act = g_before_death.load(std::memory_order_relaxed); act != nullptr) act();
+  signal(number, SIG_DFL);
+  raise(number);  // blocked until the handler returns
+}
+
+void OnStopSignal(int number) {
   const int error = errno;
-  g_signal.store(signal, std::memory_order_relaxed);
+  if (g_signal.exchange(number, std::memory_order_relaxed) != 0) return Die(number);
   [[maybe_unused]] ssize_t written = write(g_pipe[1], "", 1);
   errno = error;
+}
+
+// Calls are interrupted, and no other signal comes meanwhile.
+void Catch(int number, void (*handler)(int)) {
+  struct sigaction action {};
+  action.sa_handler = handler;
+  sigfillset(&action.sa_mask);
+  sigaction(number, &action, nullptr);
 }
 
 }  // namespace
 
 void CatchStopSignals() {
+  if (g_pipe[0] != -1) return;
   if (pipe2(g_pipe, O_CLOEXEC | O_NONBLOCK) != 0) g_pipe[0] = g_pipe[1] = -1;
-  struct sigaction action {};
-  action.sa_handler = OnSignal;
-  action.sa_flags =
-      static_cast<int>(SA_RESETHAND);  // calls are interrupted; the second signal kills
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
+  Catch(SIGINT, OnStopSignal);
+  Catch(SIGTERM, OnStopSignal);
   signal(SIGPIPE, SIG_IGN);
+}
+
+void BeforeDeath(void (*act)()) {
+  g_before_death.store(act, std::memory_order_relaxed);
+  Catch(SIGHUP, Die);
+  Catch(SIGQUIT, Die);
 }
 
 int StopSignal() { return g_signal.load(std::memory_order_relaxed); }

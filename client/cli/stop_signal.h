@@ -3,9 +3,13 @@
 
 namespace zerocp::cli {
 
-// Once, at the start, before any thread. Also ignores SIGPIPE: a closed output is an error of
-// write.
+// At the start, before any thread; again has no effect. Also ignores SIGPIPE: a closed output is an
+// error of write.
 void CatchStopSignals();
+
+// From now on `act` is called before a second one ends the process, and before SIGHUP and SIGQUIT
+// do; nullptr: nothing is. REQUIRES: `act` is async-signal-safe.
+void BeforeDeath(void (*act)());
 
 // The signal that asked to stop; 0: none did.
 int StopSignal();

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "client/cli/exit_code.h"
+#include "client/cli/output.h"
 
 namespace zerocp::cli {
 
@@ -25,7 +26,7 @@ WaitLimit::WaitLimit(std::optional<double> seconds) {
 }
 
 int Failed(const char* command, const std::string& what) {
-  std::fprintf(stderr, "zerocp %s: %s\n", command, what.c_str());
+  std::fprintf(stderr, "zerocp %s: %s\n", command, Printable(what).c_str());
   return kFailed;
 }
 

@@ -1,19 +1,16 @@
 #include "client/cli/top.h"
 
-#include <curses.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <cstdlib>
 #include <utility>
 
 #include "client/cli/output.h"
+#include "client/cli/stop_signal.h"
+#include "client/cli/terminal.h"
 #include "client/cli/top_screen.h"
-
-// Macros of curses that the code below must not fall over.
-#undef timeout
 
 namespace zerocp::cli {
 namespace {
@@ -22,57 +19,6 @@ using Clock = std::chrono::steady_clock;
 
 constexpr double kPatienceInTop_s = 2;  // keys are not looked at meanwhile
 constexpr std::array<double, 6> kIntervals_s{0.2, 0.5, 1, 2, 5, 10};
-
-class Terminal {
- public:
-  Terminal() {
-    initscr();
-    cbreak();
-    noecho();
-    curs_set(0);
-    keypad(stdscr, TRUE);
-    if (WantsColour() && has_colors()) {
-      start_color();
-      use_default_colors();
-      init_pair(1, COLOR_GREEN, -1);
-      init_pair(2, COLOR_YELLOW, -1);
-      init_pair(3, COLOR_RED, -1);
-      coloured_ = true;
-    }
-  }
-  ~Terminal() { endwin(); }
-  Terminal(const Terminal&) = delete;
-  Terminal& operator=(const Terminal&) = delete;
-
-  void Draw(const TopView& view) const {
-    erase();
-    if (COLS < 40 || LINES < 10) {
-      mvaddstr(0, 0, "too small");
-    } else {
-      const auto lines = TopScreen(view, static_cast<size_t>(COLS), static_cast<size_t>(LINES));
-      for (size_t row = 0; row < lines.size(); ++row) {
-        attrset(AttributeOf(lines[row].tone));
-        mvaddstr(static_cast<int>(row), 0, lines[row].text.c_str());
-      }
-    }
-    refresh();
-  }
-  // The key that was pressed within this time; ERR: none. KEY_RESIZE: the terminal has another
-  // size.
-  static int Key(std::chrono::milliseconds wait) {
-    wtimeout(stdscr, static_cast<int>(wait.count()));
-    return getch();
-  }
-
- private:
-  attr_t AttributeOf(Tone tone) const {
-    if (tone == Tone::kHeading) return A_BOLD;
-    if (tone == Tone::kPlain) return A_NORMAL;
-    return coloured_ ? COLOR_PAIR(static_cast<int>(tone)) : A_BOLD;
-  }
-
-  bool coloured_ = false;
-};
 
 // Asks the daemon for what is shown.
 class Source {
@@ -128,18 +74,19 @@ int Top(const DaemonOptions& daemon, double interval_s) {
     return Failed(kUsage, "top needs a terminal; without one: zerocp stats --watch");
   TopView view;
   view.interval_s = interval_s;
+  CatchStopSignals();
   Source source(daemon);
   if (!source.Begin(&view)) return source.exit_code();
-  CatchStopSignals();
-  const Terminal terminal;
+  const auto terminal = Terminal::Open();
+  if (terminal == nullptr) return kFailed;
   Clock::time_point due = Clock::now();
-  for (int key = ERR; key != 'q' && key != 'Q' && StopSignal() == 0;) {
+  for (int key = Terminal::kNoKey; key != 'q' && key != 'Q' && StopSignal() == 0;) {
     if (!view.paused && Clock::now() >= due) {
       source.Refresh(&view);
       due = Clock::now() + std::chrono::duration_cast<Clock::duration>(
                                std::chrono::duration<double>(view.interval_s));
     }
-    terminal.Draw(view);
+    terminal->Draw(view);
     const auto left = std::chrono::ceil<std::chrono::milliseconds>(due - Clock::now());
     key = Terminal::Key(view.paused ? std::chrono::milliseconds(200)
                                     : std::clamp(left, std::chrono::milliseconds(0),

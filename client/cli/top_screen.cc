@@ -10,6 +10,7 @@
 #include <map>
 #include <utility>
 
+#include "client/cli/output.h"
 #include "client/cli/render.h"
 #include "client/cli/slowness.h"
 
@@ -68,7 +69,8 @@ class Rates {
   std::string Text(int64_t now, int64_t before) const {
     if (seconds_ <= 0) return "-";
     // A counter that runs back is that of a pool or channel that was created anew.
-    return CountText(now < before ? 0 : static_cast<double>(now - before) / seconds_);
+    return CountText(
+        now < before ? 0 : (static_cast<double>(now) - static_cast<double>(before)) / seconds_);
   }
 
  private:
@@ -84,16 +86,22 @@ std::string AgeText(int64_t seconds) {
   return std::to_string(seconds / 86400) + "d" + std::to_string(seconds / 3600 % 24) + "h";
 }
 
+// `count` of the pool's chunks, if all of them are `whole`; from 0 to `whole`, whatever numbers a
+// daemon sends.
+double ShareOf(const v1::PoolStats& pool, double count, double whole) {
+  const auto chunks = static_cast<double>(std::max<int64_t>(pool.chunk_count(), 1));
+  return std::clamp(count * whole / chunks, 0.0, whole);
+}
+
 // "[####==~      ]": shared, being written, in caches, free; what there is of has a mark at least.
 std::string Bar(const v1::PoolStats& pool, size_t width) {
   const size_t inside = width - 2;
-  const double chunks = static_cast<double>(std::max<int64_t>(pool.chunk_count(), 1));
   std::string bar;
   for (const auto& [count, mark] :
        {std::pair(pool.shared_chunk_count(), '#'), std::pair(pool.writing_chunk_count(), '='),
         std::pair(pool.cached_chunk_count(), '~')}) {
     const auto share = static_cast<size_t>(
-        std::lround(static_cast<double>(count) / chunks * static_cast<double>(inside)));
+        std::lround(ShareOf(pool, static_cast<double>(count), static_cast<double>(inside))));
     bar += std::string(count > 0 ? std::max<size_t>(share, 1) : 0, mark);
   }
   bar.resize(inside, ' ');
@@ -102,12 +110,13 @@ std::string Bar(const v1::PoolStats& pool, size_t width) {
 }
 
 int64_t UsedPercent(const v1::PoolStats& pool) {
-  const int64_t used = pool.shared_chunk_count() + pool.writing_chunk_count();
-  return pool.chunk_count() == 0 ? 0 : used * 100 / pool.chunk_count();
+  const double used = static_cast<double>(pool.shared_chunk_count()) +
+                      static_cast<double>(pool.writing_chunk_count());
+  return static_cast<int64_t>(ShareOf(pool, used, 100));
 }
 
 Tone ToneOf(const v1::PoolStats& pool) {
-  if (pool.free_chunk_count() + pool.cached_chunk_count() == 0) return Tone::kBad;
+  if (pool.free_chunk_count() <= 0 && pool.cached_chunk_count() <= 0) return Tone::kBad;
   return UsedPercent(pool) >= 90 ? Tone::kWarning : Tone::kPlain;
 }
 
@@ -169,7 +178,7 @@ std::vector<Line> Channels(const TopView& view, size_t width) {
   std::stable_sort(channels.begin(), channels.end(), [&](const auto* a, const auto* b) {
     const auto urgency = [](const v1::ChannelStats& channel) {
       return std::pair(StalledSeconds(channel),
-                       channel.publisher_count() + channel.subscribers_size() > 0);
+                       channel.publisher_count() > 0 || channel.subscribers_size() > 0);
     };
     return urgency(*a) > urgency(*b);
   });
@@ -218,7 +227,7 @@ std::vector<Line> Header(const TopView& view) {
     return AgeText((view.now.read_time() - since).seconds());
   };
   const v1::Stats& now = view.now;
-  std::string first = "zerocpd " + view.info.version() + "  process " +
+  std::string first = "zerocpd " + Printable(view.info.version()) + "  process " +
                       std::to_string(view.info.pid()) + "  up " + age(now.start_time()) + "  " +
                       TimeText(now.read_time());
   if (view.paused) first += "  PAUSED";
@@ -233,7 +242,7 @@ std::vector<Line> Header(const TopView& view) {
   if (now.segments_size() > 0)
     second += ", " + FormatBytes(now.segments(0).free_size_bytes()) + " available";
   std::vector<Line> lines{{first, Tone::kHeading}, {second, Tone::kPlain}};
-  if (!view.trouble.empty()) lines.push_back({view.trouble, Tone::kBad});
+  if (!view.trouble.empty()) lines.push_back({Printable(view.trouble), Tone::kBad});
   return lines;
 }
 

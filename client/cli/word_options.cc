@@ -2,7 +2,9 @@
 
 #include <google/protobuf/descriptor.h>
 
+#include <array>
 #include <charconv>
+#include <cstdio>
 #include <limits>
 #include <memory>
 #include <system_error>
@@ -14,16 +16,20 @@ namespace {
 using google::protobuf::FieldDescriptor;
 using google::protobuf::Message;
 
-// CLI11's own checks name the largest number there is, in 300 digits.
-CLI::Validator AtLeast(double least, const std::string& rule) {
-  const auto check = [least, rule](const std::string& text) {
+// CLI11's own checks name the largest number there is, in 300 digits, and take nan.
+CLI::Validator NumberFrom(double least, double most, const std::string& rule) {
+  const auto check = [=](const std::string& text) {
     double number = 0;
     const bool is_number =
         std::from_chars(text.data(), text.data() + text.size(), number).ec == std::errc();
-    return is_number && number >= least ? std::string() : text + " does not do: it must be " + rule;
+    return is_number && number >= least && number <= most
+               ? std::string()
+               : text + " does not do: it must be " + rule;
   };
   return CLI::Validator(check, "");
 }
+
+constexpr double kUnlimited = std::numeric_limits<double>::max();
 
 std::string TypeNameOf(const FieldDescriptor& field, const std::string& collection) {
   std::string choices;
@@ -59,9 +65,14 @@ void AddArgument(CLI::App* command, const Word& word, const Argument& argument,
 
 }  // namespace
 
-CLI::Validator NotNegative() { return AtLeast(0, "0 or more"); }
+CLI::Validator NotNegative() { return NumberFrom(0, kUnlimited, "0 or more"); }
 CLI::Validator Positive() {
-  return AtLeast(std::numeric_limits<double>::denorm_min(), "more than 0");
+  return NumberFrom(std::numeric_limits<double>::denorm_min(), kUnlimited, "more than 0");
+}
+CLI::Validator Between(double least, double most) {
+  std::array<char, 64> rule{};
+  std::snprintf(rule.data(), rule.size(), "from %.10g to %.10g", least, most);
+  return NumberFrom(least, most, rule.data());
 }
 
 CLI::App* AddSubcommand(CLI::App& root, const std::string& path, const std::string& about,

@@ -22,5 +22,9 @@ CLI::App* AddWord(CLI::App& root, const Word& word, const DaemonOptions* daemon,
 
 CLI::Validator NotNegative();
 CLI::Validator Positive();
+CLI::Validator Between(double least, double most);
+
+// More than 30 years; clocks can count it.
+inline constexpr double kMostSeconds = 1e9;
 
 }  // namespace zerocp::cli

@@ -1,6 +1,9 @@
 // The words of `zerocp` that change and show a daemon: what they print, and their exit codes.
 #include <gtest/gtest.h>
+#include <poll.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -168,11 +171,23 @@ TEST_F(Command, WhatCannotBeIsWrongUsage) {
            {"pools", "shrink", "p", "1"},
            {"pools", "-o", "xml"},
            {"info", "--address", "localhost:1"},
-           {"recv", "c", "--address", "/tmp/none"}}) {
+           {"recv", "c", "--address", "/tmp/none"},
+           {"info", "--timeout", "0"},
+           {"info", "--timeout", "1e10"},
+           {"info", "--timeout", "inf"},
+           {"info", "--timeout", "nan"},
+           {"recv", "c", "--timeout", "1e300"},
+           {"tap", "c", "--timeout", "-1"},
+           {"events", "--since", "20000d"},
+           {"stats", "--watch", "--interval", "nan"}}) {
     const Ran ran = Run(wrong);
     EXPECT_EQ(ran.exit_code, 2) << wrong[0] << " " << wrong[1] << ": " << ran.error;
     EXPECT_FALSE(ran.error.empty());
   }
+  const std::string error = Run({"info", "--timeout", "1e10"}).error;
+  EXPECT_TRUE(Has(error, "1e10 does not do: it must be from 1e-09 to 1000000000")) << error;
+  Done({"info", "--timeout", "1e9"});
+  Done({"events", "--since", "1e9"});
 }
 
 TEST_F(Command, ADiffSaysWhetherAnApplyWouldChangeAnything) {
@@ -232,6 +247,25 @@ TEST_F(Command, TheDoctorSaysWhatToChange) {
   EXPECT_EQ(ill.exit_code, 1);
   EXPECT_TRUE(ill.output.starts_with("{\"findings\": [{\"check\": \"daemon\", ")) << ill.output;
   EXPECT_TRUE(Has(ill.output, "\"change\": \"chmod go-w " + dir + "\""));
+}
+
+TEST_F(Command, TheDoctorSaysThatADaemonWentWhileItLooked) {
+  // The first connection lies in the queue, which has room for no other.
+  sockaddr_un address{.sun_family = AF_UNIX, .sun_path = {}};
+  const std::string path = dir_.path() + "/client.sock";
+  path.copy(address.sun_path, sizeof(address.sun_path) - 1);
+  const int listener = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  ASSERT_EQ(bind(listener, reinterpret_cast<const sockaddr*>(&address), sizeof(address)), 0);
+  ASSERT_EQ(listen(listener, 0), 0);
+  const std::string output = dir_.path() + "/output";
+  ChildProcess doctor({.command = {BinDir() + "/zerocp", "doctor", "--runtime-dir", dir_.path()},
+                       .output = output});
+  pollfd waiting{listener, POLLIN, 0};
+  ASSERT_EQ(poll(&waiting, 1, -1), 1);
+  close(listener);
+  EXPECT_EQ(doctor.Wait(), 1);
+  const std::string shown = ReadFile(output);
+  EXPECT_TRUE(Has(shown, "change  daemon             " + path + " is open, but: ")) << shown;
 }
 
 TEST_F(Command, AnAddressIsASocketOrTls) {

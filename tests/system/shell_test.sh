@@ -74,6 +74,22 @@ expect 'zerocp.yaml' config apply z
 expect 'zerocp.yaml' recv frames -o z
 bash -c 'source "$1/zerocp"; complete -p zerocp' _ "$generated" | grep -q -- '-F _zerocp zerocp'
 
+# What a daemon sends is no command: the words of its rows are completed as they are.
+mkdir "$work/stub"
+cat >"$work/stub/zerocp" <<'STUB'
+#!/bin/sh
+printf '%s\n' NAME '$(touch${IFS}ran) 1' '`touch${IFS}ran` 2' '${x-$(touch${IFS}ran)} 3' '* 4' "'one 5" 'two 6'
+STUB
+chmod +x "$work/stub/zerocp"
+PATH=$work/stub:$PATH
+# shellcheck disable=SC2016
+expect "$(printf '%s\n' '$(touch${IFS}ran)' '`touch${IFS}ran`' '${x-$(touch${IFS}ran)}' '*' "'one" two | sort | paste -sd ' ')" recv ''
+# shellcheck disable=SC2016
+expect '$(touch${IFS}ran)' channels create x --pool '$(t'
+expect 'two' pools grow t
+[[ ! -e ran ]] || die "a completion ran what a daemon sent"
+PATH=${PATH#*:}
+
 # Every page: no warning of groff, its word's options, and two examples of its help.
 pages=("$generated"/man/*.1)
 ((${#pages[@]} > 25)) || die "only ${#pages[@]} pages"

@@ -27,15 +27,19 @@ UsePAM no
 PermitRootLogin yes
 END
 cat >"$work/ssh_config" <<END
-Host desk
+Host desk ::1
   ProxyCommand $sshd -i -f $work/sshd_config -E $work/sshd_log
   IdentityFile $work/key
   IdentitiesOnly yes
   StrictHostKeyChecking no
   UserKnownHostsFile $work/known_hosts
-  LogLevel ERROR
+  ControlMaster auto
+  ControlPath $work/master
+  ControlPersist yes
 Host away
   ProxyCommand false
+Host slow
+  ProxyCommand sh -c 'touch $work/connecting; while read -r line; do :; done'
 END
 printf '#!/bin/sh\nexec %s -F %s "$@"\n' "$ssh" "$work/ssh_config" >"$work/bin/ssh"
 chmod +x "$work/bin/ssh"
@@ -60,17 +64,47 @@ nothing_is_left() {
   while pgrep -f "$work/tmp/zerocp-ssh" >/dev/null; do sleep 0.05; done
 }
 
-zerocp info -o json --host "ssh://$user@desk" --runtime-dir "$work/run" >"$work/info" || { cat "$work/sshd_log"; exit 1; }
+zerocp info -o json --host "ssh://$user@desk" --runtime-dir "$work/run" >"$work/info" 2>"$work/error" || { cat "$work/error" "$work/sshd_log"; exit 1; }
 grep -q "\"pid\": $daemon," "$work/info" || die "another daemon answers"
+[[ ! -s $work/error ]] || { cat "$work/error"; die "ssh talks"; }
+[[ ! -e $work/master ]] || die "a master of other connections is left"
+zerocp info --host "ssh://$user@[::1]:22/" --runtime-dir "$work/run" >/dev/null
 zerocp pools create audio 4KiB 8 --host ssh://desk:22 --runtime-dir "$work/run" >/dev/null
 zerocp pools --runtime-dir "$work/run" | grep -q '^audio '
 fails 3 'does not answer' info --host ssh://desk --runtime-dir "$work/none"
 fails 3 'ssh to away does not forward /run/zerocp/admin.sock' info --host ssh://away
-fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host desk
+echo 'pools: []' >"$work/zerocp.yaml"
+fails 1 'ssh to away does not forward' config diff "$work/zerocp.yaml" --host ssh://away
 fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host ssh://-oProxyCommand=false
-fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host ssh://desk:x
+for wrong in ssh:// ssh://desk:x ssh://me@-oProxyCommand=false ssh://@desk ssh://::1 'ssh://[-o]' desk; do
+  fails 2 'is not ssh://[USER@]HOST[:PORT]' info --host "$wrong"
+done
 fails 2 'log in there' doctor --host ssh://desk
 [[ -z $(ls -A "$work/tmp") ]] || die "left behind: $(ls "$work/tmp")"
+nothing_is_left
+
+# A signal while ssh connects, and one during a call.
+for signal in INT TERM; do
+  rm -f "$work/connecting"
+  # Of a shell's job in the background, SIGINT would be ignored.
+  env --default-signal=INT zerocp info --host ssh://slow 2>"$work/error" &
+  caller=$!
+  until [[ -e $work/connecting ]]; do sleep 0.05; done
+  kill -"$signal" "$caller"
+  status=0
+  wait "$caller" || status=$?
+  [[ $status == $((128 + $(kill -l "$signal"))) && ! -s $work/error ]] || die "SIG$signal: status $status"
+  [[ -z $(ls -A "$work/tmp") ]] || die "SIG$signal leaves $(ls "$work/tmp")"
+done
+kill -STOP "$daemon"
+zerocp info --timeout 3600 --host ssh://desk --runtime-dir "$work/run" &
+caller=$!
+until [[ -S $(echo "$work"/tmp/*/socket) ]]; do sleep 0.05; done
+kill -TERM "$caller"
+status=0
+wait "$caller" || status=$?
+kill -CONT "$daemon"
+[[ $status == 143 && -z $(ls -A "$work/tmp") ]] || die "SIGTERM in a call: status $status"
 nothing_is_left
 
 zerocp events --follow --host ssh://desk --runtime-dir "$work/run" >"$work/events" &

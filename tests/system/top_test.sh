@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # `zerocp top` on a terminal (tmux is one): what is where at 80x24 and wide, a resize, the keys, a
-# stalled subscriber, and a daemon that goes and comes back.
+# stalled subscriber, a daemon that goes and comes back, and a terminal that is as before when a signal
+# ends it.
 set -euo pipefail
 export PATH=$ZEROCP_BIN_DIR:$PATH
 work=$(mktemp -d /tmp/zerocp-top.XXXXXX)
@@ -94,4 +95,60 @@ until ! screen | grep -q 'no answer'; do sleep 0.05; done
 until [[ -s $work/ended ]]; do sleep 0.05; done
 [[ $(<"$work/ended") == 0 ]] || die "q ends it with $(<"$work/ended")"
 [[ ! -s $work/error ]] || { cat "$work/error"; exit 1; }
+
+begin() { # ENVIRONMENT...
+  rm -f "$work"/{modes,pid,ended,after}
+  # The shell outlives what the terminal sends to both.
+  "${tmux[@]}" new-session -d -s top -x 80 -y 24 "exec sh -c 'trap : INT QUIT HUP; stty -g >$work/modes
+    sh -c \"echo \\\$\\\$ >$work/pid; exec env $* zerocp top 2>$work/error\"; status=\$?
+    stty -g >$work/after; echo \$status >$work/ended; until [ -e $work/end ]; do sleep 0.05; done'"
+}
+terminal_is_restored() { # WHAT-ENDED-IT
+  local looks state
+  until [[ -s $work/ended ]]; do sleep 0.05; done
+  cmp "$work/modes" "$work/after" || die "$1: it leaves the modes of the terminal"
+  for ((looks = 0; ; ++looks)); do # tmux reads what it wrote when it has its turn
+    state=$("${tmux[@]}" display-message -p -t top '#{alternate_on} #{cursor_flag} #{keypad_cursor_flag}')
+    if [[ $state == '0 1 0' ]]; then break; fi
+    if ((looks % 100 == 99)); then echo "$1: it leaves the screen, the cursor or the keypad: $state"; fi
+    sleep 0.05
+  done
+}
+end() {
+  touch "$work/end"
+  while "${tmux[@]}" has-session -t top 2>/dev/null; do sleep 0.05; done
+  rm "$work/end"
+}
+ended_by() { # STATUS SIGNAL...
+  local status=$1 top
+  shift
+  begin
+  await '^q quit +space pause '
+  top=$(<"$work/pid")
+  kill -STOP "$top" # so that it takes all of them at once
+  for signal; do kill -"$signal" "$top"; done
+  kill -CONT "$top"
+  terminal_is_restored "$*"
+  [[ " $status " == *" $(<"$work/ended") "* ]] || die "$*: ended with $(<"$work/ended"), not $status"
+  end
+  echo "ended by: $*"
+}
+ended_by 0 TERM
+ended_by '130 143' INT TERM
+ended_by 129 HUP
+ended_by 131 QUIT
+
+begin
+await '^q quit +space pause '
+kill -STOP "$daemon"
+"${tmux[@]}" send-keys -t top C-c C-c
+terminal_is_restored '^C ^C'
+kill -CONT "$daemon"
+end
+
+begin TERM=unheard-of
+terminal_is_restored 'an unknown terminal'
+[[ $(<"$work/ended") == 1 ]] || die "an unknown terminal: ended with $(<"$work/ended")"
+grep -q 'does not know the terminal TERM=unheard-of: set TERM to' "$work/error" || { cat "$work/error"; exit 1; }
+end
 echo "top_test: OK"
