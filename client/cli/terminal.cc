@@ -46,8 +46,7 @@ bool PrepareRestore() {
   g_leave.clear();
   for (const char* name : {"rmkx", "op", "sgr0", "cnorm", "rmcup"}) {
     const char* const command = tigetstr(name);
-    if (command != nullptr && command != reinterpret_cast<const char*>(-1))
-      tputs(command, 1, Collect);
+    if (command != nullptr) tputs(command, 1, Collect);
   }
   BeforeDeath(Restore);
   return true;
