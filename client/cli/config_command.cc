@@ -2,10 +2,8 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
-#include <fstream>
-#include <iostream>
-#include <iterator>
 
 #include "client/cli/daemon_connection.h"
 #include "client/cli/exit_code.h"
@@ -51,17 +49,25 @@ int ShowChanges(const Response& response, Format format, bool validate_only) {
   return kDone;
 }
 
+constexpr size_t kMostInputBytes = size_t{4} << 20;  // as much as gRPC takes in one message
+
 // False: what is wrong was printed.
 bool ReadInput(const std::string& file, std::string* text) {
-  if (file == "-") {
-    text->assign(std::istreambuf_iterator<char>(std::cin), {});
-    return true;
+  FILE* const stream = file == "-" ? stdin : std::fopen(file.c_str(), "re");
+  if (stream != nullptr) {
+    text->resize(kMostInputBytes + 1);
+    text->resize(std::fread(text->data(), 1, text->size(), stream));
   }
-  std::ifstream stream(file, std::ios::binary);
-  text->assign(std::istreambuf_iterator<char>(stream), {});
-  if (stream.is_open() && !stream.bad()) return true;
-  Failed(kFailed, "cannot read " + file + ": " + std::strerror(errno));
-  return false;
+  const bool failed = stream == nullptr || std::ferror(stream) != 0;
+  const int error = errno;
+  if (stream != nullptr && stream != stdin) std::fclose(stream);
+  if (failed) {
+    Failed(kFailed, "cannot read " + file + ": " + std::strerror(error));
+  } else if (text->size() > kMostInputBytes) {
+    Failed(kFailed, file + " has more than " + std::to_string(kMostInputBytes) +
+                        " bytes, which no configuration has");
+  }
+  return !failed && text->size() <= kMostInputBytes;
 }
 
 bool IsKept(const v1::ConfigChange& change) {
