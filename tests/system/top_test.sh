@@ -3,6 +3,7 @@
 # stalled subscriber, a daemon that goes and comes back, and a terminal that is as before when a signal
 # ends it.
 set -euo pipefail
+export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=0} # ncurses keeps what it has for a terminal
 export PATH=$ZEROCP_BIN_DIR:$PATH
 work=$(mktemp -d /tmp/zerocp-top.XXXXXX)
 export ZEROCP_RUNTIME_DIR=$work/run

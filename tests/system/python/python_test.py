@@ -343,6 +343,8 @@ class Streams(PythonTest):
         client = zerocp.Client(daemon.runtime_dir)
         publisher = client.join_publisher("wait")
         daemon.process.send_signal(signal.SIGSTOP)
+        while open(f"/proc/{daemon.process.pid}/stat").read().rsplit(")", 1)[1].split()[0] != "T":
+            time.sleep(0.001)
         closing = threading.Event()
 
         def close():
