@@ -1,5 +1,7 @@
 #include "server/instance.h"
 
+#include <absl/strings/numbers.h>
+#include <absl/strings/str_join.h>
 #include <fcntl.h>
 #include <spdlog/spdlog.h>
 #include <sys/file.h>
@@ -11,9 +13,11 @@
 #include <chrono>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
+#include <set>
+#include <system_error>
 #include <thread>
 
+#include "server/death_watch.h"
 #include "shm/segment.h"
 
 namespace zerocp {
@@ -96,20 +100,42 @@ Status NotOurs(const CreateOptions& options) {
                                    "choose another --instance");
 }
 
-// Pids, separated by commas, of processes of this user that map the management segment: clients
-// that outlived their daemon, or the daemon.
+// Nothing here throws: what is looked at may go meanwhile.
+std::vector<std::string> NamesIn(const std::string& directory) {
+  std::vector<std::string> names;
+  std::error_code error;
+  std::filesystem::directory_iterator entry(directory, error);
+  for (; !error && entry != std::filesystem::directory_iterator(); entry.increment(error))
+    names.push_back(entry->path().filename());
+  return names;
+}
+
+// Pids, separated by commas, of processes that map the management segment: clients that outlived
+// their daemon, or the daemon. Of a process whose maps this one may not read (another user's) the
+// segment's own word is taken: a session that such a process has.
 std::string UsersOf(const CreateOptions& options) {
-  const std::string path = ManagementPath(options) + "\n";
-  std::string users;
-  std::error_code ignored;
-  for (const auto& process : std::filesystem::directory_iterator("/proc", ignored)) {
-    const std::string pid = process.path().filename();
-    if (pid.find_first_not_of("0123456789") != std::string::npos) continue;
-    std::ifstream file(process.path() / "maps");
-    const std::string maps{std::istreambuf_iterator<char>(file), {}};
-    if (maps.find(path) != std::string::npos) users += (users.empty() ? "" : ", ") + pid;
+  const std::string path = ManagementPath(options);
+  std::set<pid_t> users;
+  std::set<pid_t> unreadable;
+  for (const std::string& name : NamesIn("/proc")) {
+    pid_t pid = 0;
+    if (!absl::SimpleAtoi(name, &pid)) continue;
+    std::ifstream maps("/proc/" + name + "/maps");
+    if (!maps.is_open()) unreadable.insert(pid);
+    for (std::string line; std::getline(maps, line);) {
+      if (line.ends_with(path)) users.insert(pid);
+    }
   }
-  return users;
+  if (unreadable.empty()) return absl::StrJoin(users, ", ");
+  const auto segment = MemPoolManager::Inspect(options);
+  for (uint32_t id = shm::kFirstSession; segment.ok() && id < (*segment)->session_capacity();
+       ++id) {
+    const shm::SessionEntry& entry = (*segment)->session_entry(static_cast<uint16_t>(id));
+    if (entry.state.load() != static_cast<uint32_t>(shm::SessionState::kFree) &&
+        unreadable.contains(entry.pid) && StartTimeOf(entry.pid) == entry.start_time)
+      users.insert(entry.pid);
+  }
+  return absl::StrJoin(users, ", ");
 }
 
 // True if there is a segment of this name, and it is a private file of this user.
@@ -243,9 +269,7 @@ std::vector<std::string> InstancesIn(const std::string& segment_dir) {
   const std::string_view prefix = std::string_view(whole).substr(0, middle);
   const std::string suffix = "_" + whole.substr(middle);
   std::vector<std::string> instances;
-  std::error_code ignored;
-  for (const auto& file : std::filesystem::directory_iterator(segment_dir, ignored)) {
-    const std::string name = file.path().filename();
+  for (const std::string& name : NamesIn(segment_dir)) {
     if (name == whole) instances.emplace_back();
     if (!name.starts_with(prefix) || !name.ends_with(suffix) ||
         name.size() <= prefix.size() + suffix.size())

@@ -8,7 +8,6 @@
 #include <cerrno>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <utility>
 
 #include "client/cli/output.h"
@@ -33,10 +32,10 @@ bool ReadPem(const char* option, const std::string& path, std::string* pem) {
     return false;
   }
   std::ifstream file(path, std::ios::binary);
-  pem->assign(std::istreambuf_iterator<char>(file), {});
-  if (!pem->empty()) return true;
+  std::getline(file, *pem, '\0');
+  if (!pem->empty() && !file.bad()) return true;
   Failed(kUsage, std::string(option) + " " + path + ": " +
-                     (file.is_open() ? "is empty" : std::strerror(errno)));
+                     (file.is_open() && !file.bad() ? "is empty" : std::strerror(errno)));
   return false;
 }
 

@@ -9,7 +9,6 @@
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
-#include <iterator>
 #include <limits>
 #include <map>
 #include <memory>
@@ -257,7 +256,8 @@ v1::GetStatsResponse StatsOf(MemPoolManager& manager, shm::ChannelRegistry& regi
 // True if the process that attached still runs: same id, same start.
 bool IsAlive(const shm::SessionEntry& session) {
   std::ifstream file("/proc/" + std::to_string(session.pid) + "/stat");
-  const std::string text{std::istreambuf_iterator<char>(file), {}};
+  std::string text;  // the process may end meanwhile: getline() does not throw
+  std::getline(file, text, '\0');
   const size_t name_end = text.rfind(')');  // the name may hold anything
   if (name_end == std::string::npos) return false;
   std::istringstream fields(text.substr(name_end + 1));

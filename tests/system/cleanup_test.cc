@@ -62,7 +62,7 @@ TEST(CleanupTest, ShowsThenRemovesSegmentsOfDeadDaemonsAndNoOthers) {
   const Ran preview = RunCommand(asked.Command({"cleanup"}));
   EXPECT_TRUE(Contains(preview.output, "zerocp_dead_memory_management")) << preview.output;
   EXPECT_TRUE(Contains(preview.output, "zerocp_dead_memory_chunk")) << preview.output;
-  EXPECT_TRUE(Contains(preview.output, "2 would be removed")) << preview.output;
+  EXPECT_TRUE(Contains(preview.output, "2 would be removed")) << preview.output << preview.error;
   EXPECT_EQ(dir.FileCount(), 8u);
 
   const Ran removed = RunCommand(asked.Command({"cleanup", "--execute"}));
@@ -90,7 +90,8 @@ TEST(CleanupTest, ItSaysWhatItLooksForAndHowMuchThereIs) {
     }
   }
   const Ran all = RunCommand(daemon.Command({"cleanup", "-o", "json"}));
-  EXPECT_TRUE(Contains(all.output, "\"removed_count\": 102")) << all.output.substr(0, 200);
+  EXPECT_TRUE(Contains(all.output, "\"removed_count\": 102"))
+      << all.output.substr(0, 200) << all.error;
   size_t items = 0;
   for (size_t at = 0; (at = all.output.find("KIND_STALE_SEGMENT", at)) != std::string::npos; ++at)
     ++items;

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include <csignal>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -307,6 +308,8 @@ TEST_F(Command, AnAddressIsASocketOrTls) {
   const Ran none = ask("nobody");
   EXPECT_EQ(none.exit_code, 2);
   EXPECT_TRUE(Has(none.error, "nobody.pem: No such file")) << none.error;
+  std::filesystem::create_directory(path("folder.pem"));
+  EXPECT_TRUE(Has(ask("folder").error, "folder.pem: Is a directory")) << ask("folder").error;
 }
 
 }  // namespace

@@ -171,9 +171,7 @@ PyObject* Share(PyObject* object, PyObject*) {
   SampleObject* const sample = NewSample();
   if (sample == nullptr) return nullptr;
   const zerocp_code code = zerocp_loan_share(&self->right, &sample->right);
-  if (code == ZEROCP_OK) return reinterpret_cast<PyObject*>(sample);
-  Py_DECREF(reinterpret_cast<PyObject*>(sample));
-  return Fail(code);
+  return RightOrFail(sample, code);
 }
 
 // Samples only.
@@ -209,7 +207,7 @@ const char kArrayDoc[] =
     "dimension of uint8. It is a view: see release().";
 const char kReleasedDoc[] = "True when there is nothing left to read or write.";
 const char kDlPackDoc[] =
-    "__dlpack__(**options)\n--\n\nThe array, for torch.from_dlpack and the like; by numpy.";
+    "__dlpack__(**options)\n--\n\nThe array, for numpy.from_dlpack and other consumers; by numpy.";
 
 PyMethodDef loan_methods[] = {
     {"release", ReleaseMethod<LoanObject>, METH_NOARGS, kReleaseDoc},
@@ -292,6 +290,14 @@ PyStructSequence_Desc handle_description = {
     handle_fields, 2};
 
 template <typename Object>
+PyObject* OrFail(Object* object, zerocp_code code) {
+  auto* const result = reinterpret_cast<PyObject*>(object);
+  if (code == ZEROCP_OK) return result;
+  Py_DECREF(result);
+  return Fail(code);
+}
+
+template <typename Object>
 Object* New(PyTypeObject* type) {
   auto* const object = reinterpret_cast<Object*>(PyType_GenericAlloc(type, 0));
   if (object != nullptr) object->made_at = ForkCount();  // the rest is zero: no right
@@ -302,6 +308,13 @@ Object* New(PyTypeObject* type) {
 
 LoanObject* NewLoan() { return New<LoanObject>(loan_type); }
 SampleObject* NewSample() { return New<SampleObject>(sample_type); }
+
+PyObject* RightOrFail(LoanObject* loan, zerocp_code code) {
+  if (code == ZEROCP_OK) ClearHeader(loan->right);
+  return OrFail(loan, code);
+}
+PyObject* RightOrFail(SampleObject* sample, zerocp_code code) { return OrFail(sample, code); }
+
 bool IsLoan(PyObject* object) { return Py_IS_TYPE(object, loan_type) != 0; }
 
 bool MayGiveAway(LoanObject* loan) {

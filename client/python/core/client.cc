@@ -81,12 +81,7 @@ PyObject* NewLoanMethod(PyObject* object, PyObject* positional, PyObject* keywor
   const zerocp_code code = WaitWithoutGil(timeout_ns, ZEROCP_EXHAUSTED, [&](std::int64_t slice_ns) {
     return zerocp_client_loan(self->raw, pool, static_cast<size_t>(size), slice_ns, &loan->right);
   });
-  if (code == ZEROCP_OK) {
-    ClearHeader(loan->right);
-    return reinterpret_cast<PyObject*>(loan);
-  }
-  Py_DECREF(reinterpret_cast<PyObject*>(loan));
-  return Fail(code);
+  return RightOrFail(loan, code);
 }
 
 PyObject* Open(PyObject* object, PyObject* argument) {
@@ -103,9 +98,7 @@ PyObject* Open(PyObject* object, PyObject* argument) {
   SampleObject* const sample = NewSample();
   if (sample == nullptr) return nullptr;
   const zerocp_code code = zerocp_client_open(self->raw, {instance, chunk}, &sample->right);
-  if (code == ZEROCP_OK) return reinterpret_cast<PyObject*>(sample);
-  Py_DECREF(reinterpret_cast<PyObject*>(sample));
-  return Fail(code);
+  return RightOrFail(sample, code);
 }
 
 PyObject* CheckState(PyObject* object, PyObject*) {

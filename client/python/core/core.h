@@ -70,7 +70,7 @@ bool IsMainThread();
 template <typename Call>
 zerocp_code WaitWithoutGil(std::int64_t timeout_ns, zerocp_code again, Call call,
                            std::int64_t slice_ns = 100'000'000) {
-  if (!IsMainThread()) return WithoutGil([&] { return call(timeout_ns); });
+  if (timeout_ns == 0 || !IsMainThread()) return WithoutGil([&] { return call(timeout_ns); });
   const std::int64_t end = timeout_ns > 0 ? MonotonicNs() + timeout_ns : 0;
   std::int64_t left = timeout_ns;
   for (;;) {
@@ -78,7 +78,6 @@ zerocp_code WaitWithoutGil(std::int64_t timeout_ns, zerocp_code again, Call call
     const zerocp_code code = WithoutGil([&] { return call(slice); });
     if (code != again) return code;
     if (PyErr_CheckSignals() != 0) return kInterrupted;
-    if (timeout_ns == 0) return code;
     if (timeout_ns > 0 && (left = end - MonotonicNs()) <= 0) return code;
   }
 }
@@ -119,6 +118,9 @@ struct SampleObject {
 LoanObject* NewLoan();
 SampleObject* NewSample();
 bool IsLoan(PyObject* object);
+// The object with the right that a call has given it, or, after `code`, an exception.
+PyObject* RightOrFail(LoanObject* loan, zerocp_code code);
+PyObject* RightOrFail(SampleObject* sample, zerocp_code code);
 // What the chunk's last user left there may be the shape of an array.
 inline void ClearHeader(zerocp_loan& loan) {
   std::memset(loan.user_header, 0, ZEROCP_USER_HEADER_BYTES);

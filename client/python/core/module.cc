@@ -65,7 +65,15 @@ bool ToTimeout(PyObject* seconds, std::int64_t& timeout_ns) {
   return true;
 }
 
-bool IsMainThread() { return gettid() == getpid(); }
+bool IsMainThread() {
+  struct Known {
+    std::uint64_t fork_count;
+    bool is_main;
+  };
+  thread_local Known known{fork_count, gettid() == getpid()};
+  if (known.fork_count != fork_count) known = {fork_count, gettid() == getpid()};
+  return known.is_main;
+}
 
 PyObject* Enter(PyObject* self, PyObject*) { return Py_NewRef(self); }
 

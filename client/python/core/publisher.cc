@@ -103,12 +103,7 @@ PyObject* NewLoanMethod(PyObject* object, PyObject* positional, PyObject* keywor
   LoanObject* const loan = NewLoan();
   if (loan == nullptr) return nullptr;
   const zerocp_code code = Loan(self, static_cast<size_t>(size), timeout_ns, loan->right);
-  if (code == ZEROCP_OK) {
-    ClearHeader(loan->right);
-    return reinterpret_cast<PyObject*>(loan);
-  }
-  Py_DECREF(reinterpret_cast<PyObject*>(loan));
-  return Fail(code);
+  return RightOrFail(loan, code);
 }
 
 PyObject* Publish(PyObject* object, PyObject* positional, PyObject* keywords) {

@@ -2,16 +2,20 @@
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
+#include <spawn.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
+#include <array>
 #include <chrono>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <thread>
 
+#include "server/death_watch.h"
 #include "server/runtime_directory.h"
 #include "tests/unit/server/test_instance.h"
 
@@ -247,6 +251,65 @@ TEST_F(InstanceTest, ARemovalThatWasCutShortIsFinished) {
   const auto created = OpenInstance(options_);
   ASSERT_TRUE(created.ok()) << created.status().message();
   EXPECT_FALSE(created->adopted);
+}
+
+// In a child of another user, which cannot read what this process maps.
+int CleanUpWhatRootUses() {
+  if (setgid(65534) != 0 || setuid(65534) != 0) return 2;
+  const std::string segments = NewDirectory("/dev/shm");
+  const std::string runtime = NewDirectory("/tmp");
+  auto directory = RuntimeDirectory::Open(runtime + "/a", RuntimeDirectory::Kind::kUser);
+  MemPoolManager::CreateOptions options;
+  options.segment_dir = segments;
+  options.instance = "test";
+  options.management_reserved_bytes = options.chunk_reserved_bytes = uint64_t{64} << 20;
+  options.session_capacity = 16;
+  options.lock = directory->lock();
+  const pid_t root = getppid();
+  const auto clean_up = [&](uint64_t start_time) {
+    auto instance = OpenInstance(options);
+    shm::SessionEntry& entry = instance->manager->session_entry(shm::kFirstSession);
+    entry.pid = root;
+    entry.start_time = start_time;
+    entry.state = static_cast<uint32_t>(shm::SessionState::kAttached);
+    instance = shm::Status(Code::kNotFound, "");
+    return CleanUpInstance(options);
+  };
+  const auto refused = clean_up(*StartTimeOf(root));
+  const auto done = clean_up(*StartTimeOf(root) + 1);  // another process had that pid
+  std::filesystem::remove_all(segments);
+  std::filesystem::remove_all(runtime);
+  const bool names_it =
+      refused.status().message().find("process " + std::to_string(root)) != std::string::npos;
+  return refused.code() == Code::kAlreadyExists && names_it && done.ok() && done->size() == 2 ? 0
+                                                                                              : 1;
+}
+
+TEST_F(InstanceTest, CleanupLeavesWhatAProcessUsesWhoseMapsItMayNotRead) {
+  if (geteuid() != 0) return;  // only root can play another user
+  const pid_t child = fork();
+  if (child == 0) _exit(CleanUpWhatRootUses());
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_EQ(status, 0);
+}
+
+// A read of a process's maps fails when the process ends meanwhile.
+TEST_F(InstanceTest, ProcessesThatEndMeanwhileDoNotEndACleanup) {
+  // Shells, for a fork of this process would inherit the locks for a moment.
+  std::array<pid_t, 2> churn{};
+  char shell[] = "sh", option[] = "-c";
+  char script[] = "i=0; while [ $i -lt 500 ]; do i=$((i+1)); env true; done";
+  char* arguments[] = {shell, option, script, nullptr};
+  for (pid_t& pid : churn)
+    ASSERT_EQ(posix_spawnp(&pid, shell, nullptr, nullptr, arguments, environ), 0);
+  ASSERT_TRUE(OpenInstance(options_).ok());
+  for (const pid_t pid : churn) {
+    while (waitpid(pid, nullptr, WNOHANG) == 0) {
+      const auto preview = CleanUpInstance(options_, /*preview=*/true);
+      ASSERT_TRUE(preview.ok()) << preview.status().message();
+    }
+  }
 }
 
 TEST_F(InstanceTest, CleanupSaysWhatItDid) {
