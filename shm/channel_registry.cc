@@ -191,6 +191,8 @@ Result<JoinInfo> ChannelRegistry::JoinAsSubscriber(std::string_view name,
                                       std::to_string(channel->geometry.queue_capacity) +
                                       ", and a subscriber's may be shorter only");
   }
+  // Lanes that have ended wait for it from now on; those that can go without it go before.
+  for (int step = 0; step < 2; ++step) RetireLanes();
   uint32_t k = 0;
   while (k < channel->subscribers.size() && channel->subscribers[k].session != 0) ++k;
   if (k == channel->subscribers.size()) {

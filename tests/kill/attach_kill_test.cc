@@ -168,7 +168,8 @@ class AttachKillTest : public SessionFixture {
     auto session = std::make_shared<shm::Session>(attached->manager, attached->session);
     const auto reader = (*connection)->Join(AttachOp::kJoinSubscriber, "feed", "", {});
     const auto writer = (*connection)->Join(AttachOp::kJoinPublisher, "feed", "", {});
-    ASSERT_TRUE(reader.ok() && writer.ok());
+    ASSERT_TRUE(reader.ok()) << reader.status().message();
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
     EXPECT_TRUE(Exchange(*session, **shm::PublisherPort::Create(session, *writer),
                          **shm::SubscriberPort::Create(session, *reader)));
     session->Close();
@@ -286,7 +287,8 @@ void UseAndDetach(Client client) {
   auto session = std::make_shared<shm::Session>(client.attached->manager, client.attached->session);
   const auto reader = client.connection->Join(AttachOp::kJoinSubscriber, "feed", "", {});
   const auto writer = client.connection->Join(AttachOp::kJoinPublisher, "feed", "", {});
-  ASSERT_TRUE(reader.ok() && writer.ok()) << reader.status().message();
+  ASSERT_TRUE(reader.ok()) << reader.status().message();
+  ASSERT_TRUE(writer.ok()) << writer.status().message();
   EXPECT_TRUE(Exchange(*session, **shm::PublisherPort::Create(session, *writer),
                        **shm::SubscriberPort::Create(session, *reader)));
   session->Close();

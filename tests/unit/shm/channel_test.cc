@@ -405,7 +405,19 @@ TEST_F(ChannelTest, LanesDoNotRunOutWhenPublishersComeAndGo) {
   EXPECT_EQ(registry_->PublishedCount(*registry_->Find("feed")), 300u);
 }
 
-// As a program in a loop, which is faster than the daemon's tick.
+// As programs in a loop, which is faster than the daemon's tick.
+TEST_F(ChannelTest, SubscribersAndPublishersComeAndGoWithoutATick) {
+  for (uint32_t i = 0; i < 3 * kLaneEntries; ++i) {
+    const auto reader = registry_->JoinAsSubscriber("feed", "", second_->id());
+    ASSERT_TRUE(reader.ok());
+    const auto writer = registry_->JoinAsPublisher("feed", "", first_->id());
+    ASSERT_TRUE(writer.ok()) << writer.status().message();
+    ASSERT_TRUE(registry_->LeavePublisher(0, writer->index, first_->id()).ok());
+    ASSERT_TRUE(registry_->LeaveSubscriber(0, reader->index, second_->id()).ok());
+    recovery_->DrainSubscriber(0, reader->index);
+  }
+}
+
 TEST_F(ChannelTest, PublishersComeAndGoWithoutATick) {
   for (uint32_t i = 0; i < 3 * kLaneEntries; ++i) {
     const auto joined = registry_->JoinAsPublisher("feed", "", first_->id());
