@@ -46,8 +46,8 @@ inline void SetLabel(ChunkManager& record, uint32_t label) {
   // then sees what was done with it.  PAIR chunk.label
   record.label.store(label, std::memory_order_release);
 }
-inline void SetPhase(ChunkManager& record, ChunkPhase phase, uint32_t serial = 0) {
-  SetLabel(record, EncodeLabel(phase, serial));
+inline void SetPhase(ChunkManager& record, ChunkPhase phase) {
+  SetLabel(record, EncodeLabel(phase, 0));
 }
 inline ChunkPhase PhaseOf(const ChunkManager& record) {
   return PhaseOf(record.label.load(std::memory_order_relaxed));

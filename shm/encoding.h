@@ -46,7 +46,7 @@ constexpr bool IsOwned(uint64_t bits, Kind kind, uint16_t owner) {
 enum class ChunkPhase : uint8_t {
   kNone = 0,    // shared by handle
   kLoaned = 1,  // written; serial: differs with each loan by the same thread
-  kCached = 2,  // free, in a cache; serial as above
+  kCached = 2,  // free, in a cache; serial 0
   kSent = 4,    // published on `channel`, to `subscriber` alone or to several
   kTaken = 5,   // by `subscriber` of `channel`
 };

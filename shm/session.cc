@@ -21,6 +21,21 @@ constexpr std::chrono::milliseconds kLoanSlice{10};
 
 std::atomic<uint64_t> g_next_serial{1};
 
+// What loan_cache.h, which stands alone, says of the segments.
+static_assert(offsetof(internal::PoolHints, pressure) ==
+                  offsetof(MemPool, pressure) - offsetof(MemPool, cache_cap) &&
+              offsetof(internal::PoolHints, use) ==
+                  offsetof(MemPool, use) - offsetof(MemPool, cache_cap));
+static_assert(LoanCache::kHeaderBytes == sizeof(ChunkHeader) &&
+              LoanCache::kUserHeaderOffset == offsetof(ChunkHeader, user));
+static_assert(LoanCache::kLoaned == EncodeLabel(ChunkPhase::kLoaned, 0) &&
+              LoanCache::kCached == EncodeLabel(ChunkPhase::kCached, 0) &&
+              LoanCache::kNextSerial == EncodeLabel(ChunkPhase::kNone, 1));
+// A change of these raises the version.
+static_assert(LoanCache::kVersion == 1 && sizeof(LoanCache) == 384 &&
+              offsetof(LoanCache, counts) == 24 && offsetof(LoanCache, open_use) == 56 &&
+              offsetof(LoanCache, given_back) == 104 && offsetof(LoanCache, chunks) == 112);
+
 // zerocp.h, publisher.h, resources.proto and shm/README.md say so.
 static_assert(Session::kGrowthPatience == std::chrono::milliseconds(100));
 
@@ -91,6 +106,12 @@ class ThreadCaches {
   std::vector<Entry> entries_;
 };
 
+// Caches whose sessions are gone (S6). Under LifetimeMutex.
+std::vector<Session::PoolCache*>& Session::IdleCaches() {
+  static auto* idle = new std::vector<PoolCache*>;
+  return *idle;
+}
+
 namespace {
 
 thread_local ThreadCaches t_caches;
@@ -103,12 +124,20 @@ Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
       held_limit_(manager_->super_block().max_chunks_per_session.load(std::memory_order_relaxed)),
       serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
       self_(std::make_shared<Session*>(this)) {
+  (void)LifetimeMutex();  // from here on no fork finds it taken
   manager_->set_session(id);
   const bool joined = JoinBarrier() && !Mutant(72);
   manager_->session_entry(id).joined_barrier.store(joined, std::memory_order_release);
 }
 
-Session::~Session() { Close(); }
+Session::~Session() {
+  Close();
+  std::lock_guard lifetime(LifetimeMutex());
+  for (PoolCache* cache : caches_) {
+    cache->thread.store(0, std::memory_order_relaxed);
+    IdleCaches().push_back(cache);
+  }
+}
 
 Session::ThreadCache& Session::CacheSlow() {
   ThreadCache* found;
@@ -120,32 +149,106 @@ Session::ThreadCache& Session::CacheSlow() {
     if (found == nullptr) {
       auto cache = std::make_shared<ThreadCache>();
       found = cache.get();
-      // Sessions and threads start in different places, so that they claim from different words.
-      const uint64_t start =
-          uint64_t{id_} * 0x9e3779b1u + (reinterpret_cast<uintptr_t>(found) >> 12);
-      for (PoolCache& pool : cache->pools) {
-        pool.group = static_cast<uint32_t>(start);
-      }
       if (!t_ended) t_caches.Add(serial_, self_, cache);
       std::lock_guard lock(mutex_);
-      caches_.push_back(std::move(cache));
-      manager_->session_entry(id_).cache_thread_count.store(static_cast<uint32_t>(caches_.size()),
-                                                            std::memory_order_relaxed);
+      threads_.push_back(std::move(cache));
+      CountThreads();
     }
   }
   last_used_ = {serial_, found};
   return *found;
 }
 
+Session::PoolCache& Session::NewCache(const PoolView& pool) {
+  PoolCache*& mine = Cache().pools[pool.index];
+  std::lock_guard lifetime(LifetimeMutex());
+  std::lock_guard lock(mutex_);
+  if (mine != nullptr) {
+    LetGo(*mine);
+    mine->pool = nullptr;  // which is gone
+  }
+  const auto unused = std::find_if(caches_.begin(), caches_.end(), [&](const PoolCache* cache) {
+    return !cache->in_use && cache->IsOf(pool);
+  });
+  if (unused != caches_.end()) {
+    mine = *unused;
+  } else {
+    mine = MakeCache(pool);
+    caches_.push_back(mine);
+  }
+  mine->in_use = true;
+  const bool counted = held_limit_ != 0 && !Mutant(48);
+  if (inlining_ && !t_ended && !counted && !pool.revocable && !Mutant(77) && !Mutant(98))
+    mine->thread.store(internal::ThisThread(), std::memory_order_relaxed);
+  return *mine;
+}
+
+// REQUIRES: LifetimeMutex and mutex_ are held.
+Session::PoolCache* Session::MakeCache(const PoolView& pool) {
+  if (IdleCaches().empty()) IdleCaches().push_back(new PoolCache);
+  PoolCache* cache = IdleCaches().back();
+  IdleCaches().pop_back();
+  cache->record_shift = pool.record_shift;
+  cache->chunk_size_bytes = pool.chunk_size_bytes;
+  cache->counts.store(0, std::memory_order_relaxed);
+  cache->label = LoanCache::kLoaned;
+  cache->labels = pool.records + offsetof(ChunkManager, label);
+  cache->hints = reinterpret_cast<const internal::PoolHints*>(&pool.shared->cache_cap);
+  if (Mutant(27)) {
+    static const internal::PoolHints always_open{LoanCache::kDefaultCap, 0, pool.open_use};
+    cache->hints = &always_open;
+  }
+  cache->open_use = pool.open_use;
+  cache->payload = pool.payload;
+  cache->stride_bytes = pool.stride_bytes;
+  cache->headers = reinterpret_cast<std::byte*>(pool.headers);
+  cache->pool = &pool;
+  cache->owner.store(owner_, std::memory_order_relaxed);
+  cache->given_back.store(given_back_, std::memory_order_relaxed);
+  cache->reported_label = LoanCache::kLoaned;
+  // Sessions and threads start in different places, so that they claim from different words.
+  cache->group = id_ * 0x9e3779b1u + static_cast<uint32_t>(internal::ThisThread() >> 12);
+  return cache;
+}
+
+// The thread that has it goes, or its pool. REQUIRES: mutex_ is held.
+void Session::LetGo(PoolCache& cache) {
+  cache.SetCount(0);
+  if (!Mutant(75)) cache.thread.store(0, std::memory_order_relaxed);
+  cache.in_use = false;
+}
+
+void Session::CountThreads() {
+  manager_->session_entry(id_).cache_thread_count.store(static_cast<uint32_t>(threads_.size()),
+                                                        std::memory_order_relaxed);
+}
+
+void Session::SetOwner(void* owner, void (*given_back)(void* owner) noexcept) {
+  owner_ = owner;
+  given_back_ = given_back;
+}
+
+void Session::StopInlining() {
+  std::lock_guard lock(mutex_);
+  if (Mutant(92)) return;
+  inlining_ = false;
+  for (PoolCache* cache : caches_) cache->thread.store(0, std::memory_order_relaxed);
+}
+
+void Session::Abandon() {
+  *self_ = nullptr;
+  for (PoolCache* cache : caches_) cache->thread.store(0, std::memory_order_relaxed);
+}
+
 Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
-  PoolCache& cache = CacheOf(pool);
+  PoolCache& cache = OwnCache(pool);
   uint32_t chunk;
   bool refilled = true;
   uint32_t live = pool.live_chunk_count();
   std::optional<Deadline> growth;
   const auto take = [&] {
-    refilled = !LoanCached(pool, cache, &chunk);
-    return !refilled || Refill(pool, cache, &chunk) || Scan(pool, &chunk);
+    refilled = !LoanCached(cache, &chunk);
+    return !refilled || Refill(cache, &chunk) || Scan(pool, &chunk);
   };
   for (;;) {
     if (!pool.IsOpen()) return Code::kNotFound;
@@ -168,14 +271,16 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, until.Left(kLoanSlice));
   }
   // STEP loan.label
-  SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
+  cache.label += LoanCache::kNextSerial;
+  SetLabel(pool.record(chunk), static_cast<uint32_t>(cache.label));
   std::atomic_signal_fence(std::memory_order_seq_cst);  // S3
   // STEP loan.look
   if (!pool.IsOpen()) {
-    GiveUp(pool, cache, chunk);
+    GiveUp(cache, chunk);
     return Code::kNotFound;
   }
-  if (refilled || cache.loan_count % kLoansPerReport == 0) ReportLoans(pool, cache);
+  if (refilled || (cache.label & LoanCache::kReportMask) == 0) ReportLoans(cache);
+  if (Mutant(77)) CountRefusal(pool);  // a shared read-modify-write
   *out = {&pool, chunk, ChunkRef::kExclusive};
   CountAcquired();
   return Code::kOk;
@@ -187,34 +292,38 @@ void Session::CallForGrowth() {
   FutexWake(bell);
 }
 
-void Session::GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk) {
+void Session::GiveUp(PoolCache& cache, uint32_t chunk) {
+  const PoolView& pool = cache.view();
   // The caller's alone, unless the daemon has it already: then a label means nothing any more. The
   // address is no other pool's as long as this session lives (PoolDrain).
   // STEP give_up.label
   SetPhase(pool.record(chunk), ChunkPhase::kCached);
   // STEP give_up.word
   if (pool.revocable) StoreWord(pool.record(chunk), Kind::kCached, id_);
-  cache.count = 0;
+  cache.SetCount(0);
 }
 
-void Session::ReportLoans(const PoolView& pool, PoolCache& cache) {
-  const uint32_t more = cache.loan_count - std::exchange(cache.reported_count, cache.loan_count);
-  pool.shared->loan_count.fetch_add(more, std::memory_order_relaxed);
+void Session::ReportLoans(PoolCache& cache) {
+  const uint64_t more =
+      (cache.label - std::exchange(cache.reported_label, cache.label)) / LoanCache::kNextSerial;
+  cache.view().shared->loan_count.fetch_add(more, std::memory_order_relaxed);
 }
 
 // In a revocable pool somebody may have taken a cached chunk away; then the next one.
-bool Session::LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
-  while (cache.count > 0) {
-    *chunk = cache.chunk[--cache.count];
+bool Session::LoanCached(PoolCache& cache, uint32_t* chunk) {
+  const PoolView& pool = cache.view();
+  while (cache.count() > 0) {
+    *chunk = cache.Pop();
     if (!pool.revocable || TakeCached(pool.record(*chunk), id_)) return true;
   }
   return false;
 }
 
 // Takes a chunk for the caller, and up to half a cap more for the cache.
-bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
+bool Session::Refill(PoolCache& cache, uint32_t* chunk) {
+  const PoolView& pool = cache.view();
   const uint32_t cap =
-      std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), kDefaultCacheCap);
+      std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), LoanCache::kDefaultCap);
   const uint32_t wanted = std::max(1u, cap / 2);
   bool found = false;
   // Every group at most once: wrong hints must not keep a client here.
@@ -242,7 +351,7 @@ bool Session::Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk) {
         // Not in a revocable pool: a thief may own it, and its phase, already.
         // STEP refill.label
         if (!pool.revocable) SetPhase(pool.record(candidate), ChunkPhase::kCached);
-        cache.chunk[cache.count++] = candidate;
+        cache.Push(candidate);
       }
     }
     if (found) return true;
@@ -283,29 +392,31 @@ bool Session::Release(ChunkRef ref) {
 
 void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
-  PoolCache& cache = CacheOf(pool);
+  PoolCache& cache = OwnCache(pool);
   // STEP release.label
-  SetPhase(record, ChunkPhase::kCached, cache.loan_count);
+  SetPhase(record, ChunkPhase::kCached);
   // STEP cache.word
   if (pool.revocable) StoreWord(record, Kind::kCached, id_);
   const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
-  cache.chunk[cache.count++] = chunk;
-  if (cache.count > cap || cache.count == kCacheCapacity) {
-    Flush(pool, cache, std::min(cap, kCacheCapacity - 1) / 2);
+  cache.Push(chunk);
+  if (cache.count() > cap || cache.count() == LoanCache::kCapacity) {
+    Flush(cache, std::min(cap, LoanCache::kCapacity - 1) / 2);
   }
 }
 
 // Gives the oldest cached chunks back until `keep` are left.
-void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
+void Session::Flush(PoolCache& cache, uint32_t keep) {
+  const PoolView& pool = cache.view();
   if (!pool.IsOpen()) {  // the daemon takes them out of the cache  STEP flush.look
-    cache.count = 0;
+    cache.SetCount(0);
     return;
   }
-  const uint32_t give = cache.count - std::min(keep, cache.count);
+  const uint32_t count = cache.count();
+  const uint32_t give = count - std::min(keep, count);
   uint64_t bits = 0;
   uint32_t group = 0;
   for (uint32_t i = 0; i < give; ++i) {
-    const uint32_t chunk = cache.chunk[i];
+    const uint32_t chunk = cache.chunks[i];
     if (bits != 0 && chunk / 64 != group) {
       FreeList::Set(pool.hints, group, bits);
       bits = 0;
@@ -330,8 +441,8 @@ void Session::Flush(const PoolView& pool, PoolCache& cache, uint32_t keep) {
     bits |= uint64_t{1} << (chunk % 64);
   }
   if (bits != 0) FreeList::Set(pool.hints, group, bits);
-  std::copy(cache.chunk.begin() + give, cache.chunk.begin() + cache.count, cache.chunk.begin());
-  cache.count -= give;
+  std::copy(cache.chunks + give, cache.chunks + count, cache.chunks);
+  cache.SetCount(count - give);
   // Set() ended with a locked instruction, so this load sees every waiter that did not see the
   // chunks.
   if (give > 0 && pool.shared->pressure.load() == 1 && pool.shared->pressure.exchange(0) == 1) {
@@ -379,29 +490,31 @@ Code Session::Open(uint64_t handle_bits, ChunkRef* out) {
   return Code::kStale;
 }
 
-void Session::FlushAll(ThreadCache& cache) {
+void Session::FlushAll(ThreadCache& thread) {
   for (uint32_t index = 0; index < kMaxPools; ++index) {
-    PoolCache& mine = cache.pools[index];
-    if (mine.count == 0 && mine.loan_count == mine.reported_count) continue;
-    const PoolView* pool = mine.pool;
-    if (pool == nullptr || !manager_->Knows(index, pool) || !pool->IsOpen()) {
-      mine.count = 0;  // the daemon's
+    PoolCache* cache = thread.pools[index];
+    if (cache == nullptr) continue;
+    const PoolView& pool = cache->view();  // gone, perhaps
+    if (!manager_->Knows(index, &pool) || !cache->IsOf(pool) || !pool.IsOpen()) {
+      cache->SetCount(0);  // the daemon's
       continue;
     }
-    if (mine.count > 0) Flush(*pool, mine, 0);
-    ReportLoans(*pool, mine);
+    if (cache->count() > 0) Flush(*cache, 0);
+    if (cache->label != cache->reported_label) ReportLoans(*cache);
   }
 }
 
 void Session::FlushThisThread() { FlushAll(Cache()); }
 
-void Session::ThreadEnds(ThreadCache& cache) {
-  FlushAll(cache);
+void Session::ThreadEnds(ThreadCache& thread) {
+  FlushAll(thread);
   std::lock_guard lock(mutex_);
-  held_by_ended_threads_ += cache.held();
-  std::erase_if(caches_, [&](const auto& other) { return other.get() == &cache; });
-  manager_->session_entry(id_).cache_thread_count.store(static_cast<uint32_t>(caches_.size()),
-                                                        std::memory_order_relaxed);
+  for (PoolCache* cache : thread.pools) {
+    if (cache != nullptr) LetGo(*cache);
+  }
+  held_by_ended_threads_ += thread.held();
+  std::erase_if(threads_, [&](const auto& other) { return other.get() == &thread; });
+  CountThreads();
 }
 
 void Session::Close() {
@@ -409,8 +522,8 @@ void Session::Close() {
   if (*self_ == nullptr) return;
   *self_ = nullptr;
   std::lock_guard lock(mutex_);
-  for (const auto& cache : caches_) FlushAll(*cache);
-  caches_.clear();
+  for (const auto& thread : threads_) FlushAll(*thread);
+  threads_.clear();
 }
 
 void Session::Disown() {
@@ -421,8 +534,12 @@ void Session::Disown() {
 int64_t Session::held() const {
   std::lock_guard lock(mutex_);
   int64_t sum = held_by_ended_threads_;
-  for (const auto& cache : caches_) sum += cache->held();
-  return sum;
+  for (const auto& thread : threads_) sum += thread->held();
+  for (const PoolCache* cache : caches_) {
+    const uint64_t counts = cache->counts.load(std::memory_order_acquire);  // PAIR session.released
+    sum += static_cast<int64_t>((counts >> 32) - (counts & 0xffffffff));
+  }
+  return static_cast<int32_t>(sum);  // each is known modulo 2^32
 }
 
 }  // namespace zerocp::shm

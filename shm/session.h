@@ -26,13 +26,13 @@
 
 #include "shm/chunk_ops.h"
 #include "shm/deadline.h"
+#include "shm/include/zerocp/loan_cache.h"
 #include "shm/mem_pool_manager.h"
 #include "shm/status.h"
 
 namespace zerocp::shm {
 
-inline constexpr uint32_t kCacheCapacity = 64;    // ids a thread can keep per pool
-inline constexpr uint32_t kDefaultCacheCap = 32;  // and how many it keeps by default
+using internal::LoanCache;
 
 // A right to a chunk, as the layers above pass it on.
 struct ChunkRef {
@@ -60,26 +60,13 @@ class Session {
 
   // An exclusive chunk out of this thread's cache; false if it has none that is surely its own.
   bool TryLoan(const PoolView& pool, ChunkRef* out) {
-    ThreadCache& thread = Cache();
-    PoolCache& cache = thread.pools[pool.index];
-    if (cache.count == 0 || cache.exclusive != &pool) [[unlikely]]
-      return false;
-    const uint32_t chunk = cache.chunk[--cache.count];
-    // STEP loan.label
-    SetPhase(pool.record(chunk), ChunkPhase::kLoaned, ++cache.loan_count);
-    std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
-    // STEP loan.look
-    if (!Mutant(27) && !pool.IsOpen()) [[unlikely]] {
-      GiveUp(pool, cache, chunk);
-      return false;
-    }
-    Count(thread.acquired);
-    if (Mutant(77)) CountRefusal(pool);  // a shared read-modify-write
-    *out = {&pool, chunk, ChunkRef::kExclusive};
-    if (cache.loan_count % kLoansPerReport == 0) [[unlikely]]
-      ReportLoans(pool, cache);
+    LoanCache* cache = KnownCache(pool);
+    if (cache == nullptr || !cache->TryLoan(0, &out->chunk)) return false;
+    *out = {&pool, out->chunk, ChunkRef::kExclusive};
     return true;
   }
+  // This thread's cache for `pool`. It stays valid as long as the session has loans and users.
+  LoanCache& CacheOf(const PoolView& pool) { return OwnCache(pool); }
   // An exclusive chunk. kExhausted: none is free; waits until `deadline` for one, and at least
   // kGrowthPatience for a pool that grows by itself. kNotFound: the pool is being deleted, or gone.
   // kHeldLimit: see AtHeldLimit.
@@ -98,20 +85,9 @@ class Session {
   // Gives an exclusive chunk back to this thread's cache; false, and nothing is done, if it is not
   // as simple as that: Release knows why.
   bool TryRelease(ChunkRef ref) {
-    const PoolView& pool = *ref.pool;
-    ChunkManager& record = pool.record(ref.chunk);
-    ThreadCache& thread = Cache();
-    PoolCache& cache = thread.pools[pool.index];
-    if (ref.slot != ChunkRef::kExclusive || cache.exclusive != &pool || !MayRelease(record) ||
-        cache.count >= std::min(pool.shared->cache_cap.load(std::memory_order_relaxed),
-                                kDefaultCacheCap)) [[unlikely]] {
-      return false;
-    }
-    // STEP release.label
-    SetPhase(record, ChunkPhase::kCached, cache.loan_count);
-    cache.chunk[cache.count++] = ref.chunk;
-    Count(thread.released);
-    return true;
+    LoanCache* cache = KnownCache(*ref.pool);
+    return cache != nullptr && ref.slot == ChunkRef::kExclusive &&
+           MayRelease(ref.pool->record(ref.chunk)) && cache->TryRelease(ref.chunk);
   }
   // Gives up an exclusive chunk or a holder slot. Returns false, and does nothing, if this session
   // does not have it: a double release. REQUIRES: not published since.
@@ -133,12 +109,17 @@ class Session {
 
   // Gives all cached chunks of all threads back. REQUIRES: no other call is under way or follows.
   void Close();
+  // From here on each loan and each release goes through this class. A release that had begun
+  // before calls `given_back` when it is done.
+  void StopInlining();
+  // Whom `given_back`, see StopInlining, is called for. REQUIRES: before the first loan.
+  void SetOwner(void* owner, void (*given_back)(void* owner) noexcept);
   // Touches the segments no more, not even to give cached chunks back, when threads end or the
   // session is destroyed: they are not this session's any more.
   void Disown();
   // In the child of a fork, where the segments are not mapped: nothing of this process is to touch
   // them when its threads end or the session is destroyed. Takes no lock. No other call may follow.
-  void Abandon() { *self_ = nullptr; }
+  void Abandon();
   // Gives this thread's cached chunks back to the free list.
   void FlushThisThread();
   // Loans and samples the application has now. Exact when no call is under way. A call that gives
@@ -160,21 +141,36 @@ class Session {
 
  private:
   friend class ThreadCaches;
-  struct PoolCache {
-    const PoolView* pool = nullptr;       // whose chunks these are; a pool that is gone, perhaps
-    const PoolView* exclusive = nullptr;  // the same, unless every loan is to be looked at
-    uint32_t count = 0;
-    uint32_t group = 0;  // where the next refill looks first
-    uint32_t loan_count = 0;
-    uint32_t reported_count = 0;  // of them the pool's counter knows
-    std::array<uint32_t, kCacheCapacity> chunk;
+  // A LoanCache and what only the library needs to know of it.
+  struct PoolCache : LoanCache {
+    uint32_t group = 0;           // where the next refill looks first
+    uint64_t reported_label = 0;  // up to which the pool's counter knows its loans
+    bool in_use = false;          // by a thread that lives; under mutex_
+
+    const PoolView& view() const { return *static_cast<const PoolView*>(pool); }
+    // Also the use: another pool's view may lie where that of one that is gone was.
+    bool IsOf(const PoolView& view) const { return pool == &view && open_use == view.open_use; }
+    uint32_t count() const { return static_cast<uint32_t>(counts.load(std::memory_order_relaxed)); }
+    // Without an effect on what counts as held.
+    void SetCount(uint32_t count) {
+      const uint64_t before = counts.load(std::memory_order_relaxed);
+      const uint64_t held = (before >> 32) - static_cast<uint32_t>(before);
+      counts.store((held + count) << 32 | count, std::memory_order_relaxed);
+    }
+    void Push(uint32_t chunk) {
+      chunks[count()] = chunk;
+      SetCount(count() + 1);
+    }
+    uint32_t Pop() {
+      SetCount(count() - 1);
+      return chunks[count()];
+    }
   };
-  // One thread's; the counters are written by it only. Two that only grow, and not one that does
-  // both, because each pair of operations would then wait for the store of the one before.
+  // One thread's; the counters are written by it only, and count what LoanCache::counts does not.
   struct ThreadCache {
     std::atomic<int64_t> acquired{0};
     std::atomic<int64_t> released{0};
-    std::array<PoolCache, kMaxPools> pools;
+    std::array<PoolCache*, kMaxPools> pools{};
     int64_t held() const {
       return acquired.load(std::memory_order_relaxed) -
              released.load(std::memory_order_acquire);  // PAIR session.released
@@ -198,29 +194,31 @@ class Session {
     return CacheSlow();
   }
   ThreadCache& CacheSlow();
-  // This thread's cache for `pool`. What it had of a pool that was here before is the daemon's.
-  PoolCache& CacheOf(const PoolView& pool) {
-    PoolCache& cache = Cache().pools[pool.index];
-    if (cache.pool != &pool) {
-      cache.pool = &pool;
-      const bool counted = held_limit_ != 0 && !Mutant(48);
-      cache.exclusive = pool.revocable || counted ? nullptr : &pool;
-      cache.count = 0;
-    }
-    return cache;
+  // nullptr: this thread has none yet.
+  PoolCache* KnownCache(const PoolView& pool) {
+    PoolCache* cache = Cache().pools[pool.index];
+    return cache != nullptr && cache->IsOf(pool) ? cache : nullptr;
   }
+  PoolCache& OwnCache(const PoolView& pool) {
+    PoolCache* cache = KnownCache(pool);
+    return cache != nullptr ? *cache : NewCache(pool);
+  }
+  PoolCache& NewCache(const PoolView& pool);
+  PoolCache* MakeCache(const PoolView& pool);
+  static void LetGo(PoolCache& cache);
+  static std::vector<PoolCache*>& IdleCaches();
+  void CountThreads();
   // Gives a chunk of a pool that is being deleted, and all that is cached of it, to the daemon.
-  void GiveUp(const PoolView& pool, PoolCache& cache, uint32_t chunk);
+  void GiveUp(PoolCache& cache, uint32_t chunk);
   // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
-  static constexpr uint32_t kLoansPerReport = 1024;
-  static void ReportLoans(const PoolView& pool, PoolCache& cache);
+  static void ReportLoans(PoolCache& cache);
   Code LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out);
   void CallForGrowth();
-  bool LoanCached(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
-  bool Refill(const PoolView& pool, PoolCache& cache, uint32_t* chunk);
+  bool LoanCached(PoolCache& cache, uint32_t* chunk);
+  bool Refill(PoolCache& cache, uint32_t* chunk);
   bool Scan(const PoolView& pool, uint32_t* chunk);
-  void Flush(const PoolView& pool, PoolCache& cache, uint32_t keep);
-  void FlushAll(ThreadCache& cache);
+  void Flush(PoolCache& cache, uint32_t keep);
+  void FlushAll(ThreadCache& thread);
   void ThreadEnds(ThreadCache& cache);
 
   std::shared_ptr<MemPoolManager> manager_;
@@ -230,8 +228,14 @@ class Session {
   const uint64_t serial_;  // unique in the process: what thread-local lookups compare
   const std::shared_ptr<Session*> self_;  // null once closed: what threads that end later look at
   mutable std::mutex mutex_;
-  int64_t held_by_ended_threads_ = 0;                 // under mutex_
-  std::vector<std::shared_ptr<ThreadCache>> caches_;  // under mutex_
+  void* owner_ = nullptr;
+  void (*given_back_)(void* owner) noexcept = [](void*) noexcept {};
+  int64_t held_by_ended_threads_ = 0;                  // under mutex_
+  std::vector<std::shared_ptr<ThreadCache>> threads_;  // under mutex_
+  // Under mutex_ and, so that a child of a fork finds it whole, LifetimeMutex. They stay as long as
+  // the session does: loans point to them.
+  std::vector<PoolCache*> caches_;
+  bool inlining_ = true;  // under mutex_
 };
 
 }  // namespace zerocp::shm

@@ -48,11 +48,11 @@
 
 #if defined(__has_attribute)
 #if __has_attribute(noplt)
-#define ZEROCP_API __attribute__((visibility("default"), noplt))
+#define ZEROCP_API __attribute__((visibility("default"), nothrow, noplt))
 #endif
 #endif
 #ifndef ZEROCP_API
-#define ZEROCP_API __attribute__((visibility("default")))
+#define ZEROCP_API __attribute__((visibility("default"), nothrow))
 #endif
 
 #ifdef __cplusplus
@@ -154,8 +154,7 @@ typedef struct zerocp_loan {
   size_t size;       /* bytes that will be published; set it freely up to `capacity` */
   size_t capacity;   /* bytes asked for */
   void* user_header; /* ZEROCP_USER_HEADER_BYTES for the caller: shape, time stamp, trace id */
-  uint64_t reserved;
-  void* opaque[2]; /* the library's; opaque[0] is NULL if this is no loan */
+  void* opaque[3];   /* the library's; opaque[0] is NULL if this is no loan */
   uint64_t opaque_chunk;
 } zerocp_loan;
 

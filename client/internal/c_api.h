@@ -27,6 +27,8 @@ struct zerocp_client {
 struct zerocp_publisher {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::PublisherPort> port;
+  // Of the thread that loaned last.
+  zerocp::internal::LoanCache* cache = &zerocp::internal::kNoLoanCache;
 };
 struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
@@ -50,8 +52,8 @@ inline Deadline ToDeadline(int64_t timeout_ns) {
 }
 
 // Loans and samples as the caller has them.
-// opaque: the core and the pool's view; opaque_chunk: the chunk:32, the slot:16, and the number of
-// the count that the sample is in:16, 0 for none.
+// opaque: the core, the pool's view and, of a loan, the cache it came out of; opaque_chunk: the
+// chunk:32, the slot:16, and the number of the count that the sample is in:16, 0 for none.
 
 template <class Right>
 void Keep(ClientCore& core, const ChunkRef& ref, Right* right) {

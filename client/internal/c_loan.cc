@@ -1,5 +1,7 @@
 // The functions of zerocp.h for loans, samples and handles. One call each, no allocation, and no
 // lock unless the session is limited.
+#include <zerocp/loan.h>
+
 #include <chrono>
 
 #include "client/internal/c_api.h"
@@ -42,15 +44,6 @@ void Release(Right* right) {
   return code == Code::kExhausted ? Fail(code, core.DescribeExhausted(pool)) : Fail(code);
 }
 
-void FillLoan(ClientCore& core, const ChunkRef& ref, size_t bytes, zerocp_loan* loan) {
-  loan->data = ref.data();
-  loan->size = bytes;
-  loan->capacity = bytes;
-  loan->user_header = ref.header().user;
-  loan->reserved = 0;
-  Keep(core, ref, loan);
-}
-
 void Waste(std::chrono::nanoseconds time) {
   for (const auto end = std::chrono::steady_clock::now() + time;
        std::chrono::steady_clock::now() < end;) {
@@ -58,7 +51,8 @@ void Waste(std::chrono::nanoseconds time) {
 }
 
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
-                                          int64_t timeout_ns, zerocp_loan* loan) {
+                                          int64_t timeout_ns, LoanCache** cache,
+                                          zerocp_loan* loan) {
   if (core.open() && core.Called()) (void)core.LookSometimes();
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);
@@ -71,22 +65,9 @@ void Waste(std::chrono::nanoseconds time) {
                                     : InSlices(core, timeout_ns, Code::kExhausted, loan_until);
   if (code == Code::kExhausted) zerocp::shm::Session::CountRefusal(pool);
   if (code != Code::kOk) return FailLoan(core, pool, bytes, code);
-  FillLoan(core, ref, bytes, loan);
+  *cache = &core.session().CacheOf(pool);
+  *loan = LoanOf(**cache, ref.chunk, bytes);
   return ZEROCP_OK;
-}
-
-// What needs more than a look into this thread's cache is a tail call, so that the rest needs no
-// stack.
-zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_t timeout_ns,
-                    zerocp_loan* loan) {
-  if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
-  ChunkRef ref;
-  if (core.open() && bytes <= pool.chunk_size_bytes && core.session().TryLoan(pool, &ref))
-      [[likely]] {
-    FillLoan(core, ref, bytes, loan);
-    return ZEROCP_OK;
-  }
-  return NewLoanSlow(core, pool, bytes, timeout_ns, loan);
 }
 
 }  // namespace
@@ -96,7 +77,13 @@ using namespace zerocp::internal;
 
 zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
                                   zerocp_loan* loan) {
-  return NewLoan(*publisher->core, publisher->port->pool(), bytes, timeout_ns, loan);
+  uint32_t chunk;
+  if (!publisher->cache->TryLoan(bytes, &chunk)) [[unlikely]] {
+    return NewLoanSlow(*publisher->core, publisher->port->pool(), bytes, timeout_ns,
+                       &publisher->cache, loan);
+  }
+  *loan = LoanOf(*publisher->cache, chunk, bytes);
+  return ZEROCP_OK;
 }
 
 zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
@@ -109,7 +96,12 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
                                      "'; `zerocp pools` lists those there are; make one with "
                                      "`zerocpd --pool NAME=SIZExCOUNT` or the RPC CreatePool");
   }
-  return NewLoan(*client->core, *view, bytes, timeout_ns, loan);
+  LoanCache* cache = &client->core->session().CacheOf(*view);
+  uint32_t chunk;
+  if (!cache->TryLoan(bytes, &chunk))
+    return NewLoanSlow(*client->core, *view, bytes, timeout_ns, &cache, loan);
+  *loan = LoanOf(*cache, chunk, bytes);
+  return ZEROCP_OK;
 }
 
 void zerocp_loan_release(zerocp_loan* loan) { Release(loan); }

@@ -61,6 +61,7 @@ shm::Result<ClientCore*> ClientCore::Attach(std::unique_ptr<Connection> connecti
     return shm::Status(shm::Code::kLimit, locked.message());
   std::lock_guard lock(CoreTable::Get().mutex());
   ClientCore* core = CoreTable::Get().Take();
+  session->SetOwner(core, [](void* self) noexcept { static_cast<ClientCore*>(self)->Retire(); });
   core->session_ = std::move(session);
   core->connection_ = std::move(connection);
   core->read_only_ = attached->read_only;
@@ -81,6 +82,7 @@ void ClientCore::DropUser() {
     std::lock_guard lock(CoreTable::Get().mutex());
     if (!mapped() || --user_count_ > 0) return;
     if (state() != kLost) state_.store(kClosing, std::memory_order_relaxed);
+    session_->StopInlining();
   }
   shm::Barrier();  // see Letting go
   Retire();
@@ -126,6 +128,7 @@ void ClientCore::MoveTo(State state) {
     std::lock_guard lock(CoreTable::Get().mutex());
     if (this->state() != kOpen && this->state() != kRevoked) return;
     state_.store(state, std::memory_order_relaxed);
+    session_->StopInlining();
   }
   if (state == kLost) session_->Disown();  // there: the caller is a user
 }

@@ -11,13 +11,13 @@
 // Letting go. The last user to leave sets kClosing; from then on nothing can be loaned or taken, so
 // the number of loans and samples only falls. It detaches if that number is 0, else the release
 // that makes it 0 does. Neither may miss the other: a release stores its thread's count, then loads
-// the state; the last user stores the state, then sums the counts. Each is a store followed by a
-// load of something else, which a processor may swap. Instead of a fence in every release the last
-// user executes shm::Barrier between the two, a full fence in every thread. A release whose count
-// was stored before it is summed, and one that was not loads kClosing. Both may find 0: Retire lets
-// one of them go on. Counting is the last thing a release does to the session, so that a sum of 0
-// also means that nobody touches the memory. Where membarrier is forbidden, a release may miss
-// kClosing: the memory then stays mapped until the process ends.
+// the state, or, inlined, whether it may still be inlined; the last user stores both, then sums the
+// counts. Each is a store followed by a load of something else, which a processor may swap. Instead
+// of a fence in every release the last user executes shm::Barrier between the two, a full fence in
+// every thread. A release whose count was stored before it is summed, and one that was not calls
+// Retire. Both may find 0: Retire lets one of them go on. Counting is the last thing a release does
+// to the session, so that a sum of 0 also means that nobody touches the memory. Where membarrier is
+// forbidden, a release may miss kClosing: the memory then stays mapped until the process ends.
 //
 // The daemon and what becomes of it. Calls that wait do so in slices of kLookInterval; between two
 // of them Look() asks the connection, which reconnects to a daemon that came back. So
@@ -79,13 +79,8 @@ class ClientCore {
 
   // Gives a loan or sample back. REQUIRES: writable().
   void Release(shm::ChunkRef ref) {
-    if (session_->TryRelease(ref)) [[likely]] {
-      std::atomic_signal_fence(std::memory_order_seq_cst);  // the count first; see Letting go
-      if (!open()) [[unlikely]]
-        Retire();
-    } else {
+    if (!session_->TryRelease(ref)) [[unlikely]]
       ReleaseSlow(ref);
-    }
   }
   // The same when the session is lost: it only counts. REQUIRES: mapped().
   void ReleaseLost();

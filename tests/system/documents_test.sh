@@ -35,7 +35,7 @@ run() { # FILE
 
 # compile LANGUAGE STANDARD SOURCE PROGRAM
 compile() {
-  "${CXX:-c++}" -x "$1" -std="$2" -Wall -Wextra -Werror "${options[@]}" -Iclient/include "$3" -x none -o "$4" \
+  "${CXX:-c++}" -x "$1" -std="$2" -Wall -Wextra -Werror "${options[@]}" -Iclient/include -Ishm/include "$3" -x none -o "$4" \
     "$ZEROCP_BIN_DIR/../lib/libzerocp.so" -Wl,-rpath,"$ZEROCP_BIN_DIR/../lib"
 }
 
@@ -52,7 +52,7 @@ sed -nE 's/^ *rpc (\w+)\(.*/\1/p' proto/zerocp/v1/*.proto >"$work/names"
 blocks sh proto/README.md >"$work/blocks"
 demand "RPCs" "$work/names" "$work/blocks"
 # What is public, but for constructors and operators.
-sed '/^ private:/,/^};/d; /^namespace internal/,/^}/d; / operator/d' client/include/zerocp/*.h |
+sed '/^ private:/,/^};/d; /^namespace internal/,/^}.*namespace/d; / operator/d' client/include/zerocp/*.h |
   sed -nE 's/^(  )?[A-Za-z][A-Za-z0-9_:<>,*& ]* (\w+)\(.*/\2/p' | sort -u >"$work/names"
 blocks cpp client/README.md >"$work/blocks"
 blocks cpp README.md >>"$work/blocks"

@@ -61,14 +61,14 @@ class TerminateTest : public ::testing::Test {
   }
 
   testing::DaemonProcess daemon_{
-      {"--pool", "frames=4KiBx32", "--channel", "camera=frames,queue=4", "--on-stop", "auto"}};
+      {"--pool", "frames=64x4096", "--channel", "camera=frames,queue=4", "--on-stop", "auto"}};
 };
 
 TEST_F(TerminateTest, AClientIsToldInItsWaitAndTheCallReturnsWhenItHasLetGo) {
   Client client = Connect("told");
   auto subscriber = client.JoinAsSubscriber("camera");
   auto publisher = client.JoinAsPublisher("camera");
-  auto loan = client.NewLoan("frames", 1);
+  auto loan = publisher->NewLoan(1);
   ASSERT_TRUE(subscriber && publisher && loan);
   const std::string name = Sessions().at(0).name();
   int64_t released = 0;

@@ -51,7 +51,7 @@ int main() {
 }
 CC
 warnings=(-Wall -Wextra -Wpedantic -Wconversion -Wshadow -Werror)
-link=("-I$source/client/include" "${options[@]}" "$library" "-Wl,-rpath,$(dirname "$library")")
+link=("-I$source/client/include" "-I$source/shm/include" "${options[@]}" "$library" "-Wl,-rpath,$(dirname "$library")")
 "$cxx" -x c -std=c11 "${warnings[@]}" "$work/plain.c" -x none "${link[@]}" -o "$work/plain"
 "$work/plain" || fail "the C program"
 read -ra abseil < <(pkg-config --cflags --libs absl_flat_hash_map absl_strings)

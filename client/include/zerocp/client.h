@@ -98,6 +98,7 @@ class Client {
     Result<Loan> result;
     result.Set(zerocp_client_loan(raw_.get(), std::string(pool).c_str(), bytes,
                                   internal::TimeoutOf(wait), &result->raw_));
+    result->raw_.opaque[2] = internal::CacheOf(result->raw_);
     return result;
   }
   // The chunk that `handle` names. kStale, kHoldersFull, kHeldLimit, kUnavailable after fork.

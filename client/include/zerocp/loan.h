@@ -7,6 +7,7 @@
 
 #include <zerocp.h>
 #include <zerocp/handle.h>
+#include <zerocp/loan_cache.h>
 #include <zerocp/result.h>
 
 #include <cassert>
@@ -23,6 +24,23 @@ template <class T>
 bool Holds(const void* data, std::size_t size) {
   static_assert(std::is_trivially_copyable_v<T>, "other processes see only the bytes of a message");
   return size == sizeof(T) && reinterpret_cast<std::uintptr_t>(data) % alignof(T) == 0;
+}
+
+// The loan of `chunk`, which came out of `cache`.
+inline zerocp_loan LoanOf(LoanCache& cache, std::uint32_t chunk, std::size_t bytes) {
+  constexpr std::uint64_t kExclusive = std::uint64_t{0xffff} << 32;  // held by no slot
+  return {cache.data(chunk),
+          bytes,
+          bytes,
+          cache.user_header(chunk),
+          {cache.owner.load(std::memory_order_relaxed), const_cast<void*>(cache.pool), &cache},
+          chunk | kExclusive};
+}
+
+// The cache that the library took a loan out of, if it is one that this header knows.
+inline LoanCache* CacheOf(const zerocp_loan& loan) {
+  auto* cache = static_cast<LoanCache*>(loan.opaque[2]);
+  return cache != nullptr && cache->version == LoanCache::kVersion ? cache : &kNoLoanCache;
 }
 
 }  // namespace internal
@@ -127,11 +145,23 @@ class Loan {
  private:
   friend class Client;
   friend class Publisher;
+  friend class Result<Loan>;
 
+  explicit Loan(const zerocp_loan& raw) : raw_(raw) {}
   void Release() {
-    if (raw_.opaque[0] != nullptr) zerocp_loan_release(&raw_);
+    if (raw_.opaque[0] == nullptr) return;
+    auto* cache = static_cast<internal::LoanCache*>(raw_.opaque[2]);
+    if (!cache->TryRelease(static_cast<std::uint32_t>(raw_.opaque_chunk))) [[unlikely]]
+      ReleaseSlow(raw_.opaque[0], raw_.opaque[1], raw_.opaque_chunk);
+  }
+  // By its parts, so that a loan that is not passed on can stay in registers.
+  [[gnu::noinline, gnu::cold]] static void ReleaseSlow(void* core, void* pool,
+                                                       std::uint64_t chunk) noexcept {
+    zerocp_loan raw{nullptr, 0, 0, nullptr, {core, pool, nullptr}, chunk};
+    zerocp_loan_release(&raw);
   }
 
+  // opaque[2] is a cache of this header's version.
   zerocp_loan raw_{};
 };
 

@@ -7,6 +7,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 
 namespace zerocp {
@@ -26,8 +27,14 @@ class Publisher {
   // kExhausted: none came free in time; a pool that grows by itself (auto_grow) is waited for up to
   // 100 ms, whatever `wait` is. kTooLarge. kHeldLimit. kUnavailable after fork.
   Result<Loan> NewLoan(std::size_t bytes, Deadline wait = std::chrono::nanoseconds{0}) {
-    Result<Loan> result;
-    result.Set(zerocp_publisher_loan(raw_.get(), bytes, internal::TimeoutOf(wait), &result->raw_));
+    internal::LoanCache& cache = *cache_;
+    std::uint32_t chunk;
+    if (cache.TryLoan(bytes, &chunk)) [[likely]]
+      return Result<Loan>(internal::LoanOf(cache, chunk, bytes));
+    zerocp_loan raw{};  // so that nobody but the caller has the address of the loan
+    const zerocp_code code = NewLoanSlow(bytes, internal::TimeoutOf(wait), &raw);
+    Result<Loan> result(raw);
+    result.Set(code);
     return result;
   }
   // Sends the loan to every subscriber; waits while one of them has a full queue, but for lossy
@@ -53,14 +60,26 @@ class Publisher {
   // Largest message the channel carries.
   std::size_t max_bytes() const { return zerocp_publisher_max_bytes(raw_.get()); }
   // Leaves the channel. What was sent stays deliverable, then its subscribers see kEndOfStream.
-  void Close() { raw_.reset(); }
+  void Close() {
+    cache_ = &internal::kNoLoanCache;
+    raw_.reset();
+  }
 
  private:
   friend class Client;
   struct Closer {
     void operator()(zerocp_publisher* publisher) const { zerocp_publisher_close(publisher); }
   };
+
+  [[gnu::noinline, gnu::cold]] zerocp_code NewLoanSlow(std::size_t bytes, std::int64_t timeout_ns,
+                                                       zerocp_loan* loan) noexcept {
+    const zerocp_code code = zerocp_publisher_loan(raw_.get(), bytes, timeout_ns, loan);
+    if (code == ZEROCP_OK) loan->opaque[2] = cache_ = internal::CacheOf(*loan);
+    return code;
+  }
+
   std::unique_ptr<zerocp_publisher, Closer> raw_;
+  internal::LoanCache* cache_ = &internal::kNoLoanCache;  // of the thread that loaned last
 };
 
 }  // namespace zerocp

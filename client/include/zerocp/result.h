@@ -5,6 +5,8 @@
 
 #include <chrono>
 #include <cstdint>
+#include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
@@ -53,8 +55,8 @@ class [[nodiscard]] Result {
   T* operator->() { return &value_; }
   const T* operator->() const { return &value_; }
   Code code() const { return code_; }
-  // One sentence for people, with names and numbers.
-  std::string message() const { return message_ != nullptr ? *message_ : Name(code_); }
+  // One sentence for people, with names and numbers; the code's name if memory is short.
+  std::string message() const { return message_ != nullptr ? message_.get() : Name(code_); }
 
  private:
   friend class Client;
@@ -64,17 +66,26 @@ class [[nodiscard]] Result {
   friend class Sample;
 
   Result() = default;
+  // A value that `raw` is, for a call that succeeds.
+  template <class Raw>
+  explicit Result(const Raw& raw) : value_(raw) {}
   // Ends a call into the library that was to fill in value_. REQUIRES: it returned `code` just now.
   void Set(zerocp_code code) {
     code_ = static_cast<Code>(code);
-    if (code != ZEROCP_OK && code != ZEROCP_TIMEOUT) [[unlikely]] {
-      message_ = std::make_unique<std::string>(zerocp_last_error());
-    }
+    if (code != ZEROCP_OK && code != ZEROCP_TIMEOUT) [[unlikely]]
+      message_.reset(LastError());
+  }
+  // nullptr: memory is short.
+  [[gnu::noinline, gnu::cold]] static char* LastError() noexcept {
+    return strdup(zerocp_last_error());
   }
 
+  struct Free {
+    void operator()(char* text) const { std::free(text); }
+  };
   T value_{};
   Code code_ = Code::kOk;
-  std::unique_ptr<std::string> message_;
+  std::unique_ptr<char, Free> message_;
 };
 
 namespace internal {

@@ -190,6 +190,50 @@ TEST_F(SessionTest, ADaemonKilledInAGrowthBeforeTheHintsIsFinishedByTheNext) {
   EXPECT_FALSE(FreeList::IsSet(next.hints, 5000));
 }
 
+TEST_F(SessionTest, ACacheIsItsThreadsUntilThatEndsAndThenAnothers) {
+  const PoolView& pool = AddPool("a", 64, 4096);
+  auto session = Attach();
+  ChunkRef loaned;
+  LoanCache* cache = nullptr;
+  std::thread([&] {
+    loaned = MustLoan(*session, pool);
+    EXPECT_TRUE(session->Release(MustLoan(*session, pool)));
+    cache = &session->CacheOf(pool);
+    EXPECT_EQ(cache->thread.load(), internal::ThisThread());
+  }).join();
+  EXPECT_EQ(cache->thread.load(), 0u);
+  EXPECT_EQ(Counts(pool).free_count, 4095u);
+  uint32_t chunk;
+  EXPECT_FALSE(cache->TryLoan(64, &chunk));
+  EXPECT_FALSE(cache->TryRelease(loaned.chunk));
+  std::thread([&] {
+    EXPECT_EQ(&session->CacheOf(pool), cache);
+    EXPECT_TRUE(session->Release(loaned));
+    EXPECT_TRUE(cache->TryLoan(64, &chunk));
+    EXPECT_FALSE(cache->TryLoan(65, &chunk));  // more than a chunk has
+    EXPECT_EQ(session->held(), 1);
+    EXPECT_TRUE(cache->TryRelease(chunk));
+  }).join();
+  EXPECT_EQ(session->held(), 0);
+  EXPECT_EQ(Counts(pool).free_count, 4096u);
+}
+
+TEST_F(SessionTest, NobodyInlinesWhereTheLibraryHasToLook) {
+  const PoolView& revocable = AddPool("revocable", 64, 64);
+  const PoolView& pool = AddPool("a", 64, 4096);
+  auto session = Attach();
+  EXPECT_EQ(session->CacheOf(revocable).thread.load(), 0u);
+  EXPECT_NE(session->CacheOf(pool).thread.load(), 0u);
+  session->StopInlining();
+  EXPECT_EQ(session->CacheOf(pool).thread.load(), 0u);
+  std::thread([&] { EXPECT_EQ(session->CacheOf(pool).thread.load(), 0u); }).join();
+  EXPECT_TRUE(session->Release(MustLoan(*session, pool)));
+  manager_->super_block().max_chunks_per_session.store(10);
+  auto limited = Attach();
+  EXPECT_EQ(limited->CacheOf(pool).thread.load(), 0u);
+  manager_->super_block().max_chunks_per_session.store(0);
+}
+
 TEST_F(SessionTest, SessionsLoanAndReleaseWhileTheirPoolGrows) {
   const PoolView& pool = AddPool("a", 64, 4096);
   ASSERT_FALSE(pool.revocable);
