@@ -53,6 +53,7 @@ void Waste(std::chrono::nanoseconds time) {
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
                                           int64_t timeout_ns, LoanCache** cache,
                                           zerocp_loan* loan) {
+  if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
   if (core.open() && core.Called()) (void)core.LookSometimes();
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);

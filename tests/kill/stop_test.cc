@@ -387,11 +387,13 @@ TEST_P(StepTest, DeleteAPoolWhoseClientIsStoppedInALoan) {
         const PoolView& pool = AddPool("next", 64, GetParam());  // so that any chunk is another's
         next = pool.index;
         ChunkRef chunk;
+        Code code;
         others.clear();
-        while (peer_->Loan(pool, Deadline::Now(), &chunk) == Code::kOk) {
+        while ((code = peer_->Loan(pool, Deadline::Now(), &chunk)) == Code::kOk) {
           std::memset(chunk.data(), 0x11, 64);
           others.push_back(chunk);
         }
+        ASSERT_EQ(code, Code::kExhausted);
         ASSERT_EQ(others.size(), GetParam());
         ExpectAuditHolds();
       },
