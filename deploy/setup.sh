@@ -8,14 +8,14 @@ usage() {
 usage: deploy/setup.sh [--minimal] [--help]
 
 Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
-pinned sources through the Go module proxy, promtool, and, from there, PyPI and npm, what the tests' clients need,
+pinned sources through the Go module proxy, Debian's Prometheus, from Go, PyPI and npm what the tests' clients need,
 and from crates.io a peer of the benchmark.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
   --help      this text
 
 Environment:
-  ZEROCP_TOOLS   where grpcurl and promtool go (default /usr/local/lib/zerocp-tools; any directory you can write)
+  ZEROCP_TOOLS   where grpcurl and Prometheus go (default /usr/local/lib/zerocp-tools; any directory you can write)
   GOPROXY        another Go module proxy, if proxy.golang.org is out of reach
 USAGE
 }
@@ -43,7 +43,7 @@ packages=(
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb groff-base libbenchmark-dev libclang-rt-14-dev libgmock-dev
   libgtest-dev llvm-14 openssh-client openssh-server openssl python3-dev python3-grpcio python3-numpy
-  python3-protobuf python3-venv python3-wheel relacy-dev shellcheck spin strace tmux zsh
+  python3-protobuf python3-venv python3-wheel python3-yaml relacy-dev shellcheck spin strace tmux zsh
   iceoryx libboost-dev libiceoryx-posh-dev libjemalloc2 libmimalloc2.0 # peers of zerocp_bench
 )
 
@@ -113,14 +113,14 @@ make_tools_dir() {
   fi
 }
 
-# promtool out of Debian's package prometheus, which itself would start a server.
-install_promtool() (
-  [[ ! -x $tools/promtool ]] || return 0
+# prometheus and promtool out of Debian's package, which itself would start a server.
+install_prometheus() (
+  [[ ! -x $tools/promtool || ! -x $tools/prometheus ]] || return 0
   make_tools_dir
   work=$(mktemp -d "$tools/.build.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   cd "$work"
-  say "unpacking promtool from Debian's package prometheus"
+  say "unpacking Debian's package prometheus"
   apt-get -q download prometheus >log 2>&1 || {
     as_root apt-get -q -o DPkg::Lock::Timeout=300 update >log 2>&1
     apt-get -q download prometheus >>log 2>&1
@@ -128,8 +128,8 @@ install_promtool() (
     cat log >&2
     die "cannot download the package prometheus"
   }
-  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/promtool
-  mv usr/bin/promtool "$tools/promtool"
+  dpkg-deb --fsys-tarfile prometheus_*.deb | tar -x ./usr/bin/prom{etheus,tool}
+  mv usr/bin/prom{etheus,tool} "$tools"
 )
 
 # Clients of other languages, and buf: what tests need of PyPI and npm, in directories of their own. The file
@@ -253,7 +253,7 @@ if ! $minimal; then
   install_go_client
   install_grpcurl "$grpcurl_newest_version" "$newer_go"
   link "grpcurl-$grpcurl_newest_version" grpcurl-newest
-  install_promtool
+  install_prometheus
   install_clients
   install_iceoryx2_bench
 fi

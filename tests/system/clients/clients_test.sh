@@ -44,23 +44,13 @@ prepare() {
   esac
 }
 
-# certificate NAME ALTERNATIVE_NAMES: signed by the authority.
-certificate() {
-  openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj "/CN=$1" -addext "subjectAltName=$2" \
-    -keyout "$1.key" -out "$1.csr"
-  openssl x509 -req -in "$1.csr" -days 1 -CA ca.pem -CAkey ca.key -copy_extensions copy -out "$1.pem"
-}
-
 cd "$work"
 : >log
 listen=()
 if [[ $transport == tls ]]; then
-  {
-    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=authority -keyout ca.key -out ca.pem
-    certificate server IP:127.0.0.1
-    certificate operator URI:spiffe://example.org/operator
-    certificate observer DNS:monitoring.example.org
-  } 2>out || die "openssl failed"
+  "$ZEROCP_SOURCE_DIR/deploy/tls/make_certificates.sh" --days 1 --server IP:127.0.0.1 \
+    --client operator=URI:spiffe://example.org/operator --client observer=DNS:monitoring.example.org . >out 2>&1 ||
+    die "no certificates"
   listen=(--tls-listen 127.0.0.1:0 --tls-cert server.pem --tls-key server.key --tls-ca ca.pem
     --tls-admin spiffe://example.org/operator --tls-observer monitoring.example.org)
 fi
