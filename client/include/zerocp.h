@@ -219,10 +219,15 @@ typedef struct zerocp_join_options {
                                only) to the channel's; 0: the channel's */
   int32_t lossy; /* subscribers: not 0: on a waiting channel too, lose the oldest messages instead
                     of making publishers wait: for taps and viewers */
+  size_t message_bytes; /* size of one message, if all have the same; 0: any. TOO_LARGE: more than
+                           the channel's chunks have */
+  size_t message_alignment; /* what the messages' addresses must be a multiple of; 0: 64, as always.
+                               INVALID: the channel's pool aligns to less; the text says how to make
+                               one that does not */
 } zerocp_join_options;
 
-/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE; INVALID:
- * also a longer queue than the channel's. DENIED: a read-only client cannot publish.
+/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, TOO_LARGE, LIMIT, UNAVAILABLE;
+ * INVALID: also a longer queue than the channel's. DENIED: a read-only client cannot publish.
  * A message published after zerocp_join_subscriber returned reaches the subscriber, or is counted
  * as missed. */
 ZEROCP_API zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,

@@ -1,6 +1,8 @@
 // Codes and errors of zerocp.h.
 #include "client/internal/c_api.h"
 
+#include <bit>
+
 using zerocp::shm::Code;
 
 static_assert(ZEROCP_OK == static_cast<int>(Code::kOk));
@@ -64,6 +66,29 @@ zerocp_code FailHeldLimit(ClientCore& core) {
 
 zerocp_code FailWait(ClientCore& core, Code code) {
   return core.open() ? Fail(code) : FailClosed(core);
+}
+
+shm::Status CheckMessage(const ClientCore& core, const zerocp_join_options* options,
+                         uint32_t pool_index) {
+  const PoolView* pool = core.session().manager().pool(pool_index);
+  if (pool == nullptr) return shm::Status(Code::kDamaged, "the channel's pool does not exist");
+  const size_t bytes = Option(options, &zerocp_join_options::message_bytes);
+  if (bytes > pool->chunk_size_bytes) {
+    return shm::Status(Code::kTooLarge, "a message has " + std::to_string(bytes) +
+                                            " bytes (message_bytes), the chunks of pool '" +
+                                            pool->name + "' have " +
+                                            std::to_string(pool->chunk_size_bytes));
+  }
+  const size_t alignment = Option(options, &zerocp_join_options::message_alignment);
+  if (alignment != 0 && (!std::has_single_bit(alignment) || alignment > pool->alignment_bytes)) {
+    return shm::Status(Code::kInvalid,
+                       "messages are to be aligned to " + std::to_string(alignment) +
+                           " bytes (message_alignment), which must be a power of two; pool '" +
+                           pool->name + "' aligns its chunks to " +
+                           std::to_string(pool->alignment_bytes) +
+                           ": create one with that chunk_alignment_bytes");
+  }
+  return {};
 }
 
 }  // namespace zerocp::internal

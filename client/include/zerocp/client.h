@@ -7,6 +7,7 @@
 #include <zerocp/publisher.h>
 #include <zerocp/result.h>
 #include <zerocp/subscriber.h>
+#include <zerocp/typed.h>
 
 #include <chrono>
 #include <cstddef>
@@ -69,27 +70,29 @@ class Client {
   // kNotFound: no such channel. kTypeMismatch, kLimit, kUnavailable, kInvalid. REQUIRES here and
   // below: not moved from.
   Result<Publisher> JoinAsPublisher(std::string_view channel, std::string_view message_type = {}) {
-    Result<Publisher> result;
-    const std::string type(message_type);
-    const zerocp_join_options options{sizeof(options), type.c_str(), 0, 0};
-    zerocp_publisher* publisher = nullptr;
-    result.Set(
-        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
-    result->raw_.reset(publisher);
-    return result;
+    return JoinPublisher(channel, message_type, {});
+  }
+  // A publisher of Ts (typed.h). As JoinAsPublisher; kTooLarge, kInvalid: a T does not fit the
+  // channel's pool. The message type is T::kMessageType, if T has one.
+  template <Message T>
+  Result<TypedPublisher<T>> JoinAsPublisher(
+      std::string_view channel, std::string_view message_type = internal::MessageTypeOf<T>()) {
+    return JoinPublisher(channel, message_type, {sizeof(T), alignof(T)})
+        .template As<TypedPublisher<T>>();
   }
   // As JoinAsPublisher; kInvalid: also a longer queue than the channel's. What is published from
   // its return on, the subscriber will see, or learn that it missed it.
   Result<Subscriber> JoinAsSubscriber(std::string_view channel,
                                       const SubscriberOptions& wanted = {}) {
-    Result<Subscriber> result;
-    const zerocp_join_options options{sizeof(options), wanted.message_type.c_str(),
-                                      wanted.queue_capacity, wanted.lossy ? 1 : 0};
-    zerocp_subscriber* subscriber = nullptr;
-    result.Set(
-        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
-    result->raw_.reset(subscriber);
-    return result;
+    return JoinSubscriber(channel, wanted, {});
+  }
+  // A subscriber to Ts, as JoinAsPublisher<T>; message_type is T::kMessageType unless it is set.
+  template <Message T>
+  Result<TypedSubscriber<T>> JoinAsSubscriber(std::string_view channel,
+                                              SubscriberOptions wanted = {}) {
+    if (wanted.message_type.empty()) wanted.message_type = internal::MessageTypeOf<T>();
+    return JoinSubscriber(channel, wanted, {sizeof(T), alignof(T)})
+        .template As<TypedSubscriber<T>>();
   }
   // A chunk of a pool, without a channel. Errors as Publisher::NewLoan; kNotFound, kDenied for
   // a read-only client.
@@ -113,9 +116,38 @@ class Client {
   explicit operator bool() const { return raw_ != nullptr; }
 
  private:
+  // Of every message; 0: any.
+  struct MessageLayout {
+    std::size_t bytes = 0, alignment = 0;
+  };
   struct Closer {
     void operator()(zerocp_client* client) const { zerocp_client_close(client); }
   };
+
+  Result<Publisher> JoinPublisher(std::string_view channel, std::string_view message_type,
+                                  MessageLayout layout) {
+    Result<Publisher> result;
+    const std::string type(message_type);
+    const zerocp_join_options options{sizeof(options), type.c_str(),    0, 0,
+                                      layout.bytes,    layout.alignment};
+    zerocp_publisher* publisher = nullptr;
+    result.Set(
+        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
+    result->raw_.reset(publisher);
+    return result;
+  }
+  Result<Subscriber> JoinSubscriber(std::string_view channel, const SubscriberOptions& wanted,
+                                    MessageLayout layout) {
+    Result<Subscriber> result;
+    const zerocp_join_options options{sizeof(options),       wanted.message_type.c_str(),
+                                      wanted.queue_capacity, wanted.lossy ? 1 : 0,
+                                      layout.bytes,          layout.alignment};
+    zerocp_subscriber* subscriber = nullptr;
+    result.Set(
+        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
+    result->raw_.reset(subscriber);
+    return result;
+  }
 
   static zerocp_client_options RawOptions(const ClientOptions& options) {
     return {sizeof(zerocp_client_options), options.name.empty() ? nullptr : options.name.c_str(),

@@ -62,6 +62,12 @@ class [[nodiscard]] Result {
   friend class Publisher;
   friend class Subscriber;
   friend class Sample;
+  template <class>
+  friend class Result;
+  template <class>
+  friend class TypedPublisher;
+  template <class>
+  friend class TypedSubscriber;
 
   Result() = default;
   // Ends a call into the library that was to fill in value_. REQUIRES: it returned `code` just now.
@@ -70,6 +76,22 @@ class [[nodiscard]] Result {
     if (code != ZEROCP_OK && code != ZEROCP_TIMEOUT) [[unlikely]] {
       message_ = std::make_unique<std::string>(zerocp_last_error());
     }
+  }
+
+  void Set(Code code, const std::string& message) {
+    code_ = code;
+    message_ = std::make_unique<std::string>(message);
+  }
+  // The same outcome, with the value as a U. REQUIRES: a failure, if no T becomes a U.
+  template <class U>
+  Result<U> As() && {
+    Result<U> result;
+    result.code_ = code_;
+    result.message_ = std::move(message_);
+    if constexpr (requires { U(std::move(value_)); }) {
+      if (*this) result.value_ = U(std::move(value_));
+    }
+    return result;
   }
 
   T value_{};
