@@ -9,6 +9,7 @@
 #include <zerocp/subscriber.h>
 #include <zerocp/typed.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace zerocp {
 
@@ -33,6 +35,17 @@ struct SubscriberOptions {
   // and viewers.
   bool lossy = false;
   std::string message_type = {};  // must equal the channel's, if both are set
+};
+
+// Where the chunks of one pool are in this process.
+struct Region {
+  std::span<std::byte> data;  // all chunks that exist; a read-only client cannot write there
+  std::string pool;
+};
+
+struct MappedRegions {
+  std::uint64_t epoch = 0;
+  std::vector<Region> regions;
 };
 
 // An attachment to a daemon on this machine. Move-only; any number of threads may call it at once.
@@ -108,6 +121,26 @@ class Client {
     Result<Sample> result;
     result.Set(zerocp_client_open(raw_.get(), {handle.instance, handle.chunk}, &result->raw_));
     return result;
+  }
+  // Where the chunks of all pools are, in no order, for who registers memory with a device
+  // (cudaHostRegister, ibv_reg_mr). `epoch` grows whenever a pool is created, grown or deleted; the
+  // regions are that epoch's or later ones. A pool that grows keeps its address; those of one that
+  // was deleted may be another's, with other memory behind them: unregister before DeletePool, or
+  // when RegionsEpoch() is another. kUnavailable after fork.
+  Result<MappedRegions> Regions() {
+    std::array<zerocp_region, ZEROCP_MAX_POOLS> raw;
+    std::size_t count = 0;
+    Result<MappedRegions> result;
+    result.Set(zerocp_client_regions(raw_.get(), raw.data(), raw.size(), &count, &result->epoch));
+    for (const zerocp_region& region : std::span(raw.data(), count))
+      result->regions.push_back({{static_cast<std::byte*>(region.data), region.size}, region.pool});
+    return result;
+  }
+  // The epoch alone, for loops: some ten nanoseconds. 0 after fork.
+  std::uint64_t RegionsEpoch() const {
+    std::uint64_t epoch = 0;
+    (void)zerocp_client_regions(raw_.get(), nullptr, 0, nullptr, &epoch);
+    return epoch;
   }
   // kOk; kUnavailable: the daemon is away, what is joined goes on, and the client finds it again;
   // kInstanceLost: it came back with other segments, kDetached: an operator ended the session; both
