@@ -29,6 +29,7 @@ newer_go=1.25                # for the newest grpcurl and the tests' Go client, 
 oldest_rust=1.89             # iceoryx2 0.10 asks for it; its Cargo.lock pins the rest
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
 grpcio_version=1.76.0
+pyzmq_version=27.3.0 # the Python package is measured beside it
 npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 protobufjs@7.6.6)
 debian_go=/usr/lib/go-1.19/bin/go
 
@@ -136,7 +137,8 @@ install_prometheus() (
 # `versions` is there when all is.
 install_clients() (
   make_tools_dir
-  python_versions=(grpcio=="$grpcio_version" grpcio-tools=="$grpcio_version" grpcio-status=="$grpcio_version")
+  python_versions=(grpcio=="$grpcio_version" grpcio-tools=="$grpcio_version" grpcio-status=="$grpcio_version"
+    pyzmq=="$pyzmq_version")
   if [[ $(cat "$tools/python/versions" 2>/dev/null) != "${python_versions[*]}" ]]; then
     say "installing ${python_versions[*]} from PyPI"
     rm -rf "$tools/python"

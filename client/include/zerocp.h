@@ -103,6 +103,7 @@ ZEROCP_API const char* zerocp_version(void);
 #define ZEROCP_FOREVER ((int64_t)-1)
 #define ZEROCP_USER_HEADER_BYTES 64
 #define ZEROCP_TOKEN_BYTES 32
+#define ZEROCP_MAX_POOLS 16
 
 /* Client. */
 
@@ -144,6 +145,25 @@ ZEROCP_API void zerocp_client_close(zerocp_client* client);
  * after fork, where nothing does); INSTANCE_LOST and DETACHED, see above: for good. Reconnects if
  * the daemon is back; a system call or two otherwise. */
 ZEROCP_API zerocp_code zerocp_client_state(zerocp_client* client);
+
+/* Where the chunks of one pool are in this process. */
+typedef struct zerocp_region {
+  void* data;    /* a multiple of 64, of the page size if the pool aligns its chunks so */
+  size_t size;   /* bytes, of all chunks that exist */
+  char pool[64]; /* its name */
+} zerocp_region;
+
+/* For who registers memory with a device (cudaHostRegister, ibv_reg_mr): where the chunks of all
+ * pools are, also of those that are being deleted, in no order. Writes their number to `count` and
+ * the first `capacity` (ZEROCP_MAX_POOLS is enough) of them to `regions`; and to `epoch` a number
+ * that grows whenever a pool is created, grown or deleted. With a capacity of 0 the others may be
+ * NULL: `epoch` alone costs some ten nanoseconds. The regions are those of that epoch, or later
+ * ones: if the epoch is another when the registration is done, ask again.
+ * A pool that grows keeps its address. The addresses of one that was deleted may be another's, with
+ * other memory behind them: unregister before DeletePool, or when the epoch has changed. For
+ * read-only clients the memory can only be read. UNAVAILABLE after fork. */
+ZEROCP_API zerocp_code zerocp_client_regions(zerocp_client* client, zerocp_region* regions,
+                                             size_t capacity, size_t* count, uint64_t* epoch);
 
 /* Loans and samples. */
 
@@ -218,10 +238,15 @@ typedef struct zerocp_join_options {
                                only) to the channel's; 0: the channel's */
   int32_t lossy; /* subscribers: not 0: on a waiting channel too, lose the oldest messages instead
                     of making publishers wait: for taps and viewers */
+  size_t message_bytes; /* size of one message, if all have the same; 0: any. TOO_LARGE: more than
+                           the channel's chunks have */
+  size_t message_alignment; /* what the messages' addresses must be a multiple of; 0: 64, as always.
+                               INVALID: the channel's pool aligns to less; the text says how to make
+                               one that does not */
 } zerocp_join_options;
 
-/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, LIMIT, UNAVAILABLE; INVALID:
- * also a longer queue than the channel's. DENIED: a read-only client cannot publish.
+/* Joins a channel. `options` may be NULL. NOT_FOUND, TYPE_MISMATCH, TOO_LARGE, LIMIT, UNAVAILABLE;
+ * INVALID: also a longer queue than the channel's. DENIED: a read-only client cannot publish.
  * A message published after zerocp_join_subscriber returned reaches the subscriber, or is counted
  * as missed. */
 ZEROCP_API zerocp_code zerocp_join_publisher(zerocp_client* client, const char* channel,

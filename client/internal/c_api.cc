@@ -1,6 +1,8 @@
 // Codes and errors of zerocp.h.
 #include "client/internal/c_api.h"
 
+#include <bit>
+
 using zerocp::shm::Code;
 
 static_assert(ZEROCP_OK == static_cast<int>(Code::kOk));
@@ -24,6 +26,8 @@ static_assert(ZEROCP_VERSION_MISMATCH == static_cast<int>(Code::kVersionMismatch
 static_assert(ZEROCP_DAMAGED == static_cast<int>(Code::kDamaged));
 static_assert(ZEROCP_LIMIT == static_cast<int>(Code::kLimit));
 static_assert(ZEROCP_USER_HEADER_BYTES == zerocp::shm::kUserHeaderBytes);
+static_assert(sizeof(zerocp_region::pool) == zerocp::shm::kNameBytes);
+static_assert(ZEROCP_MAX_POOLS == zerocp::shm::kMaxPools);
 static_assert(ZEROCP_TOKEN_BYTES == zerocp::shm::kTokenBytes);
 // Part of the ABI, and one cache line each.
 static_assert(sizeof(zerocp_loan) == 64 && sizeof(zerocp_sample) == 64 &&
@@ -64,6 +68,29 @@ zerocp_code FailHeldLimit(ClientCore& core) {
 
 zerocp_code FailWait(ClientCore& core, Code code) {
   return core.open() ? Fail(code) : FailClosed(core);
+}
+
+shm::Status CheckMessage(const ClientCore& core, const zerocp_join_options* options,
+                         uint32_t pool_index) {
+  const PoolView* pool = core.session().manager().pool(pool_index);
+  if (pool == nullptr) return shm::Status(Code::kDamaged, "the channel's pool does not exist");
+  const size_t bytes = Option(options, &zerocp_join_options::message_bytes);
+  if (bytes > pool->chunk_size_bytes) {
+    return shm::Status(Code::kTooLarge, "a message has " + std::to_string(bytes) +
+                                            " bytes (message_bytes), the chunks of pool '" +
+                                            pool->name + "' have " +
+                                            std::to_string(pool->chunk_size_bytes));
+  }
+  const size_t alignment = Option(options, &zerocp_join_options::message_alignment);
+  if (alignment != 0 && (!std::has_single_bit(alignment) || alignment > pool->alignment_bytes)) {
+    return shm::Status(Code::kInvalid,
+                       "messages are to be aligned to " + std::to_string(alignment) +
+                           " bytes (message_alignment), which must be a power of two; pool '" +
+                           pool->name + "' aligns its chunks to " +
+                           std::to_string(pool->alignment_bytes) +
+                           ": create one with that chunk_alignment_bytes");
+  }
+  return {};
 }
 
 }  // namespace zerocp::internal

@@ -18,6 +18,7 @@
 #include "client/internal/last_error.h"
 #include "client/internal/ready_fd.h"
 #include "shm/deadline.h"
+#include "shm/mutant.h"
 #include "shm/publisher_port.h"
 #include "shm/subscriber_port.h"
 
@@ -125,7 +126,13 @@ inline std::string_view TextOf(const char* text) {
   return text == nullptr ? std::string_view() : text;
 }
 
-// Asks for the join, makes the port. `leave` undoes the join if no port can be made.
+// kOk if the chunks of the channel's pool can be the messages that `options` describes. kTooLarge,
+// kInvalid.
+shm::Status CheckMessage(const ClientCore& core, const zerocp_join_options* options,
+                         uint32_t pool_index);
+
+// Asks for the join, makes the port. `leave` undoes the join if no port can be made, or messages
+// and chunks do not fit.
 template <class Member, class Port>
 zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_options* options,
                  AttachOp join, AttachOp leave, Member** member) {
@@ -145,9 +152,10 @@ zerocp_code Join(zerocp_client* client, const char* channel, const zerocp_join_o
     return Fail(info.status());
   }
   auto port = Port::Create(core.shared_session(), *info);
-  if (!port.ok()) {
-    (void)core.connection().Leave(leave, info->channel, info->index);
-    return Fail(port.status());
+  const shm::Status usable = port.ok() ? CheckMessage(core, options, info->pool) : port.status();
+  if (!usable.ok()) {
+    if (!Mutant(103)) (void)core.connection().Leave(leave, info->channel, info->index);
+    return Fail(usable);
   }
   core.AddUser();
   made->core = &core;

@@ -1,5 +1,6 @@
 // The functions of zerocp.h for a client.
 #include "client/internal/c_api.h"
+#include "shm/mutant.h"
 
 namespace zerocp::internal {
 namespace {
@@ -33,6 +34,24 @@ zerocp_code Attach(std::unique_ptr<Connection> connection, const zerocp_client_o
   if (!core.ok()) return Fail(core.status());
   *client = new zerocp_client{*core};
   return ZEROCP_OK;
+}
+
+// Grows with each pool that is created, grown or deleted, and with nothing else: the sum over the
+// pools' places of a word that only grows, the pool's serial (odd while it exists) over its chunks.
+// A pool counts from its state on: before that MemPoolManager::pool does not find it.
+uint64_t RegionsEpoch(const zerocp::shm::MemPoolManager& manager) {
+  uint64_t epoch = 0;
+  for (uint32_t index = 0; index < zerocp::shm::kMaxPools; ++index) {
+    const zerocp::shm::MemPool& pool = manager.pool_entry(index);
+    const bool exists = pool.state.load(std::memory_order_acquire) !=  // PAIR pool.state
+                        static_cast<uint32_t>(zerocp::shm::PoolState::kEmpty);
+    const uint64_t serial = pool.use.load(std::memory_order_acquire) >> 1;  // PAIR pool.use
+    const uint32_t count =
+        pool.chunk_count.load(std::memory_order_acquire);  // PAIR pool.chunk_count
+    epoch += exists && serial % 2 == 1 ? (serial << 25) + (zerocp::Mutant(104) ? 0 : count)
+                                       : (serial & ~uint64_t{1}) << 25;
+  }
+  return epoch;
 }
 
 }  // namespace
@@ -70,6 +89,29 @@ zerocp_code zerocp_client_state(zerocp_client* client) {
                           " is away: what is joined goes on, and this client finds it again when "
                           "it is back");
   });
+}
+
+zerocp_code zerocp_client_regions(zerocp_client* client, zerocp_region* regions, size_t capacity,
+                                  size_t* count, uint64_t* epoch) {
+  ClientCore& core = *client->core;
+  if (!core.mapped()) return FailClosed(core);
+  zerocp::shm::MemPoolManager& manager = core.session().manager();
+  const uint64_t before = RegionsEpoch(manager);
+  size_t found = 0;
+  const bool wanted = count != nullptr || capacity > 0;
+  for (uint32_t index = 0; wanted && index < zerocp::shm::kMaxPools; ++index) {
+    const PoolView* pool = manager.pool(index);
+    if (pool == nullptr) continue;
+    if (found < capacity) {
+      zerocp_region& region = regions[found];
+      region = {pool->data(0), pool->live_chunk_count() * pool->stride_bytes, {}};
+      pool->name.copy(region.pool, sizeof(region.pool) - 1);
+    }
+    ++found;
+  }
+  if (count != nullptr) *count = found;
+  if (epoch != nullptr) *epoch = before;
+  return ZEROCP_OK;
 }
 
 void zerocp_client_close(zerocp_client* client) {

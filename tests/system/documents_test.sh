@@ -23,7 +23,7 @@ run() { # FILE
   # Job control, so that what is left behind can be ended with its children.
   echo "set -m; trap 'kill -- \$(jobs -p | sed s/^/-/) 2>/dev/null || true' EXIT" >"$work/commands"
   blocks sh "$1" | sed "s#\\\$PWD/build/\(minimal\|release\)/bin#$ZEROCP_BIN_DIR#; s|build/release/python|$ZEROCP_BIN_DIR/../python|
-    s|guide.py|$work/guide.py|" >>"$work/commands"
+    s|guide.py|$work/guide.py|; s|--install build/minimal|--install $ZEROCP_BIN_DIR/..|" >>"$work/commands"
   [[ $(wc -l <"$work/commands") -gt 1 ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"
   TMPDIR=$work bash -euo pipefail "$work/commands" </dev/null >"$work/output" 2>&1 || {
@@ -82,10 +82,11 @@ blocks c client/README.md >"$work/guide.c"
 compile c c11 "$work/guide.c" "$work/guide-c"
 PATH=$work:$PATH run client/README.md
 run client/cli/README.md
-# No wheel is made with sanitizers.
+# What follows builds programs and a wheel without sanitizers.
 if [[ ${#options[@]} -eq 0 ]]; then
   blocks python client/python/README.md >"$work/guide.py"
   run client/python/README.md
+  run client/examples/README.md
 fi
 
 # The guide makes pools and channels by name: each grpcurl gets a daemon of its own.

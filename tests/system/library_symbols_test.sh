@@ -19,10 +19,9 @@ while read -r needed; do
 done < <(objdump -p "$library" | awk '/NEEDED/ { print $2 }')
 objdump -p "$library" | grep 'SONAME *libzerocp\.so\.1$' >/dev/null || fail "the soname is not libzerocp.so.1"
 
-# 2. Exactly the functions of zerocp.h, all of version ZEROCP_1.
-nm -D --defined-only "$library" | awk '$3 != "ZEROCP_1" { print $3 }' | sort >"$work/exported"
-grep -ozP 'ZEROCP_API [^(]*?\Kzerocp_\w+(?=\()' "$source/client/include/zerocp.h" | tr '\0' '\n' |
-  sed 's/$/@@ZEROCP_1/' | sort >"$work/declared"
+# 2. Exactly the functions of zerocp.h. Of which version each is, abi_test.sh has.
+nm -D --defined-only "$library" | awk '$2 != "A" { sub("@@ZEROCP_[0-9.]*$", "", $3); print $3 }' | sort >"$work/exported"
+grep -ozP 'ZEROCP_API [^(]*?\Kzerocp_\w+(?=\()' "$source/client/include/zerocp.h" | tr '\0' '\n' | sort >"$work/declared"
 [[ -s $work/declared ]] || fail "no declarations found in zerocp.h"
 diff "$work/declared" "$work/exported" || fail "declared (<) and exported (>) functions differ"
 

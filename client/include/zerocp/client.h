@@ -7,7 +7,9 @@
 #include <zerocp/publisher.h>
 #include <zerocp/result.h>
 #include <zerocp/subscriber.h>
+#include <zerocp/typed.h>
 
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +17,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace zerocp {
 
@@ -32,6 +35,17 @@ struct SubscriberOptions {
   // and viewers.
   bool lossy = false;
   std::string message_type = {};  // must equal the channel's, if both are set
+};
+
+// Where the chunks of one pool are in this process.
+struct Region {
+  std::span<std::byte> data;  // all chunks that exist; a read-only client cannot write there
+  std::string pool;
+};
+
+struct MappedRegions {
+  std::uint64_t epoch = 0;
+  std::vector<Region> regions;
 };
 
 // An attachment to a daemon on this machine. Move-only; any number of threads may call it at once.
@@ -69,27 +83,29 @@ class Client {
   // kNotFound: no such channel. kTypeMismatch, kLimit, kUnavailable, kInvalid. REQUIRES here and
   // below: not moved from.
   Result<Publisher> JoinAsPublisher(std::string_view channel, std::string_view message_type = {}) {
-    Result<Publisher> result;
-    const std::string type(message_type);
-    const zerocp_join_options options{sizeof(options), type.c_str(), 0, 0};
-    zerocp_publisher* publisher = nullptr;
-    result.Set(
-        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
-    result->raw_.reset(publisher);
-    return result;
+    return JoinPublisher(channel, message_type, {});
+  }
+  // A publisher of Ts (typed.h). As JoinAsPublisher; kTooLarge, kInvalid: a T does not fit the
+  // channel's pool. The message type is T::kMessageType, if T has one.
+  template <Message T>
+  Result<TypedPublisher<T>> JoinAsPublisher(
+      std::string_view channel, std::string_view message_type = internal::MessageTypeOf<T>()) {
+    return JoinPublisher(channel, message_type, {sizeof(T), alignof(T)})
+        .template As<TypedPublisher<T>>();
   }
   // As JoinAsPublisher; kInvalid: also a longer queue than the channel's. What is published from
   // its return on, the subscriber will see, or learn that it missed it.
   Result<Subscriber> JoinAsSubscriber(std::string_view channel,
                                       const SubscriberOptions& wanted = {}) {
-    Result<Subscriber> result;
-    const zerocp_join_options options{sizeof(options), wanted.message_type.c_str(),
-                                      wanted.queue_capacity, wanted.lossy ? 1 : 0};
-    zerocp_subscriber* subscriber = nullptr;
-    result.Set(
-        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
-    result->raw_.reset(subscriber);
-    return result;
+    return JoinSubscriber(channel, wanted, {});
+  }
+  // A subscriber to Ts, as JoinAsPublisher<T>; message_type is T::kMessageType unless it is set.
+  template <Message T>
+  Result<TypedSubscriber<T>> JoinAsSubscriber(std::string_view channel,
+                                              SubscriberOptions wanted = {}) {
+    if (wanted.message_type.empty()) wanted.message_type = internal::MessageTypeOf<T>();
+    return JoinSubscriber(channel, wanted, {sizeof(T), alignof(T)})
+        .template As<TypedSubscriber<T>>();
   }
   // A chunk of a pool, without a channel. Errors as Publisher::NewLoan; kNotFound, kDenied for
   // a read-only client.
@@ -107,6 +123,26 @@ class Client {
     result.Set(zerocp_client_open(raw_.get(), {handle.instance, handle.chunk}, &result->raw_));
     return result;
   }
+  // Where the chunks of all pools are, in no order, for who registers memory with a device
+  // (cudaHostRegister, ibv_reg_mr). `epoch` grows whenever a pool is created, grown or deleted; the
+  // regions are that epoch's or later ones. A pool that grows keeps its address; those of one that
+  // was deleted may be another's, with other memory behind them: unregister before DeletePool, or
+  // when RegionsEpoch() is another. kUnavailable after fork.
+  Result<MappedRegions> Regions() {
+    std::array<zerocp_region, ZEROCP_MAX_POOLS> raw;
+    std::size_t count = 0;
+    Result<MappedRegions> result;
+    result.Set(zerocp_client_regions(raw_.get(), raw.data(), raw.size(), &count, &result->epoch));
+    for (const zerocp_region& region : std::span(raw.data(), count))
+      result->regions.push_back({{static_cast<std::byte*>(region.data), region.size}, region.pool});
+    return result;
+  }
+  // The epoch alone, for loops: some ten nanoseconds. 0 after fork.
+  std::uint64_t RegionsEpoch() const {
+    std::uint64_t epoch = 0;
+    (void)zerocp_client_regions(raw_.get(), nullptr, 0, nullptr, &epoch);
+    return epoch;
+  }
   // kOk; kUnavailable: the daemon is away, what is joined goes on, and the client finds it again;
   // kInstanceLost: it came back with other segments, kDetached: an operator ended the session; both
   // for good, what is held can be read and released. Calls that wait learn it by themselves.
@@ -114,9 +150,38 @@ class Client {
   explicit operator bool() const { return raw_ != nullptr; }
 
  private:
+  // Of every message; 0: any.
+  struct MessageLayout {
+    std::size_t bytes = 0, alignment = 0;
+  };
   struct Closer {
     void operator()(zerocp_client* client) const { zerocp_client_close(client); }
   };
+
+  Result<Publisher> JoinPublisher(std::string_view channel, std::string_view message_type,
+                                  MessageLayout layout) {
+    Result<Publisher> result;
+    const std::string type(message_type);
+    const zerocp_join_options options{sizeof(options), type.c_str(),    0, 0,
+                                      layout.bytes,    layout.alignment};
+    zerocp_publisher* publisher = nullptr;
+    result.Set(
+        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
+    result->raw_.reset(publisher);
+    return result;
+  }
+  Result<Subscriber> JoinSubscriber(std::string_view channel, const SubscriberOptions& wanted,
+                                    MessageLayout layout) {
+    Result<Subscriber> result;
+    const zerocp_join_options options{sizeof(options),       wanted.message_type.c_str(),
+                                      wanted.queue_capacity, wanted.lossy ? 1 : 0,
+                                      layout.bytes,          layout.alignment};
+    zerocp_subscriber* subscriber = nullptr;
+    result.Set(
+        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
+    result->raw_.reset(subscriber);
+    return result;
+  }
 
   static zerocp_client_options RawOptions(const ClientOptions& options) {
     return {sizeof(zerocp_client_options), options.name.empty() ? nullptr : options.name.c_str(),

@@ -64,6 +64,12 @@ class [[nodiscard]] Result {
   friend class Publisher;
   friend class Subscriber;
   friend class Sample;
+  template <class>
+  friend class Result;
+  template <class>
+  friend class TypedPublisher;
+  template <class>
+  friend class TypedSubscriber;
 
   Result() = default;
   // A value that `raw` is, for a call that succeeds.
@@ -75,14 +81,31 @@ class [[nodiscard]] Result {
     if (code != ZEROCP_OK && code != ZEROCP_TIMEOUT) [[unlikely]]
       message_.reset(LastError());
   }
+  void Set(Code code, const std::string& message) {
+    code_ = code;
+    message_.reset(strdup(message.c_str()));
+  }
   // nullptr: memory is short.
   [[gnu::noinline, gnu::cold]] static char* LastError() noexcept {
     return strdup(zerocp_last_error());
   }
 
+  // The same outcome, with the value as a U. REQUIRES: a failure, if no T becomes a U.
+  template <class U>
+  Result<U> As() && {
+    Result<U> result;
+    result.code_ = code_;
+    result.message_.reset(message_.release());
+    if constexpr (requires { U(std::move(value_)); }) {
+      if (*this) result.value_ = U(std::move(value_));
+    }
+    return result;
+  }
+
   struct Free {
     void operator()(char* text) const { std::free(text); }
   };
+
   T value_{};
   Code code_ = Code::kOk;
   std::unique_ptr<char, Free> message_;

@@ -19,3 +19,4 @@
 #include <zerocp/publisher.h>   // IWYU pragma: export
 #include <zerocp/result.h>      // IWYU pragma: export
 #include <zerocp/subscriber.h>  // IWYU pragma: export
+#include <zerocp/typed.h>       // IWYU pragma: export

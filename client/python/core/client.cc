@@ -110,6 +110,28 @@ PyObject* CheckState(PyObject* object, PyObject*) {
   Py_RETURN_NONE;
 }
 
+PyObject* Regions(PyObject* object, PyObject*) {
+  ClientObject* const self = OpenClient(object);
+  if (self == nullptr) return nullptr;
+  zerocp_region regions[ZEROCP_MAX_POOLS];
+  std::size_t count = 0;
+  std::uint64_t epoch = 0;
+  const zerocp_code code =
+      zerocp_client_regions(self->raw, regions, ZEROCP_MAX_POOLS, &count, &epoch);
+  if (code != ZEROCP_OK) return Fail(code);
+  PyObject* const list = PyList_New(0);
+  for (std::size_t i = 0; list != nullptr && i < count; ++i) {
+    PyObject* const region = Py_BuildValue("(sKn)", regions[i].pool,
+                                           reinterpret_cast<unsigned long long>(regions[i].data),
+                                           static_cast<Py_ssize_t>(regions[i].size));
+    const bool added = region != nullptr && PyList_Append(list, region) == 0;
+    Py_XDECREF(region);
+    if (!added) return Py_DECREF(list), nullptr;
+  }
+  return list != nullptr ? Py_BuildValue("(KN)", static_cast<unsigned long long>(epoch), list)
+                         : nullptr;
+}
+
 PyMethodDef methods[] = {
     {"new_loan", reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(NewLoanMethod)),
      METH_VARARGS | METH_KEYWORDS,
@@ -122,6 +144,10 @@ PyMethodDef methods[] = {
     {"check_state", CheckState, METH_NOARGS,
      "check_state()\n--\n\nRaises what the daemon is to the client now: Unavailable (away; what is "
      "joined goes on), InstanceLost or Detached (for good). Programs that wait learn it there."},
+    {"regions", Regions, METH_NOARGS,
+     "regions()\n--\n\nWhere the chunks of each pool are, for who registers memory with a device: "
+     "(epoch, [(pool, address, size), ...]). The epoch grows whenever a pool is created, grown or "
+     "deleted."},
     {"close", Close, METH_NOARGS,
      "close()\n--\n\nGives the client up. Publishers, subscribers, loans and samples made with it "
      "go on."},

@@ -34,7 +34,7 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
   ClientObject* const from = OpenClient(client);
   PyObject* const self = from != nullptr ? PyType_GenericAlloc(type, 0) : nullptr;
   if (self == nullptr) return nullptr;
-  const zerocp_join_options options{sizeof(options), message_type, 0, 0};
+  const zerocp_join_options options{sizeof(options), message_type, 0, 0, 0, 0};
   zerocp_publisher** const raw = &reinterpret_cast<PublisherObject*>(self)->raw;
   const Calling calling(from);
   const zerocp_code code =

@@ -34,7 +34,7 @@ PyObject* New(PyTypeObject* type, PyObject* positional, PyObject* keywords) {
   ClientObject* const from = OpenClient(client);
   PyObject* const self = from != nullptr ? PyType_GenericAlloc(type, 0) : nullptr;
   if (self == nullptr) return nullptr;
-  const zerocp_join_options options{sizeof(options), message_type, queue_capacity, lossy};
+  const zerocp_join_options options{sizeof(options), message_type, queue_capacity, lossy, 0, 0};
   zerocp_subscriber** const raw = &reinterpret_cast<SubscriberObject*>(self)->raw;
   const Calling calling(from);
   const zerocp_code code =

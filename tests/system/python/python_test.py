@@ -65,6 +65,17 @@ class Rights(PythonTest):
         self.assertEqual((sample.sequence, sample.missed_before), (1, 0))
         self.assertEqual(numpy.frombuffer(sample, "u1").ctypes.data, written_at)
 
+    def test_regions_say_where_chunks_are(self):
+        epoch, regions = self.client.regions()
+        self.assertEqual(sorted((pool, size) for pool, _, size in regions), [("big", 4 << 20), ("frames", 16 * 4096)])
+        address = next(address for pool, address, _ in regions if pool == "big")
+        loan = self.client.new_loan("big", 100)
+        offset = ctypes.addressof(ctypes.c_char.from_buffer(loan)) - address
+        self.assertIn(offset, range(0, 4 << 20, 1 << 20))
+        self.daemon.command("pools", "create", "more", "4KiB", "4")
+        self.assertGreater(self.client.regions()[0], epoch)
+        self.daemon.command("pools", "delete", "more")
+
     def test_a_loan_with_views_is_not_published(self):
         publisher, subscriber = self.pair()
         loan = publisher.new_loan(100)
