@@ -162,15 +162,17 @@ macro(zerocp_register_test name)
     set(ARG_TIMEOUT 120)
   endif()
   math(EXPR timeout "${ARG_TIMEOUT} * ${zerocp_timeout_factor}")
-  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${timeout}
+  # COST: the longest ones begin, and no processor waits for them at the end.
+  set_tests_properties(${name} PROPERTIES LABELS ${ARG_LABEL} TIMEOUT ${timeout} COST ${timeout}
     RUN_SERIAL ${ARG_SERIAL}
     ENVIRONMENT "ZEROCP_BIN_DIR=${PROJECT_BINARY_DIR}/bin;ZEROCP_SOURCE_DIR=${PROJECT_SOURCE_DIR}")
 endmacro()
 
 # One ctest entry per executable. A GTEST_SKIP, a DISABLED_ test and an executable without tests all
-# make the entry fail: nothing is left out silently.
+# make the entry fail: nothing is left out silently. Unit and system tests are not optimised, which
+# would be half of what building them takes, but for those whose own instructions are counted.
 function(zerocp_test)
-  cmake_parse_arguments(PARSE_ARGV 0 ARG "SERIAL;OWN_MAIN;GRPC" "NAME;LABEL;TIMEOUT"
+  cmake_parse_arguments(PARSE_ARGV 0 ARG "SERIAL;OWN_MAIN;GRPC;OPTIMISED" "NAME;LABEL;TIMEOUT"
                         "SOURCES;LIBS;DEPENDS;ARGS")
   zerocp_check_arguments(zerocp_test NAME LABEL SOURCES)
   if(ARG_GRPC AND NOT ZEROCP_GRPC)
@@ -181,6 +183,9 @@ function(zerocp_test)
     set(gtest GTest::gmock)
   endif()
   zerocp_program(NAME ${ARG_NAME} SOURCES ${ARG_SOURCES} LIBS ${ARG_LIBS} ${gtest} Threads::Threads)
+  if(ARG_LABEL MATCHES "^(unit|system)$" AND NOT ARG_OPTIMISED)
+    target_compile_options(${ARG_NAME} PRIVATE -O0)
+  endif()
   if(ARG_DEPENDS)
     add_dependencies(${ARG_NAME} ${ARG_DEPENDS})
   endif()
