@@ -30,6 +30,8 @@ oldest_rust=1.89             # iceoryx2 0.10 asks for it; its Cargo.lock pins th
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
 grpcio_version=1.76.0
 pyzmq_version=27.3.0 # the Python package is measured beside it
+opencv_version=4.11.0.86 # for an example
+numpy_version=2.4.6
 npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 protobufjs@7.6.6)
 debian_go=/usr/lib/go-1.19/bin/go
 
@@ -46,6 +48,7 @@ test_packages=(
   libgtest-dev llvm-14 openssh-client openssh-server openssl python3-dev python3-grpcio python3-numpy
   python3-protobuf python3-venv python3-wheel python3-yaml relacy-dev shellcheck spin strace tmux zsh
   iceoryx libboost-dev libiceoryx-posh-dev libjemalloc2 libmimalloc2.0 # peers of zerocp_bench
+  gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base python3-gi python3-gst-1.0 # for an example
 )
 
 tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")
@@ -138,7 +141,7 @@ install_prometheus() (
 install_clients() (
   make_tools_dir
   python_versions=(grpcio=="$grpcio_version" grpcio-tools=="$grpcio_version" grpcio-status=="$grpcio_version"
-    pyzmq=="$pyzmq_version")
+    pyzmq=="$pyzmq_version" opencv-python-headless=="$opencv_version" numpy=="$numpy_version")
   if [[ $(cat "$tools/python/versions" 2>/dev/null) != "${python_versions[*]}" ]]; then
     say "installing ${python_versions[*]} from PyPI"
     rm -rf "$tools/python"

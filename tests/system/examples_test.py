@@ -39,7 +39,7 @@ class ExamplesTest(unittest.TestCase):
             [work + "/usr/bin/zerocpd", "--on-stop=unlink"]
             + ["--pool", "frames=512KiBx16", "--channel", "camera=frames,queue=4"]
             + ["--pool", "small=1KiBx256", "--channel", "prices=small,queue=16,history=3"]
-            + ["--channel", "words=small,queue=8", "--pool", "tensors=4MiBx4"],
+            + ["--channel", "words=small,queue=8", "--channel", "imu=small,queue=64", "--pool", "tensors=4MiBx4"],
             stderr=subprocess.PIPE, text=True)  # fmt: skip
         cls.addClassCleanup(cls.stop)
         while "ready:" not in (line := cls.daemon.stderr.readline()):
@@ -113,6 +113,11 @@ class ExamplesTest(unittest.TestCase):
         self.assertEqual(producer, ["producer: the consumer says 1024x1024, sum 524288"])
         self.assertEqual(self.end(consumer), [])
 
+    def test_loaned_messages_reach_the_callback(self):
+        listener = self.start("loaned_message", "listener")
+        self.assertEqual(self.end(self.start("loaned_message", "talker", "10")), [])
+        self.assertEqual(self.end(listener), ["listener: 10 messages, the last of 0.10 s"])
+
     def test_hello_in_c(self):
         receiver = self.start("hello", "receive")
         self.assertEqual(self.end(self.start("hello", "send", "zero", "copies")), [])
@@ -120,12 +125,11 @@ class ExamplesTest(unittest.TestCase):
 
     def test_what_goes_wrong_is_said(self):
         nowhere = {**os.environ, "ZEROCP_RUNTIME_DIR": self.work + "/nowhere"}
-        for program in (("frames", "viewer"), ("feed", "read"), ("hello", "receive")):
+        for program in (("frames", "viewer"), ("feed", "read"), ("hello", "receive"), ("loaned_message", "listener")):
             command = [f"{self.work}/build/{program[0]}", *program[1:]]
             result = subprocess.run(command, capture_output=True, text=True, env=nowhere)
             self.assertEqual(result.returncode, 1)
-            self.assertIn("UNAVAILABLE: ", result.stderr)
-            self.assertIn("/nowhere/attach.sock", result.stderr)
+            self.assertIn("/nowhere/attach.sock does not exist", result.stderr)
 
 
 if __name__ == "__main__":

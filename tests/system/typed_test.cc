@@ -57,7 +57,7 @@ class Typed : public ::testing::Test {
 
   // A file: on the command line a channel has no message type.
   std::string Config() {
-    const std::string path = dir_.path() + "/config.yaml";
+    std::string path = dir_.path() + "/config.yaml";
     std::ofstream(path) << R"(
 pools:
 - {name: pools/small, chunk_size_bytes: 1KiB, chunk_count: 32}
