@@ -58,13 +58,15 @@ void Waste(std::chrono::nanoseconds time) {
 }
 
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
-                                          int64_t timeout_ns, zerocp_loan* loan) {
+                                          int64_t timeout_ns, zerocp_loan* loan,
+                                          zerocp::shm::PublisherPort* port) {
   if (core.open() && core.Called()) (void)core.LookSometimes();
   if (!core.open() || bytes > pool.chunk_size_bytes) {
     return FailLoan(core, pool, bytes, Code::kOk);
   }
   ChunkRef ref;
   const auto loan_until = [&](Deadline deadline) {
+    if (port != nullptr) port->LookWhoIsGone();
     return core.session().LoanInSlices(pool, deadline, &ref);
   };
   const Code code = timeout_ns == 0 ? loan_until(Deadline::Now())
@@ -77,8 +79,9 @@ void Waste(std::chrono::nanoseconds time) {
 
 // What needs more than a look into this thread's cache is a tail call, so that the rest needs no
 // stack.
+// `port`: of the publisher that the loan is for, or null.
 zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_t timeout_ns,
-                    zerocp_loan* loan) {
+                    zerocp_loan* loan, zerocp::shm::PublisherPort* port) {
   if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
   ChunkRef ref;
   if (core.open() && bytes <= pool.chunk_size_bytes && core.session().TryLoan(pool, &ref))
@@ -86,7 +89,7 @@ zerocp_code NewLoan(ClientCore& core, const PoolView& pool, size_t bytes, int64_
     FillLoan(core, ref, bytes, loan);
     return ZEROCP_OK;
   }
-  return NewLoanSlow(core, pool, bytes, timeout_ns, loan);
+  return NewLoanSlow(core, pool, bytes, timeout_ns, loan, port);
 }
 
 }  // namespace
@@ -96,7 +99,8 @@ using namespace zerocp::internal;
 
 zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int64_t timeout_ns,
                                   zerocp_loan* loan) {
-  return NewLoan(*publisher->core, publisher->port->pool(), bytes, timeout_ns, loan);
+  return NewLoan(*publisher->core, publisher->port->pool(), bytes, timeout_ns, loan,
+                 publisher->port.get());
 }
 
 zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t bytes,
@@ -109,7 +113,7 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
                                      "'; `zerocp pools` lists those there are; make one with "
                                      "`zerocpd --pool NAME=SIZExCOUNT` or the RPC CreatePool");
   }
-  return NewLoan(*client->core, *view, bytes, timeout_ns, loan);
+  return NewLoan(*client->core, *view, bytes, timeout_ns, loan, nullptr);
 }
 
 void zerocp_loan_release(zerocp_loan* loan) { Release(loan); }
