@@ -74,7 +74,7 @@ class Prometheus:
         config = config.replace("127.0.0.1:9400", target).replace("15s", "1s")
         Path(f"{programs.work}/prometheus.yml").write_text(config, encoding="utf-8")
         address = programs.start_until(
-            "prometheus.log", r'"Listening on" address=(\S+)', TOOLS / "prometheus",
+            "prometheus.log", r'"Listening on" address=(\S+).*Server is ready', TOOLS / "prometheus",
             f"--config.file={programs.work}/prometheus.yml", f"--storage.tsdb.path={programs.work}/data",
             "--web.listen-address=127.0.0.1:0")
         self.url = f"http://{address}/api/v1/"
