@@ -118,6 +118,11 @@ Code PublisherPort::WaitForSubscribers(int count, Deadline deadline, int* presen
   }
 }
 
+void PublisherPort::LookWhoIsGone() {
+  if (Mutant(101)) return;
+  if (channel_.header->subscriber_stamp.load(std::memory_order_acquire) != stamp_) Refresh();
+}
+
 bool PublisherPort::IsOpen() const {
   return channel_.header->state.load(std::memory_order_acquire) ==
          static_cast<uint32_t>(ChannelState::kOpen);

@@ -52,6 +52,9 @@ class PublisherPort {
   // Waits until at least `count` subscribers are served. kTimeout, kChannelDeleted.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
 
+  // Takes back what waits for subscribers that have gone, or were detached: those may be the chunks
+  // that a loan waits for.
+  void LookWhoIsGone();
   // Lets go of what is kept for late joiners: before the publisher leaves. The last call but Leave.
   void LetGoOfHistory();
   // Says in shared memory that nothing will be published any more, for when the daemon cannot be

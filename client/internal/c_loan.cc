@@ -50,9 +50,10 @@ void Waste(std::chrono::nanoseconds time) {
   }
 }
 
+// `port`: of the publisher that the loan is for, or null.
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
-                                          int64_t timeout_ns, LoanCache** cache,
-                                          zerocp_loan* loan) {
+                                          int64_t timeout_ns, PublisherPort* port,
+                                          LoanCache** cache, zerocp_loan* loan) {
   if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
   if (core.open() && core.Called()) (void)core.LookSometimes();
   if (!core.open() || bytes > pool.chunk_size_bytes) {
@@ -60,6 +61,7 @@ void Waste(std::chrono::nanoseconds time) {
   }
   ChunkRef ref;
   const auto loan_until = [&](Deadline deadline) {
+    if (port != nullptr) port->LookWhoIsGone();
     return core.session().LoanInSlices(pool, deadline, &ref);
   };
   const Code code = timeout_ns == 0 ? loan_until(Deadline::Now())
@@ -81,7 +83,7 @@ zerocp_code zerocp_publisher_loan(zerocp_publisher* publisher, size_t bytes, int
   uint32_t chunk;
   if (!publisher->cache->TryLoan(bytes, &chunk)) [[unlikely]] {
     return NewLoanSlow(*publisher->core, publisher->port->pool(), bytes, timeout_ns,
-                       &publisher->cache, loan);
+                       publisher->port.get(), &publisher->cache, loan);
   }
   *loan = LoanOf(*publisher->cache, chunk, bytes);
   return ZEROCP_OK;
@@ -100,7 +102,7 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
   LoanCache* cache = &client->core->session().CacheOf(*view);
   uint32_t chunk;
   if (!cache->TryLoan(bytes, &chunk))
-    return NewLoanSlow(*client->core, *view, bytes, timeout_ns, &cache, loan);
+    return NewLoanSlow(*client->core, *view, bytes, timeout_ns, nullptr, &cache, loan);
   *loan = LoanOf(*cache, chunk, bytes);
   return ZEROCP_OK;
 }

@@ -1,4 +1,4 @@
-#!/usr/bin/env python3
+#!/usr/bin/python3
 """The alerts of deploy/prometheus are what their tests say, and those notice any other threshold or duration."""
 import copy
 import os

@@ -82,6 +82,7 @@ blocks c client/README.md >"$work/guide.c"
 compile c c11 "$work/guide.c" "$work/guide-c"
 PATH=$work:$PATH run client/README.md
 run client/cli/README.md
+run deploy/README.md
 # What follows builds programs and a wheel without sanitizers.
 if [[ ${#options[@]} -eq 0 ]]; then
   blocks python client/python/README.md >"$work/guide.py"

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 
 #include "tests/system/daemon_process.h"
@@ -87,6 +88,30 @@ TEST_F(DetachTest, ASubscriberThatDoesNotTakeIsTakenOffByTheNameThatStatisticsGi
   ASSERT_TRUE(again) << again.message();
   ASSERT_TRUE(Send(*publisher));
   EXPECT_TRUE(again->Wait(seconds(60)));
+}
+
+TEST_F(DetachTest, APublisherThatWaitsForAChunkGetsThoseThatWaitedForTheDetachedOne) {
+  ASSERT_EQ(testing::RunCommand(daemon_.Command({"pools", "create", "few", "4KiB", "3"})).exit_code,
+            0);
+  ASSERT_EQ(testing::RunCommand(daemon_.Command({"channels", "create", "scarce", "--pool", "few",
+                                                 "--when-full", "wait"}))
+                .exit_code,
+            0);
+  auto slow = client_.JoinAsSubscriber("scarce");
+  auto publisher = client_.JoinAsPublisher("scarce");
+  ASSERT_TRUE(slow && publisher);
+  for (int i = 0; i < 3; ++i) ASSERT_TRUE(Send(*publisher));
+  EXPECT_EQ(publisher->NewLoan(1).code(), Code::kExhausted);
+
+  std::thread waits([&] {
+    auto loan = publisher->NewLoan(1, seconds(60));
+    EXPECT_TRUE(loan) << loan.message();
+  });
+  const testing::Ran detached = testing::RunCommand(
+      daemon_.Command({"subscribers", "detach", "channels/scarce/subscribers/0-1"}));
+  waits.join();
+  EXPECT_EQ(detached.exit_code, 0) << detached.error;
+  EXPECT_EQ(slow->Wait(seconds(60)).code(), Code::kDetached);
 }
 
 TEST_F(DetachTest, ADeletedChannelIsTakenToItsEndAndItsNameIsFree) {
