@@ -52,7 +52,7 @@ void Waste(std::chrono::nanoseconds time) {
 
 // `port`: of the publisher that the loan is for, or null.
 [[gnu::noinline]] zerocp_code NewLoanSlow(ClientCore& core, const PoolView& pool, size_t bytes,
-                                          int64_t timeout_ns, PublisherPort* port,
+                                          int64_t timeout_ns, zerocp::shm::PublisherPort* port,
                                           LoanCache** cache, zerocp_loan* loan) {
   if (Mutant(98)) Waste(std::chrono::nanoseconds(200));
   if (core.open() && core.Called()) (void)core.LookSometimes();
