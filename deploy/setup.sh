@@ -46,7 +46,8 @@ packages=(
 test_packages=(
   clang-14 clang-format-14 clang-tidy-14 gdb groff-base libbenchmark-dev libclang-rt-14-dev libgmock-dev
   libgtest-dev llvm-14 openssh-client openssh-server openssl python3-dev python3-grpcio python3-numpy
-  python3-protobuf python3-venv python3-wheel python3-yaml relacy-dev shellcheck spin strace tmux zsh
+  python3-protobuf python3-venv python3-wheel python3-yaml relacy-dev shellcheck spin strace systemd tmux
+  zsh debootstrap
   iceoryx libboost-dev libiceoryx-posh-dev libjemalloc2 libmimalloc2.0 # peers of zerocp_bench
   gir1.2-gst-plugins-base-1.0 gstreamer1.0-plugins-base python3-gi python3-gst-1.0 # for an example
 )

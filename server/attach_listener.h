@@ -63,6 +63,9 @@ class AttachListener {
   // Looks at every session now. Those whose process is gone; with `recover` they are recovered when
   // this returns. None before Start and after Stop. From any thread; waits for the thread.
   shm::SessionSet FindDead(bool recover);
+  // Returns when the core's mutex was free and the thread has had a turn since: the daemon lives.
+  // From any thread.
+  void ProveAlive();
 
  private:
   using Clock = std::chrono::steady_clock;

@@ -21,6 +21,7 @@
 #include "server/build_info.h"
 #include "server/stats_metrics.h"
 #include "shm/memory_budget.h"
+#include "shm/mutant.h"
 #include "shm/runtime_dir.h"
 
 namespace zerocp {
@@ -99,9 +100,11 @@ std::span<std::byte> Mapping(const shm::Segment& segment) {
 
 }  // namespace
 
-Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance)
+Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance,
+               ServiceManager& service_manager)
     : options_(std::move(options)),
       directory_(std::move(directory)),
+      service_manager_(service_manager),
       file_(FileOf(options_)),
       owner_lock_(std::move(instance.owner_lock)),
       adopted_(instance.adopted),
@@ -109,7 +112,8 @@ Daemon::Daemon(Options options, RuntimeDirectory directory, Instance instance)
       guard_(Mapping(core_.manager->management_segment()),
              Mapping(core_.manager->chunk_segment())) {}
 
-Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThread& signals) {
+Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThread& signals,
+                                              ServiceManager& service_manager) {
   Result<RuntimeDirectory> directory = RuntimeDirectory::Open(options.runtime_dir, KindOf(options));
   if (!directory.ok()) return directory.status();
   shm::MemPoolManager::CreateOptions segments = SegmentOptions(options, directory->path());
@@ -117,10 +121,12 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThre
   Result<Instance> instance = OpenInstance(segments);
   if (!instance.ok()) return instance.status();
 
-  std::unique_ptr<Daemon> daemon(new Daemon(options, std::move(*directory), std::move(*instance)));
+  std::unique_ptr<Daemon> daemon(
+      new Daemon(options, std::move(*directory), std::move(*instance), service_manager));
   Status status = daemon->Restore();
   if (status.ok()) status = daemon->Serve();
   if (status.ok()) {
+    service_manager.Notify("", "reserves memory for its pools");
     signals.OnStop([&pools = *daemon->pools_] { pools.StopReserving(); });
     status = daemon->CreatePoolsAndChannels();
     signals.OnStop({});
@@ -136,6 +142,7 @@ Result<std::unique_ptr<Daemon>> Daemon::Start(const Options& options, SignalThre
     return status;
   }
   daemon->LogReady();
+  service_manager.Notify("READY=1", daemon->ReadyText());
   return daemon;
 }
 
@@ -228,6 +235,17 @@ void Daemon::KeepAdopted() {
   }
 }
 
+Result<shm::UniqueFd> Daemon::Listen(const char* name, int type, std::optional<gid_t> group) {
+  Result<shm::UniqueFd> passed = service_manager_.TakeSocket(directory_.File(name), type);
+  if (!passed.ok()) return passed;
+  if (!*passed || Mutant(100)) own_sockets_.push_back(name);
+  if (*passed) {
+    spdlog::info("{}: the service manager's", directory_.File(name));
+    return passed;
+  }
+  return directory_.Listen(name, type, group);
+}
+
 Status Daemon::Serve() {
   Result<std::optional<TlsEndpoint>> tls = OpenTls(options_.security);
   if (!tls.ok()) return tls.status();
@@ -248,9 +266,9 @@ Status Daemon::Serve() {
       SocketGroup(options_, options_.socket_group, options_.socket_group_named);
   if (!clients.ok()) return clients.status();
   client_group_ = *clients;
-  Result<shm::UniqueFd> admin = directory_.Listen(shm::kAdminSocket, SOCK_STREAM, *admins);
+  Result<shm::UniqueFd> admin = Listen(shm::kAdminSocket, SOCK_STREAM, *admins);
   if (!admin.ok()) return admin.status();
-  Result<shm::UniqueFd> client = directory_.Listen(shm::kClientSocket, SOCK_STREAM, *clients);
+  Result<shm::UniqueFd> client = Listen(shm::kClientSocket, SOCK_STREAM, *clients);
   if (!client.ok()) return client.status();
   cleaner_ = std::make_unique<Cleaner>(core_, *sessions_,
                                        [this](bool recover) { return attach_->FindDead(recover); });
@@ -263,9 +281,9 @@ Status Daemon::Serve() {
 }
 
 Status Daemon::TakeClients() {
-  Result<shm::UniqueFd> attach =
-      directory_.Listen(shm::kAttachSocket, SOCK_SEQPACKET, client_group_);
+  Result<shm::UniqueFd> attach = Listen(shm::kAttachSocket, SOCK_SEQPACKET, client_group_);
   if (!attach.ok()) return attach.status();
+  if (Status status = service_manager_.CheckAllTaken(); !status.ok()) return status;
   AttachListener::Options attach_options;
   attach_options.death_watch = options_.death_watch;
   attach_options.limits = options_.security.attach;
@@ -305,16 +323,26 @@ void Daemon::LogReady() {
 }
 
 void Daemon::Reload() {
+  service_manager_.Notify("RELOADING=1", "reads the configuration again");
+  const auto done = [this](const absl::Status& status) {
+    service_manager_.Notify(
+        "READY=1",
+        status.ok() ? ReadyText()
+                    : ReadyText() + "; the configuration file was not taken over: " + Text(status));
+  };
   if (audit_ != nullptr) audit_->Reopen();
-  if (file_ != nullptr) grpc_->ReloadConfig();
+  if (file_ == nullptr) return done(absl::OkStatus());
+  grpc_->ReloadConfig(done);
 }
 
+std::string Daemon::ReadyText() const { return "ready in " + directory_.path(); }
+
 void Daemon::RemoveSockets() {
-  for (const char* name : {shm::kAdminSocket, shm::kClientSocket, shm::kAttachSocket})
-    directory_.Remove(name);
+  for (const char* name : own_sockets_) directory_.Remove(name);
 }
 
 Status Daemon::Stop() {
+  service_manager_.Notify("STOPPING=1", "stops");
   grpc_->Shutdown(kGrace);
   metrics_.reset();
   attach_->Stop();
@@ -430,11 +458,16 @@ int RunDaemon(const Options& options) {
     if (!status.ok()) std::fprintf(stderr, "zerocpd: %s\n", status.message().c_str());
     return status.ok() ? kExitOk : kExitFailed;
   }
+  Result<ServiceManager> service_manager = ServiceManager::FromEnvironment();
+  if (!service_manager.ok()) {
+    spdlog::critical("cannot start: {}", service_manager.status().message());
+    return kExitFailed;
+  }
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();
   SignalThread signal_thread(!options.config_file.empty() || !options.security.audit_log.empty());
   spdlog::info("zerocpd {} ({}) starts in {}", kVersion, kGitCommit, options.runtime_dir);
-  Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options, signal_thread);
+  Result<std::unique_ptr<Daemon>> daemon = Daemon::Start(options, signal_thread, *service_manager);
   if (daemon.code() == kStopped && signal_thread.stop_asked()) {
     spdlog::info("stopped before it was ready: {}", daemon.status().message());
     return kExitOk;
@@ -444,7 +477,10 @@ int RunDaemon(const Options& options) {
     return ExitCodeOf(daemon.status());
   }
   signal_thread.OnHangup([&] { (*daemon)->Reload(); });
-  signal_thread.WaitForStop();
+  while (!signal_thread.WaitForStop(service_manager->ping_interval())) {
+    (*daemon)->ProveAlive();
+    service_manager->Ping();
+  }
   signal_thread.OnHangup({});
   return ExitCodeOf((*daemon)->Stop());
 }

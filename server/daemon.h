@@ -27,6 +27,7 @@
 #include "server/pool_manager.h"
 #include "server/rpc_metrics.h"
 #include "server/runtime_directory.h"
+#include "server/service_manager.h"
 #include "server/session_manager.h"
 #include "server/sigbus_guard.h"
 #include "server/signal_thread.h"
@@ -37,29 +38,39 @@ class Daemon {
  public:
   // Serving when it returns. kAlreadyExists: another daemon runs there or owns the segments.
   // kUnavailable: a stop that `signals` was asked for ended it while it reserved memory. Sockets,
-  // and segments that this start created, are gone again if it fails.
-  static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options, SignalThread& signals);
+  // and segments that this start created, are gone again if it fails, but not the sockets of
+  // `service_manager`, which is told how it goes from here to Stop, and outlives the daemon.
+  static shm::Result<std::unique_ptr<Daemon>> Start(const Options& options, SignalThread& signals,
+                                                    ServiceManager& service_manager);
   // Reads the configuration file and opens the audit log again. Does not wait. From any thread,
   // until Stop.
   void Reload();
+  // Returns if the daemon lives: AttachListener::ProveAlive.
+  void ProveAlive() { attach_->ProveAlive(); }
   // In order; afterwards only the destructor. Its last log line says what became of the segments.
   // The failure of an unlink; it is logged too.
   shm::Status Stop();
 
  private:
-  Daemon(Options options, RuntimeDirectory directory, Instance instance);
+  Daemon(Options options, RuntimeDirectory directory, Instance instance,
+         ServiceManager& service_manager);
   shm::Status Restore();
   absl::StatusOr<Config> WantedConfig();
   shm::Status CreatePoolsAndChannels();
   void KeepAdopted();
+  // The service manager's socket, or one that is made.
+  shm::Result<shm::UniqueFd> Listen(const char* name, int type, std::optional<gid_t> group);
   shm::Status Serve();
   shm::Status TakeClients();
   void LogReady();
+  std::string ReadyText() const;
   void RemoveSockets();
   std::string SegmentsText() const;
 
   const Options options_;
   RuntimeDirectory directory_;
+  ServiceManager& service_manager_;
+  std::vector<const char*> own_sockets_;    // all but the service manager's
   const std::unique_ptr<ConfigFile> file_;  // nullptr: started without one
   shm::UniqueFd owner_lock_;
   const bool adopted_;

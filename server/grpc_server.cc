@@ -285,10 +285,10 @@ void GrpcServer::SetReady() {
   for (const auto& endpoint : parts_->endpoints) endpoint->SetServing(true);
 }
 
-void GrpcServer::ReloadConfig() {
+void GrpcServer::ReloadConfig(std::function<void(const absl::Status&)> done) {
   ConfigManager& config = parts_->context.config;
-  parts_->change_worker.Post([&config](bool run) {
-    if (run) (void)config.Reload({});
+  parts_->change_worker.Post([&config, done = std::move(done)](bool run) {
+    if (run) done(config.Reload({}).status());
   });
 }
 

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <chrono>
+#include <functional>
 #include <memory>
 #include <optional>
 
@@ -55,9 +56,9 @@ class GrpcServer {
   GrpcServer(const GrpcServer&) = delete;
   GrpcServer& operator=(const GrpcServer&) = delete;
 
-  // Reads the configuration file again, after the changes that were asked for before. Does not
-  // wait.
-  void ReloadConfig();
+  // Reads the configuration file again, after the changes that were asked for before, and calls
+  // `done` unless the server is shut down before. Does not wait.
+  void ReloadConfig(std::function<void(const absl::Status&)> done);
 
   // Not ready any more; no new connections; calls that wait and streams get UNAVAILABLE, the one
   // that runs may end; after `grace` the rest is cancelled. If that does not end either, a watchdog

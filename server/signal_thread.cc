@@ -74,6 +74,11 @@ SignalThread::SignalThread(bool hangup)
   }).detach();
 }
 
+bool SignalThread::WaitForStop(std::chrono::microseconds limit) {
+  if (limit == limit.zero()) stop_.wait();
+  return stop_.wait_for(limit) == std::future_status::ready;
+}
+
 bool SignalThread::stop_asked() const {
   return stop_.wait_for(std::chrono::seconds(0)) == std::future_status::ready;
 }

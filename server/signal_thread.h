@@ -6,6 +6,7 @@
 // OnHangup if the signal came before.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <future>
 #include <memory>
@@ -20,7 +21,8 @@ class SignalThread {
   SignalThread(const SignalThread&) = delete;
   SignalThread& operator=(const SignalThread&) = delete;
 
-  void WaitForStop() { stop_.wait(); }
+  // Waits for `limit` at most, zero: for ever. True if a stop was asked for.
+  bool WaitForStop(std::chrono::microseconds limit);
   bool stop_asked() const;
   // What is done when a stop is asked for. Empty: nothing. No earlier one runs when it returns.
   void OnStop(std::function<void()> stop);

@@ -20,6 +20,7 @@
 #include <cstring>
 #include <fstream>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <string>
 #include <thread>
@@ -658,6 +659,18 @@ TEST_F(AttachListenerTest, ADeadProcessThatNothingTellsOfIsFoundAndRecoveredOnDe
   EXPECT_TRUE(listener_->FindDead(false).none());
   listener_->Stop();
   EXPECT_TRUE(listener_->FindDead(true).none());
+}
+
+TEST_F(AttachListenerTest, ItLivesOnlyWhileTheCoreIsFree) {
+  listener_->ProveAlive();
+  std::future<void> proof;
+  {
+    MutexLock stuck(instance_.core.mutex);
+    proof = std::async(std::launch::async, [this] { listener_->ProveAlive(); });
+    // More than the thread needs for its own turn.
+    EXPECT_EQ(proof.wait_for(AttachListener::kTickInterval / 2), std::future_status::timeout);
+  }
+  proof.get();
 }
 
 class AnyUserListenerTest : public AttachListenerTest {
