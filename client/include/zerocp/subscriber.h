@@ -22,9 +22,11 @@ class Subscriber {
   // nothing is left there either. kDamaged. kHeldLimit, at once: as many samples are held as the
   // channel (max_held_count) or the daemon (--max-chunks-per-session) allows; nothing is taken.
   // kUnavailable after fork. REQUIRES here and below: not closed, not moved from.
-  Result<Sample> Wait(Deadline wait = std::nullopt) { return Take(internal::TimeoutOf(wait)); }
+  Result<Sample> Wait(Deadline wait = std::nullopt) {
+    return Take<Sample>(internal::TimeoutOf(wait));
+  }
   // The same without waiting: kTimeout if there is none now.
-  Result<Sample> TryTake() { return Take(0); }
+  Result<Sample> TryTake() { return Take<Sample>(0); }
   // For poll, epoll or an event loop: readable when TryTake would return anything but kTimeout, and
   // until it has returned kTimeout, kEndOfStream or kPublisherDied; now and then for nothing. What
   // comes next is a new edge (EPOLLET). The loop: poll, TryTake until one of the three, poll again.
@@ -42,12 +44,15 @@ class Subscriber {
 
  private:
   friend class Client;
+  template <class>
+  friend class TypedSubscriber;
   struct Closer {
     void operator()(zerocp_subscriber* subscriber) const { zerocp_subscriber_close(subscriber); }
   };
 
-  Result<Sample> Take(std::int64_t timeout_ns) {
-    Result<Sample> result;
+  template <class S>
+  Result<S> Take(std::int64_t timeout_ns) {
+    Result<S> result;
     result.Set(zerocp_subscriber_take(raw_.get(), timeout_ns, &result->raw_));
     return result;
   }

@@ -21,6 +21,7 @@
 #include <zerocp/subscriber.h>
 
 #include <chrono>
+#include <cstdint>
 #include <string>
 #include <string_view>
 #include <type_traits>
@@ -84,10 +85,9 @@ class TypedSample : private Sample {
   using Sample::operator bool;
 
  private:
+  friend class Subscriber;
   template <class>
-  friend class Result;
-
-  explicit TypedSample(Sample sample) : Sample(std::move(sample)) {}
+  friend class TypedSubscriber;
 };
 
 // A Publisher whose messages are each one T.
@@ -129,9 +129,9 @@ class TypedSubscriber : private Subscriber {
 
   // As Subscriber's. kTypeMismatch: the message has another size than a T; it is let go.
   Result<TypedSample<T>> Wait(Deadline wait = std::nullopt) {
-    return Typed(Subscriber::Wait(wait));
+    return Take(internal::TimeoutOf(wait));
   }
-  Result<TypedSample<T>> TryTake() { return Typed(Subscriber::TryTake()); }
+  Result<TypedSample<T>> TryTake() { return Take(0); }
   using Subscriber::Close;
   using Subscriber::fd;
 
@@ -141,18 +141,18 @@ class TypedSubscriber : private Subscriber {
 
   explicit TypedSubscriber(Subscriber subscriber) : Subscriber(std::move(subscriber)) {}
 
-  static Result<TypedSample<T>> Typed(Result<Sample> sample) {
-    if (sample && sample->as<T>() == nullptr) [[unlikely]] {
-      Result<TypedSample<T>> result;
+  Result<TypedSample<T>> Take(std::int64_t timeout_ns) {
+    auto result = Subscriber::Take<TypedSample<T>>(timeout_ns);
+    if (result && result->template as<T>() == nullptr) [[unlikely]] {
       result.Set(Code::kTypeMismatch,
-                 "message " + std::to_string(sample->sequence()) + " has " +
-                     std::to_string(sample->data().size()) + " bytes, this subscriber's type has " +
+                 "message " + std::to_string(result->sequence()) + " has " +
+                     std::to_string(result->data().size()) + " bytes, this subscriber's type has " +
                      std::to_string(sizeof(T)) +
                      ": do all programs agree on it? Name it (message_type), and the channel "
                      "refuses who does not");
-      return result;
+      *result = {};
     }
-    return std::move(sample).template As<TypedSample<T>>();
+    return result;
   }
 };
 
