@@ -118,14 +118,15 @@ int RunClient(const std::string& runtime_dir, const std::string& channel) {
   return 0;
 }
 
-// The bytes of a file that have been written: what has not is not to be made.
-std::vector<std::pair<off_t, off_t>> DataRanges(int fd) {
+// Those of the first `bytes` of a file that have been written: what has not is not to be made. The
+// file may grow, and lose pages, meanwhile.
+std::vector<std::pair<off_t, off_t>> DataRanges(int fd, off_t bytes) {
   std::vector<std::pair<off_t, off_t>> ranges;
   for (off_t at = 0;;) {
     const off_t begin = lseek(fd, at, SEEK_DATA);
-    if (begin < 0) return ranges;
-    at = lseek(fd, begin, SEEK_HOLE);
-    ranges.emplace_back(begin, at);
+    if (begin < 0 || begin >= bytes) return ranges;
+    at = std::min(lseek(fd, begin, SEEK_HOLE), bytes);
+    if (at > begin) ranges.emplace_back(begin, at);
   }
 }
 
@@ -155,7 +156,7 @@ class Scribbler {
   void Forget() { undo_.clear(); }
 
   void Scribble() {
-    if (count_++ % 4096 == 0) ranges_ = DataRanges(fd_);
+    if (count_++ % 4096 == 0) ranges_ = DataRanges(fd_, static_cast<off_t>(bytes_));
     auto* word = reinterpret_cast<uint64_t*>(At(8));
     const uint64_t value = __atomic_load_n(word, __ATOMIC_RELAXED);
     switch (random_() % 8) {
