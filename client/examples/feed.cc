@@ -43,14 +43,16 @@ int Write(zerocp::Client& client) {
 
 int Read(zerocp::Client& client) {
   auto feed = OrDie(client.JoinAsSubscriber<Price>("prices"));
-  auto price = feed.Wait();
-  for (; price; price = feed.Wait()) {
+  for (;;) {
+    auto price = feed.Wait();
+    if (!price) {
+      std::printf("%s\n", Name(price.code()));
+      return price.code() == zerocp::Code::kEndOfStream ? 0 : 1;
+    }
     std::printf("%d %s %.4f\n", static_cast<int>(price->sequence()), (*price)->symbol,
                 (*price)->price);
     std::fflush(stdout);
-  }
-  std::printf("%s\n", Name(price.code()));
-  return price.code() == zerocp::Code::kEndOfStream ? 0 : 1;
+  }  // let go before the next wait: eight at once can hold a message of the history
 }
 
 }  // namespace

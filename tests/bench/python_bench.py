@@ -12,6 +12,7 @@ the sender writes every byte first, in the buffer that it sends, and the receive
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import os
 import platform
@@ -141,7 +142,7 @@ class Pair:
 
     def __init__(self, name, address):
         self.name = name
-        self.echo = multiprocessing.get_context("spawn").Process(target=echo, args=(name, address))
+        self.echo = multiprocessing.get_context("spawn").Process(target=echo, args=(name, address), daemon=True)
         self.echo.start()
         self.subject = SUBJECTS[name](address, False)
 
@@ -198,13 +199,14 @@ def table(results):
 
 
 def run(sizes, rounds):
-    daemon = Daemon([f"bench={MOST}x6"], ["ping=bench,queue=2", "pong=bench,queue=2"])
-    with tempfile.TemporaryDirectory(prefix="zerocp-bench-") as folder:
+    with contextlib.ExitStack() as stack:
+        daemon = Daemon([f"bench={MOST}x6"], ["ping=bench,queue=2", "pong=bench,queue=2"])
+        stack.callback(daemon.stop)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="zerocp-bench-"))
         pairs = [Pair(name, daemon.runtime_dir if name == "zerocp" else f"{folder}/{name}") for name in SUBJECTS]
         results = measure(pairs, sizes, rounds)
         for pair in pairs:
             pair.end()
-    daemon.stop()
     return results
 
 
