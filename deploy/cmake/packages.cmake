@@ -1,0 +1,62 @@
+# Debian packages, by `cpack` in a tree of the preset `packages`: zerocpd, zerocp-cli, libzerocp1, libzerocp-dev. What
+# belongs to a system (units, users, configuration) is installed only where the prefix is /usr.
+
+if(ZEROCP_GRPC AND CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+  set(systemd "${PROJECT_SOURCE_DIR}/deploy/systemd")
+  install(FILES "${systemd}/zerocpd.service" "${systemd}/zerocpd@.service" "${systemd}/zerocpd.socket"
+                "${systemd}/zerocpd@.socket" "${systemd}/zerocpd-admin.socket" "${systemd}/zerocpd-admin@.socket"
+          DESTINATION lib/systemd/system COMPONENT daemon)
+  install(FILES "${systemd}/zerocp.sysusers" DESTINATION lib/sysusers.d RENAME zerocp.conf COMPONENT daemon)
+  install(FILES "${systemd}/zerocp.tmpfiles" DESTINATION lib/tmpfiles.d RENAME zerocp.conf COMPONENT daemon)
+  install(FILES "${ZEROCP_DEFAULT_CONFIG}" DESTINATION /etc/zerocp COMPONENT daemon)
+endif()
+
+get_target_property(soversion libzerocp SOVERSION)
+set(package_of_daemon zerocpd)
+set(package_of_cli zerocp-cli)
+set(package_of_library libzerocp${soversion})
+set(package_of_devel libzerocp-dev)
+set(summary_of_daemon "shared-memory buffers without copies: the daemon")
+set(summary_of_cli "shared-memory buffers without copies: the command zerocp")
+set(summary_of_library "shared-memory buffers without copies: the library")
+set(summary_of_devel "shared-memory buffers without copies: headers, CMake package and gRPC API")
+set(section_of_daemon admin)
+set(section_of_cli admin)
+set(section_of_library libs)
+set(section_of_devel libdevel)
+set(same_version "(= ${PROJECT_VERSION})")
+set(depends_of_cli "libzerocp${soversion} ${same_version}")
+set(depends_of_devel "libzerocp${soversion} ${same_version}")
+
+set(CPACK_COMPONENTS_ALL daemon cli library devel)
+foreach(component IN LISTS CPACK_COMPONENTS_ALL)
+  string(TOUPPER ${component} upper)
+  set(CPACK_DEBIAN_${upper}_PACKAGE_NAME ${package_of_${component}})
+  set(CPACK_DEBIAN_${upper}_PACKAGE_SECTION ${section_of_${component}})
+  set(CPACK_DEBIAN_${upper}_PACKAGE_DEPENDS "${depends_of_${component}}")
+  set(CPACK_COMPONENT_${upper}_DESCRIPTION "${summary_of_${component}}")
+  install(FILES "${PROJECT_SOURCE_DIR}/LICENSE" RENAME copyright
+          DESTINATION "share/doc/${package_of_${component}}" COMPONENT ${component})
+endforeach()
+set(debian "${PROJECT_SOURCE_DIR}/deploy/debian")
+set(CPACK_DEBIAN_DAEMON_PACKAGE_CONTROL_EXTRA
+    "${debian}/conffiles;${debian}/postinst;${debian}/prerm;${debian}/postrm")
+set(CPACK_DEBIAN_DAEMON_PACKAGE_RECOMMENDS zerocp-cli)
+
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME zerocp)
+set(CPACK_PACKAGE_VENDOR zerocp)
+set(CPACK_PACKAGE_CONTACT "zerocp maintainers <maintainers@zerocp.invalid>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
+set(CPACK_PACKAGE_DIRECTORY "${PROJECT_BINARY_DIR}/packages")
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_GROUPING IGNORE)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS_PRIVATE_DIRS "${CMAKE_LIBRARY_OUTPUT_DIRECTORY}")
+set(CPACK_DEBIAN_PACKAGE_GENERATE_SHLIBS ON)
+set(CPACK_DEBIAN_PACKAGE_CONTROL_STRICT_PERMISSION ON)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_SET_DESTDIR ON)  # for /etc
+set(CPACK_INSTALL_PREFIX /usr)
+include(CPack)
