@@ -20,6 +20,7 @@ packages=$(realpath "$1")
 tests=$(realpath "$(dirname "${BASH_SOURCE[0]}")")
 guide=$tests/../../deploy/README.md
 root=$(mktemp -d /tmp/zerocp-packages.XXXXXX)
+chmod 0755 "$root" # every user's /
 clean_up() {
   umount --lazy "$root/proc" "$root/dev/shm" 2>/dev/null || true
   rm -rf --one-file-system "$root"
