@@ -13,7 +13,8 @@ int main() {
   auto loan = out->NewLoan(5);
   if (!loan) return std::puts(loan.message().c_str()), 1;
   std::memcpy(loan->data().data(), "hello", 5);
-  if (auto published = out->Publish(*loan); !published) return std::puts(published.message().c_str()), 1;
+  if (auto published = out->Publish(*loan); !published)
+    return std::puts(published.message().c_str()), 1;
   auto sample = in->Wait(std::chrono::seconds(10));
   return sample && std::memcmp(sample->data().data(), "hello", 5) == 0 ? 0 : 1;
 }
