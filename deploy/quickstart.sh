@@ -68,7 +68,7 @@ build() {
   deploy/setup.sh --minimal
   say "building in ${tree#"$PWD/"} (the first time takes some minutes)"
   work=$(mktemp -d /tmp/zerocp-quickstart.XXXXXX)
-  if ! { cmake --preset minimal && cmake --build "$tree" --target zerocpd zerocp_cli; } >"$work/log" 2>&1; then
+  if ! { cmake --preset minimal && cmake --build "$tree"; } >"$work/log" 2>&1; then
     cat "$work/log" >&2
     die "the build failed"
   fi
@@ -89,6 +89,7 @@ make_input() {
 }
 
 start_daemon() {
+  : >"$work/daemon.log"
   "$tree/bin/zerocpd" --runtime-dir "$work/run" --pool stream=1MiBx64 \
     --channel quickstart=stream,queue=16 >"$work/daemon.log" 2>&1 &
   daemon=$!

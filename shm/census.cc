@@ -291,8 +291,7 @@ namespace {
 // What helps when a pool has no free chunk.
 std::string AdviceFor(const PoolView& pool) {
   const std::string more =
-      "make a pool with more chunks (CreatePool, or zerocpd --pool "
-      "NAME=SIZExCOUNT)";
+      "make a pool with more chunks (`zerocp pools create`, the RPC CreatePool)";
   if (pool.live_chunk_count() == pool.max_chunk_count)
     return "it has its max_chunk_count: wait, release, or " + more;
   if (pool.shared->auto_grow.load(std::memory_order_relaxed) ==
@@ -300,7 +299,7 @@ std::string AdviceFor(const PoolView& pool) {
     return "it grows by itself (auto_grow), but cannot now, because memory is short or the daemon "
            "is busy or does not answer: wait, or release";
   }
-  return "wait, release, grow it (UpdatePool), or " + more;
+  return "wait, release, grow it (`zerocp pools grow`, the RPC UpdatePool), or " + more;
 }
 
 }  // namespace

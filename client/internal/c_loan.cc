@@ -95,9 +95,10 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
   if (client->core->read_only()) return FailReadOnly();
   const PoolView* view = client->core->session().manager().FindPool(pool);
   if (view == nullptr) {
-    return Fail(Code::kNotFound, "there is no pool '" + std::string(pool) +
-                                     "'; `zerocp pools` lists those there are; make one with "
-                                     "`zerocpd --pool NAME=SIZExCOUNT` or the RPC CreatePool");
+    return Fail(Code::kNotFound,
+                "there is no pool '" + std::string(pool) +
+                    "'; `zerocp pools` lists those there are; make one with "
+                    "`zerocp pools create`, the RPC CreatePool, or zerocpd's --pool");
   }
   LoanCache* cache = &client->core->session().CacheOf(*view);
   uint32_t chunk;

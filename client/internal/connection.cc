@@ -162,8 +162,8 @@ Result<shm::JoinInfo> Connection::Join(AttachOp op, std::string_view channel,
     if (status.code() != Code::kNotFound) return status;
     return Status(Code::kNotFound,
                   "the daemon at " + socket_path_ + " has no channel '" + std::string(channel) +
-                      "'; `zerocp channels` lists those it has; make one with `zerocpd --channel " +
-                      std::string(channel) + "=POOL` or the RPC CreateChannel");
+                      "'; `zerocp channels` lists those it has; make one with `zerocp channels "
+                      "create`, the RPC CreateChannel, or zerocpd's --channel");
   }
   const AttachOp leave =
       op == AttachOp::kJoinPublisher ? AttachOp::kLeavePublisher : AttachOp::kLeaveSubscriber;

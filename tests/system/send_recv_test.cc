@@ -228,7 +228,7 @@ TEST_F(SendRecv, ASignalEndsAReceiverInTheMiddleOfAWrite) {
 TEST_F(SendRecv, FailuresSayWhatToDo) {
   const Ran no_channel = RunCommand(daemon_.Command({"send", "nowhere"}));
   EXPECT_EQ(no_channel.exit_code, 1);
-  EXPECT_TRUE(Contains(no_channel.error, "zerocpd --channel nowhere=POOL")) << no_channel.error;
+  EXPECT_TRUE(Contains(no_channel.error, "`zerocp channels create`")) << no_channel.error;
   const Ran no_file = RunCommand(daemon_.Command({"send", "c", Path("absent")}));
   EXPECT_EQ(no_file.exit_code, 1);
   EXPECT_TRUE(Contains(no_file.error, "No such file")) << no_file.error;
