@@ -144,7 +144,7 @@ void Declare(CLI::App& app, Options& options, RawOptions& raw) {
       ->allow_extra_args(false);
   app.add_option("--channel", raw.channels,
                  "a channel to create, as camera=video,queue=8; repeatable")
-      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N]")
+      ->type_name("NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N][,type=NAME]")
       ->allow_extra_args(false);
   app.add_option("--reserve", raw.reserve,
                  "address range for chunks (default 1TiB); memory is only taken by pools")

@@ -126,10 +126,12 @@ Status ParseChannelField(std::string_view field, shm::ChannelSpec& channel) {
       return Invalid("history= is from 1 to the queue's capacity");
     }
     channel.history_count = static_cast<uint32_t>(number);
+  } else if (key == "type" && !value.empty()) {
+    channel.message_type = value;
   } else {
     return Invalid(
-        "after the pool ,queue=N ,when-full=wait or drop ,max-held=N and ,history=N are possible, "
-        "not \"" +
+        "after the pool ,queue=N ,when-full=wait or drop ,max-held=N ,history=N and ,type=NAME are "
+        "possible, not \"" +
         std::string(field) + "\"");
   }
   return Status();
@@ -141,7 +143,8 @@ Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   const size_t equals = text.find('=');
   if (equals == std::string_view::npos)
     return Invalid(
-        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N] is needed, as "
+        "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N][,type=NAME] is needed, "
+        "as "
         "camera=video,queue=8");
   shm::ChannelSpec channel;
   channel.name = text.substr(0, equals);

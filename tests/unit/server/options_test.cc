@@ -16,12 +16,12 @@ ParsedOptions Parse(std::vector<const char*> arguments) {
 }
 
 TEST(OptionsTest, EveryOptionReachesItsField) {
-  const ParsedOptions parsed =
-      Parse({"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
-             "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
-             "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2",
-             "--reserve=2T", "--max-sessions=16381", "--on-stop=keep", "--log-level=debug",
-             "--death-watch=hangup", "--metrics-listen=9400"});
+  const ParsedOptions parsed = Parse(
+      {"--runtime-dir", "/tmp/x", "--instance=two", "--segment-dir=/mnt/huge", "--system",
+       "--socket-group=users", "--admin-group=wheel", "--pool", "video=1MiBx64", "--pool",
+       "small=4096x10", "--channel", "camera=video,queue=8,max-held=3,history=2,type=acme.Frame/1",
+       "--reserve=2T", "--max-sessions=16381", "--on-stop=keep", "--log-level=debug",
+       "--death-watch=hangup", "--metrics-listen=9400"});
   ASSERT_TRUE(parsed.options) << parsed.output;
   const Options& o = *parsed.options;
   EXPECT_EQ(o.runtime_dir, "/tmp/x");
@@ -39,6 +39,7 @@ TEST(OptionsTest, EveryOptionReachesItsField) {
   EXPECT_EQ(o.channels[0].queue_capacity, 8u);
   EXPECT_EQ(o.channels[0].max_held_count, 3u);
   EXPECT_EQ(o.channels[0].history_count, 2u);
+  EXPECT_EQ(o.channels[0].message_type, "acme.Frame/1");
   EXPECT_EQ(o.chunk_reserved_bytes, uint64_t{2} << 40);
   EXPECT_EQ(o.management_reserved_bytes(), uint64_t{2} << 36);
   EXPECT_EQ(o.max_session_count, 16381u);
@@ -79,6 +80,7 @@ TEST(OptionsTest, BadValuesExitWithTwoAndSayWhatWouldBeRight) {
       {{"--channel", "camera=video,size=3"}, "queue=N"},
       {{"--channel", "camera=video,when-full=block"}, "when-full=wait or drop"},
       {{"--channel", "camera=video,queue=8,"}, "queue=N"},
+      {{"--channel", "camera=video,type="}, "type=NAME"},
       {{"--channel", "camera=video,queue=8,history=1,queue=8"}, "queue is given twice"},
       {{"--channel", "c=video", "--channel", "c=video"}, "already"},
       {{"--instance", "../x"}, "letter"},
