@@ -144,8 +144,7 @@ Result<shm::ChannelSpec> ParseChannel(std::string_view text) {
   if (equals == std::string_view::npos)
     return Invalid(
         "NAME=POOL[,queue=N][,when-full=wait|drop][,max-held=N][,history=N][,type=NAME] is needed, "
-        "as "
-        "camera=video,queue=8");
+        "as camera=video,queue=8");
   shm::ChannelSpec channel;
   channel.name = text.substr(0, equals);
   std::string_view rest = text.substr(equals + 1);
