@@ -386,6 +386,7 @@ namespace {
 
 int ExitCodeOf(const Status& status) {
   if (status.ok()) return kExitOk;
+  if (status.code() == Code::kInvalid) return kExitUsage;
   return status.code() == Code::kAlreadyExists ? kExitHeld : kExitFailed;
 }
 
@@ -461,7 +462,7 @@ int RunDaemon(const Options& options) {
   Result<ServiceManager> service_manager = ServiceManager::FromEnvironment();
   if (!service_manager.ok()) {
     spdlog::critical("cannot start: {}", service_manager.status().message());
-    return kExitFailed;
+    return ExitCodeOf(service_manager.status());
   }
   signal(SIGPIPE, SIG_IGN);
   RaiseDescriptorLimit();

@@ -161,7 +161,7 @@ typedef struct zerocp_region {
  * ones: if the epoch is another when the registration is done, ask again.
  * A pool that grows keeps its address. The addresses of one that was deleted may be another's, with
  * other memory behind them: unregister before DeletePool, or when the epoch has changed. For
- * read-only clients the memory can only be read. UNAVAILABLE after fork. */
+ * read-only clients the memory can only be read. INSTANCE_LOST. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_client_regions(zerocp_client* client, zerocp_region* regions,
                                              size_t capacity, size_t* count, uint64_t* epoch);
 

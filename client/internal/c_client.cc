@@ -94,7 +94,7 @@ zerocp_code zerocp_client_state(zerocp_client* client) {
 zerocp_code zerocp_client_regions(zerocp_client* client, zerocp_region* regions, size_t capacity,
                                   size_t* count, uint64_t* epoch) {
   ClientCore& core = *client->core;
-  if (!core.mapped()) return FailClosed(core);
+  if (!core.writable()) return FailClosed(core);  // a view that is new is noted in shared memory
   zerocp::shm::MemPoolManager& manager = core.session().manager();
   const uint64_t before = RegionsEpoch(manager);
   size_t found = 0;

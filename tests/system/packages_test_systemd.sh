@@ -7,6 +7,14 @@ fail() {
   systemctl status --no-pager --full 'zerocpd*'
   exit 1
 }
+# await WHAT COMMAND...: until it succeeds.
+await() {
+  for _ in {1..600}; do
+    if "${@:2}"; then return; fi
+    sleep 0.1
+  done
+  fail "$1"
+}
 property() { systemctl show "$1" --property "$2" --value; }
 until [[ -S /run/systemd/private ]]; do sleep 0.1; done
 [[ $(systemctl is-system-running --wait) == running ]] || fail "the machine did not start: $(systemctl --failed --no-pager)"
@@ -14,12 +22,14 @@ until [[ -S /run/systemd/private ]]; do sleep 0.1; done
 
 # Memory that was promised is in the unit; the daemon says why a file was not taken over.
 sed -i 's/chunk_count: 1024/chunk_count: 2048/' /etc/zerocp/zerocpd.yaml
+grown() { zerocp pools | grep -qE '^small .* 2048 '; }
 systemctl reload zerocpd
-zerocp pools | grep -qE '^small .* 2048 ' || fail "a reload changed nothing: $(zerocp pools)"
+await "a reload changed nothing" grown
 cp /etc/zerocp/zerocpd.yaml /root
 echo 'pools: [{' >/etc/zerocp/zerocpd.yaml
+refused() { [[ $(property zerocpd StatusText) == *'was not taken over: '* ]]; }
 systemctl reload zerocpd
-[[ $(property zerocpd StatusText) == *'was not taken over: '* ]] || fail "a broken file is not told of"
+await "a broken file is not told of" refused
 cp /root/zerocpd.yaml /etc/zerocp
 
 # A daemon that stands still is killed and started again, under its clients.

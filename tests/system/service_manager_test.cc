@@ -249,14 +249,14 @@ TEST_F(ServiceManagerTest, SocketsThatArePassedAreUsedAndStay) {
 TEST_F(ServiceManagerTest, ASocketThatFitsNowhereEndsTheStart) {
   const shm::UniqueFd stray = ListeningSocket(dir_.path() + "/stray", SOCK_STREAM);
   Start({"--pool", "p=4KiBx16"}, {stray.get()}, {{"LISTEN_FDNAMES", "other.socket"}});
-  EXPECT_EQ(daemon_->Wait(), 1);
+  EXPECT_EQ(daemon_->Wait(), 2);
   EXPECT_THAT(Log(),
               HasSubstr("a socket other.socket at " + dir_.path() + "/stray, which is none"));
   EXPECT_NE(InodeOf(dir_.path() + "/stray"), 0U);
 
   const shm::UniqueFd attach = ListeningSocket(File("attach.sock"), SOCK_STREAM);
   Start({"--pool", "p=4KiBx16"}, {attach.get()}, {{"LISTEN_FDNAMES", "zerocpd.socket"}});
-  EXPECT_EQ(daemon_->Wait(), 1);
+  EXPECT_EQ(daemon_->Wait(), 2);
   EXPECT_THAT(Log(), HasSubstr("needs ListenSequentialPacket=" + File("attach.sock")));
   EXPECT_NE(InodeOf(File("attach.sock")), 0U);
 }
@@ -271,7 +271,7 @@ TEST_F(ServiceManagerTest, SocketsForAnotherProcessAreLeftAlone) {
 TEST_F(ServiceManagerTest, VariablesThatMakeNoSenseAreNamed) {
   for (const auto& [name, value] : {std::pair("WATCHDOG_USEC", "soon"), {"LISTEN_FDS", "-1"}}) {
     Start({}, {}, {{name, value}});
-    EXPECT_EQ(daemon_->Wait(), 1);
+    EXPECT_EQ(daemon_->Wait(), 2);
     EXPECT_THAT(Log(), HasSubstr(std::string(name) + "=" + value));
   }
 }

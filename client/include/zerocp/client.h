@@ -127,7 +127,7 @@ class Client {
   // (cudaHostRegister, ibv_reg_mr). `epoch` grows whenever a pool is created, grown or deleted; the
   // regions are that epoch's or later ones. A pool that grows keeps its address; those of one that
   // was deleted may be another's, with other memory behind them: unregister before DeletePool, or
-  // when RegionsEpoch() is another. kUnavailable after fork.
+  // when RegionsEpoch() is another. kInstanceLost. kUnavailable after fork.
   Result<MappedRegions> Regions() {
     std::array<zerocp_region, ZEROCP_MAX_POOLS> raw;
     std::size_t count = 0;

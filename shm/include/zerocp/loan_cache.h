@@ -56,8 +56,10 @@ struct alignas(64) LoanCache {
   static constexpr std::size_t kUserHeaderOffset = 64;
 
   std::uint32_t version = kVersion;
-  std::uint32_t record_shift = 0;         // log2 of the bytes between two labels
-  std::atomic<std::uintptr_t> thread{0};  // that may use this without the library; 0: none
+  std::uint32_t record_shift = 0;  // log2 of the bytes between two labels
+  // That may use this without the library; 0: none. Relaxed: nobody else ever finds itself here,
+  // and who takes the name away executes a barrier in every thread (client_core.h, Letting go).
+  std::atomic<std::uintptr_t> thread{0};
   std::uint64_t chunk_size_bytes = 0;
   // balance:32 | count:32. `count` chunks are here; balance - count, modulo 2^32, is how many more
   // were loaned here than given back.
@@ -91,12 +93,12 @@ struct alignas(64) LoanCache {
     const std::uint32_t taken = chunks[count - 1];
     counts.store(before - 1, std::memory_order_relaxed);
     label = loaned;
-    // STEP loan.label
+    // STEP loan.label  PAIR chunk.label
     LabelOf(taken).store(static_cast<std::uint32_t>(loaned), std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
     // STEP loan.look
     if (hints->use.load(std::memory_order_relaxed) != open_use) [[unlikely]] {
-      // STEP give_up.label
+      // STEP give_up.label  PAIR chunk.label
       LabelOf(taken).store(kCached, std::memory_order_release);
       counts.store(((before >> 32) - count) << 32, std::memory_order_relaxed);
       return false;  // it and the others here are the daemon's
@@ -115,7 +117,7 @@ struct alignas(64) LoanCache {
         count >= hints->cache_cap.load(std::memory_order_relaxed)) [[unlikely]] {
       return false;
     }
-    // STEP release.label
+    // STEP release.label  PAIR chunk.label
     LabelOf(chunk).store(kCached, std::memory_order_release);
     chunks[count] = chunk;
     // Last: nobody may touch the segments once all is counted as given back.
