@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <zerocp/zerocp.h>
 
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
@@ -54,14 +55,15 @@ class Node {
   // `depth` as in QoS keep-last; a subscription that is too slow loses the oldest.
   template <class T>
   void create_subscription(const std::string& topic, int depth,
-                           std::function<void(const T&)> callback) {
+                           std::function<void(const T&, std::uint64_t missed_before)> callback) {
     auto subscriber = std::make_shared<zerocp::TypedSubscriber<T>>(
         OrThrow(client_.JoinAsSubscriber<T>(topic, {.queue_capacity = depth, .lossy = true})));
     poll_.push_back({OrThrow(subscriber->fd()), POLLIN, 0});
     // True while the topic goes on. The message goes back to its pool when the callback returns.
     take_.push_back([subscriber, callback = std::move(callback)] {
       auto message = subscriber->TryTake();
-      for (; message; message = subscriber->TryTake()) callback(**message);
+      for (; message; message = subscriber->TryTake())
+        callback(**message, message->missed_before());
       return message.code() == zerocp::Code::kTimeout;
     });
   }
@@ -107,10 +109,15 @@ void Talk(int count) {
 void Listen() {
   ros2_style::Node node("listener");
   int heard = 0;
+  unsigned long missed = 0;
   double last = 0;
-  node.create_subscription<Imu>("imu", 10, [&](const Imu& imu) { ++heard, last = imu.stamp; });
+  node.create_subscription<Imu>("imu", 10, [&](const Imu& imu, std::uint64_t missed_before) {
+    ++heard, missed += missed_before, last = imu.stamp;
+  });
+  std::puts("listener: ready");
+  std::fflush(stdout);
   node.spin();
-  std::printf("listener: %d messages, the last of %.2f s\n", heard, last);
+  std::printf("listener: %d messages, %lu missed, the last of %.2f s\n", heard, missed, last);
 }
 
 }  // namespace

@@ -22,7 +22,7 @@ run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
   # Job control, so that what is left behind can be ended with its children.
   echo "set -m; trap 'kill -- \$(jobs -p | sed s/^/-/) 2>/dev/null || true' EXIT" >"$work/commands"
-  blocks sh "$1" | sed "s#\\\$PWD/build/\(minimal\|release\)/bin#$ZEROCP_BIN_DIR#; s|build/release/python|$ZEROCP_BIN_DIR/../python|
+  blocks sh "$1" | sed "s#\\\$PWD/build/\(minimal\|release\)/bin#$ZEROCP_BIN_DIR#; s|build/minimal/python|$ZEROCP_BIN_DIR/../python|
     s|guide.py|$work/guide.py|; s|--install build/minimal|--install $ZEROCP_BIN_DIR/..|" >>"$work/commands"
   [[ $(wc -l <"$work/commands") -gt 1 ]] || { echo "$1 has no sh blocks"; exit 1; }
   echo "== $1: $(grep -c . "$work/commands") lines"
@@ -86,7 +86,10 @@ run deploy/README.md
 # What follows builds programs and a wheel without sanitizers.
 if [[ ${#options[@]} -eq 0 ]]; then
   blocks python client/python/README.md >"$work/guide.py"
-  run client/python/README.md
+  # OpenCV, which a reader installs.
+  mkdir "$work/opencv"
+  ln -s "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}"/python/lib/python3.*/site-packages/{cv2,opencv_python_headless.libs} "$work/opencv"
+  PYTHONPATH=$work/opencv run client/python/README.md
   run client/examples/README.md
 fi
 

@@ -148,8 +148,8 @@ class TypedSubscriber : private Subscriber {
                  "message " + std::to_string(result->sequence()) + " has " +
                      std::to_string(result->data().size()) + " bytes, this subscriber's type has " +
                      std::to_string(sizeof(T)) +
-                     ": do all programs agree on it? Name it (message_type), and the channel "
-                     "refuses who does not");
+                     ": do all programs agree on it? A channel that was created with a "
+                     "message_type refuses who names another");
       *result = {};
     }
     return result;

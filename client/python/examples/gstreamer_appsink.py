@@ -54,4 +54,6 @@ def main(description):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: gstreamer_appsink.py PIPELINE")
     main(sys.argv[1])

@@ -39,5 +39,10 @@ def detector(client):
 
 
 if __name__ == "__main__":
-    connected = zerocp.Client(name="opencv " + sys.argv[1])
-    camera(connected, int(sys.argv[2])) if sys.argv[1] == "camera" else detector(connected)
+    match sys.argv[1:]:
+        case ["camera", count]:
+            camera(zerocp.Client(name="opencv camera"), int(count))
+        case ["detector"]:
+            detector(zerocp.Client(name="opencv detector"))
+        case _:
+            sys.exit("usage: opencv_frames.py camera COUNT | detector")

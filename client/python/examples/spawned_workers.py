@@ -3,7 +3,7 @@
 usage: spawned_workers.py COUNT
 
 What travels through multiprocessing's queues is a handle of 16 bytes. The same class goes through
-the queues of a PyTorch DataLoader: see client/python/README.md.
+the queues of a PyTorch DataLoader: torch_loader.py. How to run both: client/python/README.md.
 """
 
 import collections
@@ -75,4 +75,6 @@ def main(count):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: spawned_workers.py COUNT")
     main(int(sys.argv[1]))

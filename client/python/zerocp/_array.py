@@ -34,7 +34,10 @@ def pack_header(shape, dtype):
     if dtype.hasobject:
         raise TypeError(f"an array of {dtype} holds Python objects, which are this process's own")
     if dtype.names or dtype.subdtype or len(name) > 11:
-        raise TypeError(f"the message's header has no room for the type {dtype}: send its bytes ('view(\"u1\")')")
+        raise TypeError(
+            f"the message's header has no room for the type {dtype}: send(array) sends the bytes, and "
+            "numpy.frombuffer(sample, dtype) is the array again"
+        )
     if len(shape) > _MOST_DIMENSIONS:
         raise ValueError(f"the message's header has room for {_MOST_DIMENSIONS} dimensions, not for {len(shape)}")
     if any(not 0 <= length < 1 << 63 for length in shape):

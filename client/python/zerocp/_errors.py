@@ -91,6 +91,8 @@ _BY_CODE = (
 )  # fmt: skip
 for _code, _class in enumerate(_BY_CODE, start=1):
     _class.code = _code
+for _class in (Error, *_BY_CODE):
+    _class.__module__ = "zerocp"  # as programs name them, also in tracebacks
 
 __all__ = ["Error", *(_class.__name__ for _class in _BY_CODE)]
 

@@ -72,6 +72,15 @@ class IntegrationTest(unittest.TestCase):
         while self.free_chunks("batches") < 16:  # the workers' come back
             pass
 
+    def test_missing_arguments_are_answered_by_the_usage(self):
+        for python, name, usage in (
+            (WITH_OPENCV, "opencv_frames.py", "camera COUNT | detector"),
+            (sys.executable, "gstreamer_appsink.py", "PIPELINE"),
+            (sys.executable, "spawned_workers.py", "COUNT"),
+        ):
+            result = subprocess.run([python, "-B", EXAMPLES + name], capture_output=True, text=True)
+            self.assertEqual((result.returncode, result.stderr), (1, f"usage: {name} {usage}\n"))
+
     def free_chunks(self, pool):
         stats = json.loads(self.daemon.command("stats", "-o", "json"))["stats"]["pools"]
         return next(int(one["free_chunk_count"]) for one in stats if one["pool"] == "pools/" + pool)

@@ -386,6 +386,8 @@ class Streams(PythonTest):
         self.assertEqual(lossy.take(10).missed_before, 1)
 
     def test_errors_have_codes_and_names(self):
+        for name in zerocp._error_names:
+            self.assertEqual(getattr(zerocp, name).__module__, "zerocp")
         with self.assertRaises(zerocp.Unavailable) as caught:
             zerocp.Client("/nonexistent")
         self.assertEqual((caught.exception.code, isinstance(caught.exception, ConnectionError)), (15, True))
@@ -471,6 +473,15 @@ class Arrays(PythonTest):
         for shape in ((-1,), 2**70, (2**63,)):
             with self.assertRaises(ValueError):
                 publisher.new_array(shape)
+
+    def test_records_go_as_bytes_as_the_refusal_says(self):
+        publisher, subscriber = self.pair()
+        record = numpy.dtype([("x", "f4"), ("label", "i4")])
+        for array in (numpy.array((1.5, 7), record), numpy.array([(1, 2), (3, 4)], record)):
+            with self.assertRaisesRegex(TypeError, r"send\(array\).*numpy.frombuffer\(sample, dtype\)"):
+                publisher.publish_array(array)
+            publisher.send(array)
+            self.assertEqual(numpy.frombuffer(subscriber.take(10), record).tolist(), array.reshape(-1).tolist())
 
     def test_dlpack_exports_what_may_be_written(self):
         publisher, subscriber = self.pair()

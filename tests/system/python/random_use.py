@@ -213,7 +213,7 @@ def main():
                 thread.start()
             while time.monotonic() < end and not failed:
                 code = subprocess.run([sys.executable, "-c", ENDING, daemon.runtime_dir], capture_output=True, text=True)
-                if code.returncode not in (0, 7) and not any(f"zerocp._errors.{name}:" in code.stderr for name in ("Exhausted", "Timeout", "Limit")):
+                if code.returncode not in (0, 7) and not any(f"zerocp.{name}:" in code.stderr for name in ("Exhausted", "Timeout", "Limit")):
                     failed.append(RuntimeError(f"an interpreter that ended: {code.returncode}: {code.stderr}"))
                 ends += 1
             for thread in threads:
