@@ -30,6 +30,7 @@ oldest_rust=1.89             # iceoryx2 0.10 asks for it; its Cargo.lock pins th
 go_toolchain_version=1.25.5 # fetched when no Go that is new enough is on PATH
 grpcio_version=1.76.0
 pyzmq_version=27.3.0 # the Python package is measured beside it
+mypy_version=2.4.1   # reads its type hints
 opencv_version=4.11.0.86 # for an example
 numpy_version=2.4.6
 npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 protobufjs@7.6.6)
@@ -142,7 +143,7 @@ install_prometheus() (
 install_clients() (
   make_tools_dir
   python_versions=(grpcio=="$grpcio_version" grpcio-tools=="$grpcio_version" grpcio-status=="$grpcio_version"
-    pyzmq=="$pyzmq_version" opencv-python-headless=="$opencv_version" numpy=="$numpy_version")
+    pyzmq=="$pyzmq_version" opencv-python-headless=="$opencv_version" numpy=="$numpy_version" mypy=="$mypy_version")
   if [[ $(cat "$tools/python/versions" 2>/dev/null) != "${python_versions[*]}" ]]; then
     say "installing ${python_versions[*]} from PyPI"
     rm -rf "$tools/python"

@@ -83,24 +83,23 @@ class ChannelDeleted(Error):
     """By an operator; what waited was taken before."""
 
 
-# In the order of the codes, from 1.
-_BY_CODE = (
-    Timeout, EndOfStream, PublisherDied, Detached, InstanceLost, Exhausted, TooLarge, HeldLimit,
-    HoldersFull, NotFound, TypeMismatch, Stale, Denied, Invalid, Unavailable, VersionMismatch,
-    Damaged, Limit, ChannelDeleted,
-)  # fmt: skip
-for _code, _class in enumerate(_BY_CODE, start=1):
+# In the order of the codes; the first is that of all.
+__all__ = [
+    "Error",
+    "Timeout", "EndOfStream", "PublisherDied", "Detached", "InstanceLost", "Exhausted", "TooLarge", "HeldLimit",
+    "HoldersFull", "NotFound", "TypeMismatch", "Stale", "Denied", "Invalid", "Unavailable", "VersionMismatch",
+    "Damaged", "Limit", "ChannelDeleted",
+]  # fmt: skip
+_BY_CODE: list[type[Error]] = [globals()[name] for name in __all__]
+for _code, _class in enumerate(_BY_CODE):
     _class.code = _code
-for _class in (Error, *_BY_CODE):
     _class.__module__ = "zerocp"  # as programs name them, also in tracebacks
 
-__all__ = ["Error", *(_class.__name__ for _class in _BY_CODE)]
 
-
-def error_of(code, message):
+def error_of(code: int, message: str) -> Error:
     """The exception for a code; a later library's unknown one is an Error."""
-    if 1 <= code <= len(_BY_CODE):
-        return _BY_CODE[code - 1](message)
+    if 0 < code < len(_BY_CODE):
+        return _BY_CODE[code](message)
     error = Error(message)
     error.code = code
     return error
