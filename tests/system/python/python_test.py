@@ -386,7 +386,7 @@ class Streams(PythonTest):
         self.assertEqual(lossy.take(10).missed_before, 1)
 
     def test_errors_have_codes_and_names(self):
-        for name in zerocp._error_names:
+        for name in zerocp._errors.__all__:
             self.assertEqual(getattr(zerocp, name).__module__, "zerocp")
         with self.assertRaises(zerocp.Unavailable) as caught:
             zerocp.Client("/nonexistent")
