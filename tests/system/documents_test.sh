@@ -18,6 +18,45 @@ trap clean_up EXIT
 # blocks LANGUAGE FILE: the contents of its fenced blocks.
 blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
 
+# tags FILE...: a line for each file and tag of a fenced block; one without a tag has none.
+tags() { awk 'FNR == 1 { inside = 0 } /^ *```/ && (inside = !inside) { print FILENAME ":" substr($0, index($0, "```") + 3) }' "$@" | LC_ALL=C sort -u; }
+
+# Each block of each document is run, here or (with a second word) by packages_test.sh, or is no command.
+cat >"$work/run" <<'RUN'
+README.md:cpp
+README.md:sh
+README.md:text
+client/README.md:c
+client/README.md:cpp
+client/README.md:sh
+client/cli/README.md:sh
+client/cli/README.md:text
+client/examples/README.md:sh
+client/python/README.md:python
+client/python/README.md:sh
+deploy/README.md:sh
+deploy/README.md:sh develop
+deploy/README.md:sh install
+deploy/README.md:sh purge
+deploy/README.md:sh systemd
+proto/README.md:sh
+RUN
+mapfile -t documents < <(find . -name '*.md' -not -path './build/*' -not -path './.*' -printf '%P\n')
+tags "${documents[@]}" | diff - "$work/run" || {
+  echo "documents_test: blocks that nobody runs (<), and tags that no document has (>)"
+  exit 1
+}
+cat >"$work/seed.md" <<'SEED'
+x
+```
+ls
+```
+```sh
+ls
+```
+SEED
+[[ $(cd "$work" && tags seed.md) == $'seed.md:\nseed.md:sh' ]] || { echo "documents_test: a block without a tag is not seen"; exit 1; }
+
 run() { # FILE
   # The programs of the tree under test, where the README says the quickstart's.
   # Job control, so that what is left behind can be ended with its children.
