@@ -21,6 +21,7 @@
 #include "client/cli/top.h"
 #include "client/cli/watch_stats.h"
 #include "client/cli/word_options.h"
+#include "shm/mem_pool_config.h"
 #include "shm/runtime_dir.h"
 
 namespace zerocp::cli {
@@ -109,11 +110,29 @@ void AddGlobalOptions(CLI::App& app, CommandLine* line) {
          "How answers are printed (default: table)")
       ->check(OneOf({"table", "json", "yaml"}))
       ->type_name("table|json|yaml");
-  app.add_option("--runtime-dir", daemon->runtime_dir, "The daemon's runtime directory")
-      ->type_name("DIR");
+  CLI::Option* dir =
+      app.add_option("--runtime-dir", daemon->runtime_dir, "The daemon's runtime directory")
+          ->type_name("DIR");
   CLI::Option* address = app.add_option("--address", daemon->address,
                                         "The daemon's socket (its path), or HOST:PORT for TLS")
                              ->type_name("ADDRESS");
+  app.add_option_function<std::string>(
+         "--instance",
+         [=](const std::string& name) {
+           line->offline.instance = name;
+           daemon->runtime_dir = shm::SystemRuntimeDir() + (name.empty() ? "" : "-" + name);
+         },
+         "The machine's instance NAME (zerocpd@NAME.service): --runtime-dir /run/zerocp-NAME, and "
+         "offline the segments of that name")
+      ->check(CLI::Validator(
+          [](const std::string& name) {
+            return name.empty() || shm::IsValidName(name) ? ""
+                                                          : name + ": no such name is possible";
+          },
+          ""))
+      ->type_name("NAME")
+      ->excludes(dir)
+      ->excludes(address);
   app.add_option("--host", line->host,
                  "ssh://[USER@]HOST[:PORT]: the daemon there, whose admin.sock ssh forwards")
       ->type_name("HOST")
@@ -238,11 +257,6 @@ void AddTapAndHz(CLI::App& app, CommandLine* line) {
 void AddStatsOptions(CLI::App* command, CommandLine* line) {
   CLI::Option* offline = command->add_flag("--offline", line->offline.offline,
                                            "Read the segments instead of asking the daemon");
-  command
-      ->add_option("--instance", line->offline.instance,
-                   "Name in the segments' names; by default from the runtime directory")
-      ->type_name("NAME")
-      ->needs(offline);
   command
       ->add_option("--segment-dir", line->offline.segment_dir,
                    "Where the segments are (default /dev/shm)")

@@ -66,8 +66,8 @@ std::string NameText(const char* name, size_t size) {
 // The instances that may be meant, in the order in which clients look for their daemons.
 std::vector<std::string> CandidateInstances(const OfflineOptions& options,
                                             const std::string& runtime_dir) {
-  if (options.instance) return {*options.instance};
   std::vector<std::string> names;
+  if (options.instance) names.push_back(*options.instance);
   for (const std::string& dir : shm::CandidateRuntimeDirs(runtime_dir)) {
     const std::unique_ptr<char, decltype(&std::free)> resolved(realpath(dir.c_str(), nullptr),
                                                                &std::free);
@@ -81,9 +81,6 @@ Result<std::unique_ptr<MemPoolManager>> Open(const OfflineOptions& options,
                                              const std::string& runtime_dir) {
   std::string tried;
   for (const std::string& instance : CandidateInstances(options, runtime_dir)) {
-    if (!instance.empty() && !shm::IsValidName(instance)) {
-      return Status(Code::kInvalid, "--instance " + instance + ": no such name is possible");
-    }
     MemPoolManager::CreateOptions wanted;
     wanted.segment_dir = options.segment_dir;
     wanted.instance = instance;

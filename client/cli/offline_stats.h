@@ -23,7 +23,7 @@ enum OfflineExitCode : int {
 
 struct OfflineOptions {
   bool offline = false;
-  std::optional<std::string> instance;  // unset: by the runtime directories where clients look
+  std::optional<std::string> instance;  // --instance; unset: by where clients look for daemons
   std::string segment_dir = "/dev/shm";
 };
 

@@ -237,7 +237,11 @@ TEST_F(OfflineStats, SaysWhereItLookedAndWhatItMayNot) {
   EXPECT_EQ(ran.exit_code, 3);
   EXPECT_TRUE(Has(ran.error, dir.path() + "/zerocp_nobody_memory_management")) << ran.error;
   EXPECT_EQ(testing::RunCommand({zerocp, "stats", "--offline", "--instance", "../x"}).exit_code, 2);
-  EXPECT_EQ(testing::RunCommand({zerocp, "stats", "--instance", "x"}).exit_code, 2);
+  EXPECT_EQ(
+      testing::RunCommand({zerocp, "stats", "--instance", "x", "--runtime-dir", "y"}).exit_code, 2);
+  ran = testing::RunCommand({zerocp, "--instance", "x", "stats"});
+  EXPECT_EQ(ran.exit_code, 3);
+  EXPECT_TRUE(ran.error.find("/run/zerocp-x/") != std::string::npos) << ran.error;
   EXPECT_EQ(testing::RunCommand({zerocp, "pools", "--offline"}).exit_code, 2);
 
   // By its name instead of its runtime directory.
