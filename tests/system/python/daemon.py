@@ -20,7 +20,7 @@ class Daemon:
         self.runtime_dir = self.folder.name + "/run"
         self.log = open(self.folder.name + "/log", "w")
         environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-        self.process = subprocess.Popen([BIN + "/zerocpd", "--runtime-dir", self.runtime_dir, *options],
+        self.process = subprocess.Popen([BIN + "/zerocpd", "--runtime-dir", self.runtime_dir, "--on-stop=unlink", *options],
                                         stderr=self.log, stdout=self.log, env=environment)  # fmt: skip
         while True:
             try:
