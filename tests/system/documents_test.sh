@@ -22,7 +22,7 @@ blocks() { sed -n "/^\`\`\`$1\$/,/^\`\`\`\$/{/^\`\`\`/d;p}" "$2"; }
 tags() { awk 'FNR == 1 { inside = 0 } /^ *```/ && (inside = !inside) { print FILENAME ":" substr($0, index($0, "```") + 3) }' "$@" | LC_ALL=C sort -u; }
 
 # Each block of each document is run, here or (with a second word) by packages_test.sh, or is no command.
-cat >"$work/run" <<'RUN'
+cat >"$work/tags" <<'RUN'
 README.md:cpp
 README.md:sh
 README.md:text
@@ -42,7 +42,7 @@ deploy/README.md:sh systemd
 proto/README.md:sh
 RUN
 mapfile -t documents < <(find . -name '*.md' -not -path './build/*' -not -path './.*' -printf '%P\n')
-tags "${documents[@]}" | diff - "$work/run" || {
+tags "${documents[@]}" | diff - "$work/tags" || {
   echo "documents_test: blocks that nobody runs (<), and tags that no document has (>)"
   exit 1
 }
