@@ -3,6 +3,7 @@ that end with live views; then the daemon's audit must find nothing. ZEROCP_PYTH
 is how long, ZEROCP_PYTHON_SEED repeats the choices of one thread.
 """
 
+import faulthandler
 import gc
 import os
 import random
@@ -194,6 +195,7 @@ class User:
 
 
 def main():
+    faulthandler.dump_traceback_later(SECONDS + 90, exit=True)  # where each thread stands still
     seed = int(os.environ.get("ZEROCP_PYTHON_SEED", random.getrandbits(32)))
     print(f"ZEROCP_PYTHON_SEED={seed}", flush=True)
     daemon = Daemon(["frames=4096x64"], ["drop=frames,queue=4,when-full=drop"])
