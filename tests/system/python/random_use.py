@@ -28,7 +28,7 @@ client = zerocp.Client(sys.argv[1])
 publisher, subscriber = client.join_publisher("drop"), client.join_subscriber("drop")
 loan = publisher.new_loan(100, 1)
 view, array = memoryview(loan), loan.array
-publisher.send(b"x")
+publisher.send(b"x", timeout=1)
 sample = subscriber.take(1)
 kept = [sample.array, memoryview(sample)]
 cycle = [kept]; cycle.append(cycle)
