@@ -157,7 +157,7 @@ typedef struct zerocp_region {
  * pools are, also of those that are being deleted, in no order. Writes their number to `count` and
  * the first `capacity` (ZEROCP_MAX_POOLS is enough) of them to `regions`; and to `epoch` a number
  * that grows whenever a pool is created, grown or deleted. With a capacity of 0 the others may be
- * NULL: `epoch` alone costs some ten nanoseconds. The regions are those of that epoch, or later
+ * NULL: `epoch` alone costs some tens of nanoseconds. The regions are those of that epoch, or later
  * ones: if the epoch is another when the registration is done, ask again.
  * A pool that grows keeps its address. The addresses of one that was deleted may be another's, with
  * other memory behind them: unregister before DeletePool, or when the epoch has changed. For

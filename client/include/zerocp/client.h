@@ -83,28 +83,30 @@ class Client {
   // kNotFound: no such channel. kTypeMismatch, kLimit, kUnavailable, kInvalid. REQUIRES here and
   // below: not moved from.
   Result<Publisher> JoinAsPublisher(std::string_view channel, std::string_view message_type = {}) {
-    return JoinPublisher(channel, message_type, {});
+    return Join<Publisher>(zerocp_join_publisher, channel,
+                           {.message_type = std::string(message_type)}, {});
   }
   // A publisher of Ts (typed.h). As JoinAsPublisher; kTooLarge, kInvalid: a T does not fit the
   // channel's pool. The message type is T::kMessageType, if T has one.
   template <Message T>
   Result<TypedPublisher<T>> JoinAsPublisher(
       std::string_view channel, std::string_view message_type = internal::MessageTypeOf<T>()) {
-    return JoinPublisher(channel, message_type, {sizeof(T), alignof(T)})
+    return Join<Publisher>(zerocp_join_publisher, channel,
+                           {.message_type = std::string(message_type)}, {sizeof(T), alignof(T)})
         .template As<TypedPublisher<T>>();
   }
   // As JoinAsPublisher; kInvalid: also a longer queue than the channel's. What is published from
   // its return on, the subscriber will see, or learn that it missed it.
   Result<Subscriber> JoinAsSubscriber(std::string_view channel,
                                       const SubscriberOptions& wanted = {}) {
-    return JoinSubscriber(channel, wanted, {});
+    return Join<Subscriber>(zerocp_join_subscriber, channel, wanted, {});
   }
   // A subscriber to Ts, as JoinAsPublisher<T>; message_type is T::kMessageType unless it is set.
   template <Message T>
   Result<TypedSubscriber<T>> JoinAsSubscriber(std::string_view channel,
                                               SubscriberOptions wanted = {}) {
     if (wanted.message_type.empty()) wanted.message_type = internal::MessageTypeOf<T>();
-    return JoinSubscriber(channel, wanted, {sizeof(T), alignof(T)})
+    return Join<Subscriber>(zerocp_join_subscriber, channel, wanted, {sizeof(T), alignof(T)})
         .template As<TypedSubscriber<T>>();
   }
   // A chunk of a pool, without a channel. Errors as Publisher::NewLoan; kNotFound, kDenied for
@@ -137,7 +139,7 @@ class Client {
       result->regions.push_back({{static_cast<std::byte*>(region.data), region.size}, region.pool});
     return result;
   }
-  // The epoch alone, for loops: some ten nanoseconds. 0 after fork.
+  // The epoch alone, for loops: some tens of nanoseconds. 0 where Regions() fails.
   std::uint64_t RegionsEpoch() const {
     std::uint64_t epoch = 0;
     (void)zerocp_client_regions(raw_.get(), nullptr, 0, nullptr, &epoch);
@@ -158,28 +160,19 @@ class Client {
     void operator()(zerocp_client* client) const { zerocp_client_close(client); }
   };
 
-  Result<Publisher> JoinPublisher(std::string_view channel, std::string_view message_type,
-                                  MessageLayout layout) {
-    Result<Publisher> result;
-    const std::string type(message_type);
-    const zerocp_join_options options{sizeof(options), type.c_str(),    0, 0,
-                                      layout.bytes,    layout.alignment};
-    zerocp_publisher* publisher = nullptr;
-    result.Set(
-        zerocp_join_publisher(raw_.get(), std::string(channel).c_str(), &options, &publisher));
-    result->raw_.reset(publisher);
-    return result;
-  }
-  Result<Subscriber> JoinSubscriber(std::string_view channel, const SubscriberOptions& wanted,
-                                    MessageLayout layout) {
-    Result<Subscriber> result;
+  // `join`: the function of zerocp.h for a Member.
+  template <class Member, class Raw>
+  Result<Member> Join(zerocp_code (*join)(zerocp_client*, const char*, const zerocp_join_options*,
+                                          Raw**),
+                      std::string_view channel, const SubscriberOptions& wanted,
+                      MessageLayout layout) {
+    Result<Member> result;
     const zerocp_join_options options{sizeof(options),       wanted.message_type.c_str(),
                                       wanted.queue_capacity, wanted.lossy ? 1 : 0,
                                       layout.bytes,          layout.alignment};
-    zerocp_subscriber* subscriber = nullptr;
-    result.Set(
-        zerocp_join_subscriber(raw_.get(), std::string(channel).c_str(), &options, &subscriber));
-    result->raw_.reset(subscriber);
+    Raw* raw = nullptr;
+    result.Set(join(raw_.get(), std::string(channel).c_str(), &options, &raw));
+    result->raw_.reset(raw);
     return result;
   }
 
