@@ -51,10 +51,16 @@ in_table=$(rows | cut -d'|' -f1-3 | sort -u | cut -d'|' -f1 | sort -n)
 }
 
 # Those of libFuzzer's programs are run.sh's in tests/fuzz.
-rows_here() { rows | grep -vE '\|[a-z]+_fuzz\|'; }
+chosen=$(rows | grep -vE '\|[a-z]+_fuzz\|' |
+  awk -F'|' -v numbers=" $* " 'numbers ~ /^ *$/ || index(numbers, " " $1 " ")')
+[[ -n $chosen ]] || die "no such mutant here: $*; tests/fuzz/run.sh checks those of the fuzzers"
+while IFS='|' read -r number file what tests filter; do
+  [[ -n $filter ]] || die "$table: row $number needs five columns"
+  seeded "$file" | grep -x "$number" >/dev/null || die "row $number: no 'Mutant($number)' in $file"
+done <<<"$chosen"
 
 # The test of a name is a target of the same name.
-mapfile -t targets < <(rows_here | cut -d'|' -f4 | sort -u)
+mapfile -t targets < <(cut -d'|' -f4 <<<"$chosen" | sort -u)
 mkdir -p build
 echo "mutants: building ${#targets[@]} tests in $tree"
 if ! { cmake --preset mutants && cmake --build "$tree" --target "${targets[@]}"; } >"$log" 2>&1; then
@@ -62,32 +68,61 @@ if ! { cmake --preset mutants && cmake --build "$tree" --target "${targets[@]}";
   die "cannot build $tree"
 fi
 
-# run NUMBER TEST FILTER: prints passed, failed or broken (the test was not run at all).
+# What ctest says of all tests of the tree.
+ctest --test-dir "$tree" --show-only=json-v1 >"$tree/tests.json"
+
+# run FOLDER TIMEOUTS <ENTRIES: runs each entry, NUMBER|TEST|FILTER, as a test of its own: ctest's, with
+# its properties, and the bug in the environment. TIMEOUTS has the seconds of those that have fewer than
+# their test.
 run() {
-  local report=$tree/mutant.xml out=$tree/mutant-$1.out
-  rm -f "$report"
-  if ZEROCP_MUTANT=$1 GTEST_FILTER=$3 ctest --test-dir "$tree" -R "^$2\$" --timeout 120 \
-    --no-tests=error --output-junit "$PWD/$report" >"$out" 2>&1; then
-    echo passed
-  elif grep -q 'status="fail"' "$report" && ! grep -qE '\*\*\*Not Run' "$out"; then
-    echo failed
-  else
-    echo broken
-  fi
+  local folder=$PWD/$tree/$1 entries
+  entries=$(cat)
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  jq -r --arg entries "$entries" --argjson timeouts "$2" '
+    def quoted: "[==[\(.)]==]";
+    INDEX(.tests[]; .name) as $tests | $entries | split("\n")[] | . as $name
+    | split("|") as [$number, $test, $filter]
+    | ($tests[$test] // error("ctest has no test \($test)"))
+    | (.properties | map({key: .name, value}) | from_entries
+        | .TIMEOUT = ([.TIMEOUT, $timeouts["0|\($test)|\($filter)"] // empty] | min) | .COST = .TIMEOUT
+        | .ENVIRONMENT += ["ZEROCP_MUTANT=" + $number, "GTEST_FILTER=" + $filter, "GTEST_FAIL_FAST=1"]
+        | map_values(if type == "array" then map(tostring) | join(";") else tostring end)) as $properties
+    | "add_test(\($name | quoted) \(.command | map(quoted) | join(" ")))",
+      "set_tests_properties(\($name | quoted) PROPERTIES " +
+        ($properties | to_entries | map("\(.key) \(.value | quoted)") | join(" ")) + ")"
+  ' "$tree/tests.json" >"$folder/CTestTestfile.cmake"
+  ctest --test-dir "$folder" -j "$(nproc)" --no-tests=error --output-junit "$folder/report.xml" 2>&1 |
+    sed -unE 's/^( *[0-9]+\/[0-9]+) Test +#[0-9]+: (.*) \.+(.*\*\*\*| +)([A-Z][a-z]+( Run)?).* ([0-9.]+ sec).*/\1 \2: \4, \6/p' || true
 }
 
-# A mutant is caught by the first test case that fails.
-export GTEST_FAIL_FAST=1
-declare -A without # what test cases said without a bug, by test and filter
+# said FOLDER: lines of NAME, tab, ctest's word for what came of it, tab, seconds.
+said() {
+  sed -nE 's/.*<testcase name="([^"]*)".* time="([0-9.e-]+)" status="([a-z]+)".*/\1\t\3\t\2/p' "$tree/$1/report.xml"
+}
+
+# What a test says with a bug is worth something only if it passes without. A bug is caught by the first
+# test case that fails, or that stands still: takes ten times as long, and 30 s.
+echo "mutants: running them without a bug"
+awk -F'|' '{ print "0|" $4 "|" $5 }' <<<"$chosen" | sort -u | run without '{}'
+echo "mutants: running them with the bugs"
+cut -d'|' -f1,4,5 <<<"$chosen" |
+  run with "$(said without | jq -Rn '[inputs | split("\t") | {(.[0]): ([(.[2] | tonumber) * 10, 30] | max)}] | add')"
+
+# passed, failed, or broken: the test was not run at all.
+declare -A came_of
+while IFS=$'\t' read -r name word _; do
+  case $word in
+    run) came_of[$name]=passed ;;
+    fail) came_of[$name]=failed ;;
+  esac
+done < <(said without && said with)
+
 wrong=0
 total=0
-result=()
 while IFS='|' read -r number file what tests filter; do
-  if [[ $# -gt 0 && " $* " != *" $number "* ]]; then continue; fi
-  [[ -n $filter ]] || die "$table: row $number needs five columns"
-  seeded "$file" | grep -x "$number" >/dev/null || die "row $number: no 'Mutant($number)' in $file"
-  before=${without[$tests $filter]:=$(run 0 "$tests" "$filter")}
-  after=$(run "$number" "$tests" "$filter")
+  before=${came_of["0|$tests|$filter"]:-broken}
+  after=${came_of["$number|$tests|$filter"]:-broken}
   verdict=caught
   if [[ $before != passed ]]; then
     verdict="WRONG: $before without the bug"
@@ -96,11 +131,8 @@ while IFS='|' read -r number file what tests filter; do
   fi
   [[ $verdict == caught ]] || wrong=$((wrong + 1))
   total=$((total + 1))
-  result+=("$(printf '%3s  %-28s %-44s %s %s: %s' "$number" "$file" "$what" "$tests" "$filter" "$verdict")")
-  echo "mutant $number: $verdict"
-done < <(rows_here)
+  printf '%3s  %-28s %-44s %s %s: %s\n' "$number" "$file" "$what" "$tests" "$filter" "$verdict"
+done <<<"$chosen"
 
-[[ $total -gt 0 ]] || die "no such mutant here: $*; tests/fuzz/run.sh checks those of the fuzzers"
-printf '%s\n' "${result[@]}"
 echo "mutants: $total seeded, $((total - wrong)) caught, $wrong wrong"
-[[ $wrong -eq 0 ]]
+[[ $wrong -eq 0 ]] || die "what the tests print is in $tree/{without,with}/Testing/Temporary/LastTest.log"
