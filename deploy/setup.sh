@@ -5,13 +5,14 @@ set -euo pipefail
 
 usage() {
   cat <<'USAGE'
-usage: deploy/setup.sh [--minimal] [--help]
+usage: deploy/setup.sh [--minimal | --build] [--help]
 
 Installs the Debian packages that zerocp needs (as root, or with sudo), grpcurl, built from
 pinned sources through the Go module proxy, Debian's Prometheus, from Go, PyPI and npm what the tests' clients need,
 and from crates.io a peer of the benchmark.
 
   --minimal   only what building zerocpd and the quickstart need: no tests, no checkers
+  --build     only what building zerocpd and zerocp needs: no grpcurl either
   --help      this text
 
 Environment:
@@ -37,7 +38,7 @@ npm_modules=(@bufbuild/buf@1.75.0 @grpc/grpc-js@1.14.7 @grpc/proto-loader@0.8.1 
 debian_go=/usr/lib/go-1.19/bin/go
 
 packages=(
-  ca-certificates ccache cmake g++ git golang-1.19-go jq ninja-build pkg-config procps python3 util-linux
+  ca-certificates ccache cmake g++ git jq ninja-build pkg-config procps python3 util-linux
   libabsl-dev libcli11-dev libgrpc++-dev libncurses-dev libprotobuf-dev libspdlog-dev libyaml-cpp-dev
   prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc
@@ -56,6 +57,7 @@ test_packages=(
 tools=$(realpath -m "${ZEROCP_TOOLS:-/usr/local/lib/zerocp-tools}")
 client=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../tests/system/clients")
 minimal=false
+with_grpcurl=true
 
 say() { echo "setup: $*"; }
 die() {
@@ -237,6 +239,7 @@ link() {
 while [[ $# -gt 0 ]]; do
   case $1 in
     --minimal) minimal=true ;;
+    --build) minimal=true with_grpcurl=false ;;
     --help | -h)
       usage
       exit 0
@@ -250,12 +253,15 @@ while [[ $# -gt 0 ]]; do
 done
 
 [[ $(uname -s) == Linux ]] || die "zerocp runs on Linux only"
+! $with_grpcurl || packages+=(golang-1.19-go)
 $minimal || packages+=("${test_packages[@]}")
 $minimal || { command -v node && command -v npm; } >/dev/null || packages+=(nodejs npm)
 install_packages "${packages[@]}"
 
-install_grpcurl "$grpcurl_version"
-link "grpcurl-$grpcurl_version" grpcurl
+if $with_grpcurl; then
+  install_grpcurl "$grpcurl_version"
+  link "grpcurl-$grpcurl_version" grpcurl
+fi
 if ! $minimal; then
   install_go_client
   install_grpcurl "$grpcurl_newest_version" "$newer_go"
@@ -264,4 +270,4 @@ if ! $minimal; then
   install_clients
   install_iceoryx2_bench
 fi
-say "ready; grpcurl is in $tools"
+say "ready$(! $with_grpcurl || echo "; grpcurl is in $tools")"

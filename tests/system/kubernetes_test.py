@@ -45,6 +45,7 @@ def check_image(text):
     needed = {library for library in needed if not library.startswith(("libzerocp", "ld-linux"))}
     packages = {package_of(library) for library in needed} - IN_EVERY_IMAGE
     check(listed == packages, f"packages of the image: superfluous {listed - packages}, missing {packages - listed}")
+    check("RUN deploy/setup.sh --build " in text, "the image is built with more than the programs need")
     groups = {name: int(number) for number, name in re.findall(r"groupadd --gid (\d+) (\S+)", text)}
     check(f"USER {groups['zerocp']}\n" in text and f"useradd --uid {groups['zerocp']} " in text,
           "the image does not run as its own user")
@@ -99,9 +100,11 @@ def main():
     security = pod["securityContext"]
     check([security["runAsUser"], security["runAsGroup"], *security["supplementalGroups"]] ==
           [groups["zerocp"], groups["zerocp"], groups["zerocp-admin"]], "the daemon's ids are not the image's")
-    owner = pod["initContainers"][0]["command"]
-    check(owner[:6] == ["install", "-d", "-o", str(groups["zerocp"]), "-g", str(groups["zerocp"])],
-          "the runtime directory is not the daemon's")
+    first = pod["initContainers"][0]
+    owner = first["command"]
+    check(owner[:6] == ["install", "-d", "-o", str(groups["zerocp"]), "-g", str(groups["zerocp"])] and
+          owner[-1:] == [mount["mountPath"] for mount in first["volumeMounts"]], "the runtime directory is not the daemon's")
+    check({volume["hostPath"]["path"] for volume in pod["volumes"]} == set(mounted.values()), "more of the host is mounted than the daemon needs")
 
     client, mounted = check_pod(client_pod["spec"], "the client")
     check("hostPID" not in client_pod["spec"], "the client has the host's processes")
