@@ -270,7 +270,7 @@ grpc::ServerUnaryReactor* AdminService::TerminateSession(grpc::CallbackServerCon
     const auto name = ToSessionName(*request);
     if (!name.ok()) return done(name.status(), {});
     context_.sessions.Terminate(
-        *name, request->kill(), PatienceOf(*call),
+        *name, NameOf(context_.access->Identify(*call)), request->kill(), PatienceOf(*call),
         [done, request, response](const absl::StatusOr<uint64_t>& released) {
           if (!released.ok()) {
             // Also when the daemon stops meanwhile: it is to go, and learns so.

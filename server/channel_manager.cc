@@ -241,7 +241,9 @@ std::vector<ChannelStats> ChannelManager::Stats() {
       line.index = i;
       line.epoch = channel.subscribers[i].epoch;
       line.session = session;
+      line.detached = shm::ChannelRegistry::IsStopped(channel, i);
       line.queued_count = counts.queued_count;
+      line.fullest_queued_count = counts.fullest_count;
       line.queue_capacity = channel.subscribers[i].queue_capacity;
       line.taken_count = counts.taken_count;
       line.missed_count = counts.missed_count;

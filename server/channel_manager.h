@@ -32,7 +32,9 @@ struct SubscriberStats {
   uint32_t index = 0;
   uint32_t epoch = 0;
   uint16_t session = 0;
+  bool detached = false;  // by an operator
   uint64_t queued_count = 0;
+  uint64_t fullest_queued_count = 0;
   uint32_t queue_capacity = 0;
   uint64_t taken_count = 0;
   uint64_t missed_count = 0;

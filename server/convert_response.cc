@@ -226,6 +226,9 @@ v1::ChannelStats ToProto(const ChannelStats& stats, const std::vector<SessionInf
       line.set_client_name(session->client_name);
     }
     line.set_queued_count(static_cast<int64_t>(subscriber.queued_count));
+    line.set_state(subscriber.detached ? v1::SubscriberStats::STATE_DETACHED
+                                       : v1::SubscriberStats::STATE_ACTIVE);
+    line.set_fullest_queued_count(static_cast<int64_t>(subscriber.fullest_queued_count));
     line.set_queue_capacity(static_cast<int32_t>(subscriber.queue_capacity));
     line.set_held_count(static_cast<int32_t>(subscriber.held_count));
     line.set_taken_count(static_cast<int64_t>(subscriber.taken_count));

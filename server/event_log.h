@@ -42,6 +42,8 @@ enum class EventKind {
   kSessionOrphaned = 12,
   kSessionRevoked = 13,
   kConfigRefused = 14,
+  kSubscriberRecovered = 15,
+  kSessionKilled = 16,
 };
 
 // Who held how many chunks when it happened, with the names of that moment.

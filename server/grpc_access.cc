@@ -49,6 +49,13 @@ Role RequiredRole(const MethodDescriptor* method) {
 
 }  // namespace
 
+std::string NameOf(const CallerIdentity& caller) {
+  if (!caller.user) return caller.identity + " at " + caller.address;
+  const UnixPeer& peer = *caller.user;
+  return "user " + std::to_string(peer.uid) +
+         (peer.pid == 0 ? "" : " (process " + std::to_string(peer.pid) + ")");
+}
+
 std::string_view RoleName(Role role) {
   switch (role) {
     case Role::kNone:

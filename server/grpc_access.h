@@ -41,6 +41,9 @@ struct CallerIdentity {
   std::optional<UnixPeer> user;  // Unix
 };
 
+// For people: "user 1000 (process 71)", or the certificate's name.
+std::string NameOf(const CallerIdentity& caller);
+
 class Access {
  public:
   // A Unix socket. REQUIRES: `connections`, the listener's, outlives this.

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <string>
 #include <utility>
 #include <vector>
@@ -51,6 +52,8 @@ grpc::ServerUnaryReactor* ObserverService::GetServerInfo(grpc::CallbackServerCon
         static_cast<int32_t>(options.session_capacity - shm::kFirstSession));
     response->set_max_chunks_per_session(options.max_chunks_per_session);
     response->set_tls_address(context_.tls_address);
+    response->set_runtime_dir(
+        std::filesystem::path(context_.sessions.attach_socket()).parent_path());
     return absl::OkStatus();
   });
 }

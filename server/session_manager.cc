@@ -289,9 +289,16 @@ void SessionManager::Recover(const shm::SessionSet& gone, bool orderly) {
                   gone.count() == 1 ? "" : fmt::format(", of {} sessions together", gone.count()))
             : fmt::format("{} together with {}", freed, first);
     if (first.empty()) first = ReadText(record.name);
-    core_.events.Add(
-        orderly ? EventKind::kSessionDetached : EventKind::kSessionDied, ReadText(record.name),
-        fmt::format("{} {}: {}", WhoText(record), orderly ? "detached" : "died", what));
+    const bool killed = terminations_.Killed(id);
+    core_.events.Add(killed    ? EventKind::kSessionKilled
+                     : orderly ? EventKind::kSessionDetached
+                               : EventKind::kSessionDied,
+                     ReadText(record.name),
+                     fmt::format("{} {}: {}", WhoText(record),
+                                 killed    ? "was killed by TerminateSession"
+                                 : orderly ? "detached"
+                                           : "died",
+                                 what));
     who += fmt::format("{}{} \"{}\" id={} pid={} uid={}", who.empty() ? "" : ", ",
                        ReadText(record.name), ReadText(record.client_name), id, record.pid,
                        record.uid);
@@ -334,7 +341,7 @@ void SessionManager::Died(const shm::SessionSet& dead) {
   Terminations::Send(std::move(answers));
 }
 
-void SessionManager::Terminate(const std::string& name, bool kill,
+void SessionManager::Terminate(const std::string& name, const std::string& caller, bool kill,
                                std::chrono::milliseconds patience, Terminated done) {
   const std::vector<uint64_t> held = HeldCounts();
   Terminations::Answers answers;
@@ -355,12 +362,13 @@ void SessionManager::Terminate(const std::string& name, bool kill,
       if (!table_.Write(id, record))
         spdlog::error("cannot write session id {} to the session table", id);
       SetMirrorState(id, SessionState::kRevoked);
-      spdlog::warn("revoked: {} \"{}\" id={} pid={} uid={} holds {}{}", name,
+      const char* threat = kill ? "; it is killed if it does not detach" : "";
+      spdlog::warn("revoked by {}: {} \"{}\" id={} pid={} uid={} holds {}{}", caller, name,
                    ReadText(record.client_name), id, record.pid, record.uid,
-                   Counted(held[id], "chunk"), kill ? "; it is killed if it does not detach" : "");
-      core_.events.Add(
-          EventKind::kSessionRevoked, name,
-          fmt::format("{} is to detach; it holds {}", WhoText(record), Counted(held[id], "chunk")));
+                   Counted(held[id], "chunk"), threat);
+      core_.events.Add(EventKind::kSessionRevoked, name,
+                       fmt::format("{} is to detach, says {} by TerminateSession{}; it holds {}",
+                                   WhoText(record), caller, threat, Counted(held[id], "chunk")));
       const auto now = options_.now();
       terminations_.Add({id, name, held[id], record.pid, kill, now + kKillGrace, now + patience,
                          std::move(done)});

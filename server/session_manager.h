@@ -66,8 +66,8 @@ class SessionDirectory {
   // SESSION_NOT_FOUND; after `patience` STILL_ATTACHED, the session stays revoked;
   // SIGNAL_NOT_PERMITTED; SERVER_DRAINING.
   using Terminated = Terminations::Terminated;
-  virtual void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
-                         Terminated done) = 0;
+  virtual void Terminate(const std::string& name, const std::string& caller, bool kill,
+                         std::chrono::milliseconds patience, Terminated done) = 0;
   // Gives up every Terminate that waits: the daemon stops. Others must not follow.
   virtual void AbandonTerminations() = 0;
   // In creation order, without held_chunk_count.
@@ -131,8 +131,8 @@ class SessionManager final : public SessionDirectory {
   void Orphan(uint16_t id);
   // None of `dead` can store to the segments any more: recovers all they had, in one sweep.
   void Died(const shm::SessionSet& dead);
-  void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
-                 Terminated done) override;
+  void Terminate(const std::string& name, const std::string& caller, bool kill,
+                 std::chrono::milliseconds patience, Terminated done) override;
   void AbandonTerminations() override;
   // What terminations wait for, about every 100 ms. `cannot_answer` says that a session's process
   // will not do anything by itself; `kill` kills it and returns 0 or the errno value.

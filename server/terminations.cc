@@ -20,6 +20,7 @@ Terminations::Answers Terminations::Advance(Time now,
     if (t->kill && (now >= t->kill_at || cannot_answer(t->id))) {
       t->kill = false;
       const int error = kill(t->id);
+      if (error == 0) killed_.set(t->id);
       spdlog::warn("killed: {} id={} pid={}{}", t->name, t->id, pid,
                    error == 0 ? "" : std::string(": ") + std::strerror(error));
       if (error != 0 && error != ESRCH) {
@@ -44,6 +45,7 @@ Terminations::Answers Terminations::Advance(Time now,
 
 Terminations::Answers Terminations::Finish(const shm::SessionSet& gone) {
   Answers answers;
+  killed_ &= ~gone;
   for (auto next = waiting_.begin(); next != waiting_.end();) {
     const auto t = next++;
     if (!gone.test(t->id)) continue;

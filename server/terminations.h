@@ -37,6 +37,8 @@ class Terminations {
     Terminated done;
   };
 
+  // Whether Advance killed the session's process, until the session is gone.
+  bool Killed(uint16_t id) const { return killed_.test(id); }
   void Add(Termination termination) { waiting_.push_back(std::move(termination)); }
   // Kills whoever is to be killed by now; the answers of those that failed or waited too long. See
   // SessionManager::AdvanceTerminations.
@@ -53,6 +55,7 @@ class Terminations {
 
  private:
   std::list<Termination> waiting_;
+  shm::SessionSet killed_;
 };
 
 }  // namespace zerocp

@@ -132,32 +132,56 @@ void TroubleWatch::LookAtSubscribers() {
   for (uint32_t index = 0; index < shm::kMaxChannels; ++index) {
     MutexLock lock(core_.mutex);
     const shm::ChannelRegistry::Channel* channel = core_.registry.channel(index);
-    if (channel == nullptr || channel->closed) continue;  // its name may be another's
     MutexLock own_lock(mutex_);
-    const Clock::time_point now = now_();
-    for (uint32_t k = 0; k < channel->subscribers.size(); ++k) {
-      const auto& record = channel->subscribers[k];
-      if (record.session == 0 || shm::ChannelRegistry::IsStopped(*channel, k)) {
-        subscribers_.erase({index, k});
-        continue;
+    if (channel == nullptr || channel->closed) {  // its name may be another's
+      for (auto known = subscribers_.lower_bound({index, 0});
+           known != subscribers_.end() && known->first.first == index;) {
+        EndStall(known->second, "its channel was deleted");
+        known = subscribers_.erase(known);
       }
-      const auto counts = core_.registry.CountsOf(*channel, k);
-      Subscriber& known = subscribers_[{index, k}];
-      if (known.epoch != record.epoch || known.channel_uid != channel->uid ||
-          counts.taken_count > known.taken_count || !known.waits || counts.queued_count == 0) {
-        known = {channel->uid, record.epoch, counts.taken_count, counts.queued_count != 0, now,
-                 now,          false};
-        continue;
-      }
-      known.seen = now;
-      if (counts.full && !known.stalled && now - known.since >= kStalled) {
-        known.stalled = true;
-        stalls.push_back({channel->spec.name, k, record.epoch, record.session, counts.queued_count,
-                          std::chrono::duration_cast<milliseconds>(now - known.since)});
-      }
+      continue;
     }
+    for (uint32_t k = 0; k < channel->subscribers.size(); ++k)
+      LookAtSubscriber(*channel, k, &stalls);
   }
   TellStalled(stalls);
+}
+
+void TroubleWatch::LookAtSubscriber(const shm::ChannelRegistry::Channel& channel, uint32_t k,
+                                    std::vector<Stall>* stalls) {
+  const auto& record = channel.subscribers[k];
+  const bool stopped = shm::ChannelRegistry::IsStopped(channel, k);
+  if (record.session == 0 || stopped) {
+    const auto known = subscribers_.find({channel.index, k});
+    if (known == subscribers_.end()) return;
+    EndStall(known->second, stopped ? "it was detached" : "it left or died");
+    subscribers_.erase(known);
+    return;
+  }
+  const Clock::time_point now = now_();
+  const auto counts = core_.registry.CountsOf(channel, k);
+  Subscriber& known = subscribers_[{channel.index, k}];
+  const bool other = known.epoch != record.epoch || known.channel_uid != channel.uid;
+  if (other || counts.taken_count > known.taken_count || !known.waits || counts.queued_count == 0) {
+    EndStall(known, other ? "it left or died" : "it takes again");
+    known = {channel.uid, record.epoch, counts.taken_count, counts.queued_count != 0, now, now, ""};
+    return;
+  }
+  known.seen = now;
+  const bool full = counts.fullest_count >= record.queue_capacity;
+  if (!full || !known.stalled_as.empty() || now - known.since < kStalled) return;
+  known.stalled_as = SubscriberResource({channel.spec.name, k, record.epoch});
+  stalls->push_back({known.stalled_as, record.session, counts.queued_count,
+                     std::chrono::duration_cast<milliseconds>(now - known.since)});
+}
+
+void TroubleWatch::EndStall(const Subscriber& known, const char* why) {
+  if (known.stalled_as.empty() || Mutant(105)) return;
+  const std::string text =
+      fmt::format("nobody waits for it any more: {}, after it had taken nothing for {} ms", why,
+                  std::chrono::duration_cast<milliseconds>(now_() - known.since).count());
+  core_.events.Add(EventKind::kSubscriberRecovered, known.stalled_as, text);
+  spdlog::info("{}: {}", known.stalled_as, text);
 }
 
 milliseconds TroubleWatch::StalledFor(uint32_t channel, uint32_t subscriber, uint32_t epoch) {
@@ -177,9 +201,8 @@ void TroubleWatch::TellStalled(const std::vector<Stall>& stalls) {
         session == nullptr ? "a session that has ended" : session->name,
         session == nullptr ? "" : session->client_name, session == nullptr ? 0 : session->pid,
         stall.time.count(), stall.queued_count);
-    const std::string name = SubscriberResource({stall.channel, stall.index, stall.epoch});
-    core_.events.Add(EventKind::kSubscriberStalled, name, text);
-    spdlog::warn("{}: {}", name, text);
+    core_.events.Add(EventKind::kSubscriberStalled, stall.name, text);
+    spdlog::warn("{}: {}", stall.name, text);
   }
 }
 

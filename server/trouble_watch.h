@@ -1,6 +1,6 @@
 // Notices what needs an operator: pools that have run out of chunks, and subscribers that do not
-// take. Says each once per episode, as an event; an exhausted pool's largest holders in the log
-// too.
+// take. Says when an episode begins and when it ends, each once, as an event; an exhausted pool's
+// largest holders in the log too.
 //
 // A pool's episode begins when a loan was refused, or one waits and no chunk is free; it ends when
 // there was neither for kCalm and chunks are free. A subscriber's begins when it took nothing for
@@ -58,12 +58,10 @@ class TroubleWatch {
     bool waits = false;       // something is queued
     Clock::time_point since;  // first look that saw it so
     Clock::time_point seen;   // last look
-    bool stalled = false;     // and said
+    std::string stalled_as;   // the resource name, once it was said; else empty
   };
   struct Stall {
-    std::string channel;
-    uint32_t index;
-    uint32_t epoch;
+    std::string name;
     uint16_t session;
     uint64_t queued_count;
     std::chrono::milliseconds time;
@@ -72,6 +70,10 @@ class TroubleWatch {
   void LookAtPools();
   void TellExhausted(uint32_t index, const std::string& name, uint32_t chunk_count);
   void LookAtSubscribers();
+  void LookAtSubscriber(const shm::ChannelRegistry::Channel& channel, uint32_t k,
+                        std::vector<Stall>* stalls) ZEROCP_REQUIRES(core_.mutex, mutex_);
+  // Tells that a subscriber's episode is over, if it is in one.
+  void EndStall(const Subscriber& known, const char* why);
   void TellStalled(const std::vector<Stall>& stalls);
 
   Core& core_;

@@ -86,13 +86,12 @@ void ChannelRegistry::AddUsed(const Channel& channel, const LaneRecord& record, 
 ChannelRegistry::SubscriberCounts ChannelRegistry::CountsOf(const Channel& channel,
                                                             uint32_t k) const {
   const SubscriberRecord& subscriber = channel.subscribers[k];
-  SubscriberCounts counts{0, subscriber.retired_taken_count, subscriber.retired_missed_count,
-                          false};
+  SubscriberCounts counts{0, 0, subscriber.retired_taken_count, subscriber.retired_missed_count};
   for (const LaneRecord& lane : channel.lanes) {
     if (lane.state == LaneState::kFree) continue;
     const uint64_t queued = QueuedCount(channel, lane, k);
     counts.queued_count += queued;
-    counts.full |= queued >= subscriber.queue_capacity;
+    counts.fullest_count = std::max(counts.fullest_count, queued);
     AddUsed(channel, lane, k, &counts.taken_count, &counts.missed_count);
   }
   return counts;

@@ -68,10 +68,10 @@ class ChannelRegistry {
   };
   // What a subscriber has to do with all lanes of its channel. Bounded, whatever the words say.
   struct SubscriberCounts {
-    uint64_t queued_count = 0;  // now
-    uint64_t taken_count = 0;   // since it joined
-    uint64_t missed_count = 0;  // the same: dropped in its place
-    bool full = false;          // one of its queues has no room
+    uint64_t queued_count = 0;   // now
+    uint64_t fullest_count = 0;  // of these in the lane with most
+    uint64_t taken_count = 0;    // since it joined
+    uint64_t missed_count = 0;   // the same: dropped in its place
   };
   struct Channel {
     ChannelSpec spec;  // defaults filled in

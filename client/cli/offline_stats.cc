@@ -157,6 +157,9 @@ v1::ChannelStats ToProto(const shm::ChannelRegistry& registry,
     line.set_client_name(NameText(session.name, sizeof(session.name)));
     const auto counts = registry.CountsOf(channel, k);
     line.set_queued_count(static_cast<int64_t>(counts.queued_count));
+    line.set_state(shm::ChannelRegistry::IsStopped(channel, k) ? v1::SubscriberStats::STATE_DETACHED
+                                                               : v1::SubscriberStats::STATE_ACTIVE);
+    line.set_fullest_queued_count(static_cast<int64_t>(counts.fullest_count));
     line.set_queue_capacity(static_cast<int32_t>(subscriber.queue_capacity));
     const auto holds =
         held.find({static_cast<uint16_t>(channel.index + 1), static_cast<uint8_t>(k)});

@@ -286,7 +286,7 @@ TEST_F(SessionStepTest, AReconnectAndItsEnd) {
 TEST_F(SessionStepTest, ATermination) {
   EXPECT_EQ(StepThrough(victim_.id,
                         [this](Daemon& daemon) {
-                          daemon.sessions.Terminate(victim_.name, false,
+                          daemon.sessions.Terminate(victim_.name, "user 0", false,
                                                     std::chrono::milliseconds(0), [](auto) {});
                         }),
             (Standings{"orphaned orphaned", "revoked orphaned", "revoked revoked"}));

@@ -148,8 +148,8 @@ absl::StatusOr<CreatedSession> FakeSessions::Create(const std::string& client_na
   return CreatedSession{session, Token{}, session.create_time + kTokenTtl};
 }
 
-void FakeSessions::Terminate(const std::string& name, bool, std::chrono::milliseconds,
-                             Terminated done) {
+void FakeSessions::Terminate(const std::string& name, const std::string&, bool,
+                             std::chrono::milliseconds, Terminated done) {
   std::unique_lock lock(mutex_);
   const bool found = std::any_of(sessions_.begin(), sessions_.end(),
                                  [&](const SessionInfo& session) { return session.name == name; });

@@ -97,8 +97,8 @@ class FakeSessions : public SessionDirectory {
   absl::StatusOr<CreatedSession> Create(const std::string& client_name, int32_t layout_version,
                                         std::optional<uid_t> peer_uid, bool read_only) override;
   // Those that are there never end: the call waits until the server stops.
-  void Terminate(const std::string& name, bool kill, std::chrono::milliseconds patience,
-                 Terminated done) override;
+  void Terminate(const std::string& name, const std::string& caller, bool kill,
+                 std::chrono::milliseconds patience, Terminated done) override;
   void AbandonTerminations() override;
   std::vector<SessionInfo> List() override;
   std::vector<SessionInfo> ListWithHeld() override { return List(); }

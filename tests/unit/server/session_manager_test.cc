@@ -30,6 +30,11 @@ class SessionManagerTest : public SessionFixture {
     EXPECT_TRUE(attached.ok()) << attached.status().message();
     return attached.ok() ? attached->id : uint16_t{0};
   }
+  Event LastEvent() {
+    Event last;
+    while (const auto event = instance_.core.events.Next(last.sequence)) last = *event;
+    return last;
+  }
 };
 
 TEST_F(SessionManagerTest, AnAttachedSessionIsInTheTableTheMirrorAndTheFile) {
@@ -265,13 +270,13 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
     sessions_->AdvanceTerminations([&](uint16_t) { return cannot_answer; },
                                    [&](uint16_t id) { return killed.push_back(id), error; });
   };
-  sessions_->Terminate("sessions/0", true, milliseconds(5000), done);
+  sessions_->Terminate("sessions/0", "user 0", true, milliseconds(5000), done);
   ASSERT_EQ(answers.size(), 1u);
   EXPECT_EQ(ReasonOf(answers[0].status()), "SESSION_NOT_FOUND");
 
   // Detaches in time.
   uint16_t id = AttachSelf();
-  sessions_->Terminate(name(), true, milliseconds(5000), done);
+  sessions_->Terminate(name(), "user 0", true, milliseconds(5000), done);
   EXPECT_EQ(Mirror(id).state.load(), static_cast<uint32_t>(SessionState::kRevoked));
   EXPECT_TRUE(sessions_->IsRevoked(id));
   now_ms_ += 1'999;
@@ -284,8 +289,8 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
 
   // Does not: killed once, after 2 s; asked for twice.
   id = AttachSelf();
-  sessions_->Terminate(name(), true, milliseconds(5000), done);
-  sessions_->Terminate(name(), false, milliseconds(5000), done);
+  sessions_->Terminate(name(), "user 0", true, milliseconds(5000), done);
+  sessions_->Terminate(name(), "user 0", false, milliseconds(5000), done);
   sessions_->Orphan(id);
   EXPECT_EQ(sessions_->List().at(0).phase, SessionPhase::kRevoked);
   now_ms_ += 2'000;
@@ -294,6 +299,10 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
   EXPECT_EQ(killed, std::vector<uint16_t>{id});
   EXPECT_EQ(answers.size(), 2u);
   sessions_->Died(shm::SessionSet().set(id));
+  EXPECT_EQ(LastEvent().kind, EventKind::kSessionKilled);
+  EXPECT_NE(LastEvent().detail.find(" was killed by TerminateSession: 0 chunks recovered in "),
+            std::string::npos)
+      << LastEvent().detail;
   ASSERT_EQ(answers.size(), 4u);
   EXPECT_TRUE(answers[2].ok() && answers[3].ok());
 
@@ -301,16 +310,16 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
   id = AttachSelf();
   cannot_answer = true;
   error = EPERM;
-  sessions_->Terminate(name(), true, milliseconds(5000), done);
+  sessions_->Terminate(name(), "user 0", true, milliseconds(5000), done);
   advance();
   ASSERT_EQ(answers.size(), 5u);
   EXPECT_EQ(ReasonOf(answers[4].status()), "SIGNAL_NOT_PERMITTED");
-  sessions_->Terminate(name(), false, milliseconds(100), done);
+  sessions_->Terminate(name(), "user 0", false, milliseconds(100), done);
   now_ms_ += 100;
   advance();
   ASSERT_EQ(answers.size(), 6u);
   EXPECT_EQ(ReasonOf(answers[5].status()), "STILL_ATTACHED");
-  sessions_->Terminate(name(), false, milliseconds(100), done);
+  sessions_->Terminate(name(), "user 0", false, milliseconds(100), done);
   sessions_->AbandonTerminations();
   ASSERT_EQ(answers.size(), 7u);
   EXPECT_EQ(ReasonOf(answers[6].status()), "SERVER_DRAINING");
@@ -318,10 +327,25 @@ TEST_F(SessionManagerTest, TerminateEndsWithTheSessionWithAKillOrWithoutAWord) {
   // A token that waits is good for nothing afterwards.
   sessions_->Detach(id);
   const auto created = sessions_->Create("a", kLayout, std::nullopt, false);
-  sessions_->Terminate(created->session.name, false, milliseconds(100), done);
+  sessions_->Terminate(created->session.name, "user 0", false, milliseconds(100), done);
   ASSERT_EQ(answers.size(), 8u);
   EXPECT_TRUE(answers[7].ok());
   EXPECT_EQ(sessions_->Attach(Self(), "", &created->token).code(), Code::kDenied);
+}
+
+// An end by an operator is no death, nor is the next death of its id an operator's doing.
+TEST_F(SessionManagerTest, WhoHadASessionKilledIsInItsEvents) {
+  using std::chrono::milliseconds;
+  for (const bool kill : {true, false}) {
+    const uint16_t id = AttachSelf();
+    sessions_->Terminate(sessions_->List().at(0).name, "user 7", kill, milliseconds(5000),
+                         [](const absl::StatusOr<uint64_t>&) {});
+    EXPECT_EQ(LastEvent().kind, EventKind::kSessionRevoked);
+    EXPECT_NE(LastEvent().detail.find("user 7"), std::string::npos) << LastEvent().detail;
+    sessions_->AdvanceTerminations([](uint16_t) { return true; }, [](uint16_t) { return 0; });
+    sessions_->Died(shm::SessionSet().set(id));
+    EXPECT_EQ(LastEvent().kind, kill ? EventKind::kSessionKilled : EventKind::kSessionDied);
+  }
 }
 
 TEST_F(SessionManagerTest, EventsTellWhoCameWhoLeftAndWhoDied) {
@@ -387,8 +411,8 @@ TEST_F(SessionManagerTest, ATableThatWasCutIsNotBelieved) {
 
 TEST_F(SessionManagerTest, ASessionThatAnOperatorEndedStaysEndedWithoutTheFile) {
   const uint16_t id = AttachSelf();
-  sessions_->Terminate(sessions_->List().at(0).name, true, std::chrono::milliseconds(5000),
-                       [](const absl::StatusOr<uint64_t>&) {});
+  sessions_->Terminate(sessions_->List().at(0).name, "user 0", true,
+                       std::chrono::milliseconds(5000), [](const absl::StatusOr<uint64_t>&) {});
   ASSERT_EQ(unlink((base_ + "/sessions").c_str()), 0);
   sessions_ = Open();
   ASSERT_TRUE(sessions_->Restore().ok());

@@ -195,7 +195,13 @@ TEST_F(TroubleWatchTest, ASubscriberThatDoesNotTakeIsNamedOncePerEpisode) {
 
   Take();
   Publish();
-  EXPECT_TRUE(Look(seconds(1)).empty());  // it took one
+  const auto over = Look(seconds(1));  // it took one
+  ASSERT_EQ(over.size(), 1u);
+  EXPECT_EQ(over[0].kind, EventKind::kSubscriberRecovered);
+  EXPECT_EQ(over[0].resource, events[0].resource);
+  EXPECT_NE(over[0].detail.find("it takes again, after it had taken nothing for 11100 ms"),
+            std::string::npos)
+      << over[0].detail;
   EXPECT_TRUE(Look(milliseconds(999)).empty());
   EXPECT_EQ(Look(milliseconds(1)).size(), 1u);
 }
@@ -226,8 +232,41 @@ TEST_F(TroubleWatchTest, ASubscriberThatIsTakenOffIsNotStalledAnyMore) {
   const SubscriberStats& viewer = channel.subscribers[0];
   EXPECT_EQ(watch_.StalledFor(channel.index, viewer.index, viewer.epoch), seconds(2));
   ASSERT_TRUE(instance_.channels.DetachSubscriber({"frames", viewer.index, viewer.epoch}).ok());
-  EXPECT_TRUE(Look(seconds(1)).empty());
+  const auto over = Look(seconds(1));
+  ASSERT_EQ(over.size(), 1u);
+  EXPECT_EQ(over[0].kind, EventKind::kSubscriberRecovered);
+  EXPECT_NE(over[0].detail.find("it was detached, after it had taken nothing for 3000 ms"),
+            std::string::npos)
+      << over[0].detail;
   EXPECT_EQ(watch_.StalledFor(channel.index, viewer.index, viewer.epoch), seconds(0));
+  EXPECT_TRUE(Look(seconds(1)).empty());
+}
+
+TEST_F(TroubleWatchTest, AStallEndsWithItsSubscriberOrItsChannel) {
+  for (const bool dies : {true, false}) {
+    JoinBoth(shm::WhenFull::kWait);
+    for (int i = 0; i < 2; ++i) Publish();
+    EXPECT_TRUE(Look().empty());
+    EXPECT_EQ(Look(seconds(1)).size(), 1u);
+    {
+      MutexLock lock(instance_.core.mutex);
+      shm::ChannelRegistry& registry = instance_.core.registry;
+      const uint32_t channel = registry.Find("frames")->index;
+      const uint32_t index = in_->info().index;
+      const shm::Status done =
+          dies ? registry.LeaveSubscriber(channel, index, viewer_->id()) : registry.Close("frames");
+      ASSERT_TRUE(done.ok()) << done.message();
+      if (dies) instance_.core.recovery.DrainSubscriber(channel, index);
+    }
+    const auto over = Look(milliseconds(100));
+    ASSERT_EQ(over.size(), 1u);
+    EXPECT_EQ(over[0].kind, EventKind::kSubscriberRecovered);
+    EXPECT_NE(over[0].detail.find(dies ? "it left or died" : "its channel was deleted"),
+              std::string::npos)
+        << over[0].detail;
+    if (!dies) continue;
+    ASSERT_TRUE(instance_.channels.Delete("frames", true, false, "").ok());
+  }
 }
 
 TEST_F(TroubleWatchTest, ASubscriberOfADeletedChannelIsNobodysTrouble) {

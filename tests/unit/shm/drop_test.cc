@@ -71,9 +71,13 @@ TEST_F(DropTest, TheDaemonCountsWhatASubscriberTookAndMissedAndNothingOfTheOneBe
   EXPECT_EQ(counts.queued_count, 2u);
   EXPECT_EQ(counts.taken_count, 2u);
   EXPECT_EQ(counts.missed_count, 6u);
-  EXPECT_FALSE(counts.full);
+  EXPECT_EQ(counts.fullest_count, 2u);
   SendAll(*first_, *publisher, 10, 12);
-  EXPECT_TRUE(registry_->CountsOf(channel, index).full);
+  auto other = Publish(first_, "drop");
+  SendAll(*first_, *other, 100, 101);
+  counts = registry_->CountsOf(channel, index);
+  EXPECT_EQ(counts.queued_count, 5u);
+  EXPECT_EQ(counts.fullest_count, 4u);
 
   Leave(std::move(subscriber), *second_);
   subscriber = Subscribe(third_, "drop");
