@@ -39,6 +39,9 @@ constexpr char kFooter[] =
     "  zerocp stats                         # pools, channels, who is behind\n"
     "  zerocp holders                       # who holds the chunks, and for how long\n"
     "  zerocp events --follow               # what happens: who came, died, or does not take\n\n"
+    "A pool, channel, session or subscriber is named as tables show it, or whole: video or\n"
+    "pools/video, frames or channels/frames, e5e5461dbdf4 or sessions/e5e5461dbdf4,\n"
+    "frames/subscribers/0-1 or channels/frames/subscribers/0-1.\n\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage, 3 no daemon answers, 128+n ended by signal n;\n"
     "of `config diff`: 0 equal, 3 would change, 1 anything else.";
 
@@ -155,6 +158,19 @@ void AddTimeout(CLI::App* command, std::optional<double>* seconds, const char* w
       ->type_name("SECONDS");
 }
 
+void AddChannel(CLI::App* command, std::string* channel) {
+  command
+      ->add_option_function<std::string>(
+          "CHANNEL",
+          [=](const std::string& name) {
+            constexpr std::string_view kCollection = "channels/";
+            *channel = name.substr(name.starts_with(kCollection) ? kCollection.size() : 0);
+          },
+          "The channel's name")
+      ->required()
+      ->type_name("");
+}
+
 void AddSend(CLI::App& app, CommandLine* line) {
   SendOptions* options = &line->send;
   CLI::App* command = AddSubcommand(
@@ -164,7 +180,7 @@ void AddSend(CLI::App& app, CommandLine* line) {
       "Each read goes straight into a chunk and becomes a message; of a file every chunk but the "
       "last is\nfull. On SIGINT and SIGTERM the channel is left in order: receivers see the end of "
       "the stream.");
-  command->add_option("CHANNEL", options->channel, "The channel's name")->required()->type_name("");
+  AddChannel(command, &options->channel);
   command->add_option("FILE", options->file, "What to send; - or nothing: standard input")
       ->type_name("");
   command->add_flag("--no-wait", options->no_wait,
@@ -188,7 +204,7 @@ void AddRecv(CLI::App& app, CommandLine* line) {
        "recv frames --count 1 --timeout 5 > first.bin"},
       "Ends when the last publisher has closed and everything was received. Exit status 1 if a "
       "publisher\ndied instead: what came is then not the whole stream.");
-  command->add_option("CHANNEL", options->channel, "The channel's name")->required()->type_name("");
+  AddChannel(command, &options->channel);
   command
       ->add_option(
           "-o,--output", options->output,
@@ -218,10 +234,11 @@ constexpr char kLookNotes[] =
 
 // `tap` or `hz`, whose options are read into `line->look`.
 CLI::App* AddLook(CLI::App& app, CommandLine* line, const char* name, const char* about,
-                  const std::vector<const char*>& examples, int (*run)(const LookOptions&)) {
+                  const std::vector<const char*>& examples, const std::string& notes,
+                  int (*run)(const LookOptions&)) {
   LookOptions* options = &line->look;
-  CLI::App* command = AddSubcommand(app, name, about, examples, kLookNotes);
-  command->add_option("CHANNEL", options->channel, "The channel's name")->required()->type_name("");
+  CLI::App* command = AddSubcommand(app, name, about, examples, kLookNotes + notes);
+  AddChannel(command, &options->channel);
   command->callback([=] {
     line->ChooseLocal([=] {
       options->runtime_dir = line->daemon.runtime_dir;
@@ -235,7 +252,7 @@ CLI::App* AddLook(CLI::App& app, CommandLine* line, const char* name, const char
 void AddTapAndHz(CLI::App& app, CommandLine* line) {
   LookOptions* options = &line->look;
   CLI::App* tap = AddLook(app, line, "tap", "Show the messages of a channel, in nobody's way",
-                          {"tap frames", "tap frames --count 1 --bytes 64 --timeout 5"}, Tap);
+                          {"tap frames", "tap frames --count 1 --bytes 64 --timeout 5"}, "", Tap);
   tap->add_option("--count", options->count, "End after so many messages")
       ->check(Positive())
       ->type_name("N");
@@ -244,7 +261,11 @@ void AddTapAndHz(CLI::App& app, CommandLine* line) {
       ->type_name("N");
   AddTimeout(tap, &options->timeout_s, "Longest wait for a message (default: for ever)");
   CLI::App* hz = AddLook(app, line, "hz", "Show how often messages come, in nobody's way",
-                         {"hz frames", "hz frames --interval 10 --count 6 -o json"}, Hz);
+                         {"hz frames", "hz frames --interval 10 --count 6 -o json"},
+                         "\n\nUNSEEN are messages that came between two looks, which it means to: "
+                         "MESSAGES/S counts them, BYTES takes\nthem for as long as those that were "
+                         "SEEN, and no other subscriber lost any.",
+                         Hz);
   hz->add_option("--count", options->count, "End after so many lines")
       ->check(Positive())
       ->type_name("N");
@@ -354,11 +375,10 @@ void AddDoctor(CLI::App& app, CommandLine* line) {
       app, "doctor",
       "Say whether this machine lets a daemon and its clients work, and what to change",
       {"doctor", "doctor -o json | jq -r '.findings[] | select(.state != \"ok\") | .change'"},
-      "Needs no daemon. Looks at the runtime directory, the sockets, space for segments, memory "
-      "and "
-      "its cgroups,\nlimits, what removes segments, huge pages, and what the kernel can do. "
-      "\"note\": "
-      "works, but not all of it.\n\nExit status: 0 nothing has to be changed, 1 something has to.");
+      "Needs no daemon; of one that runs, it asks for pools without a free chunk. Looks at the "
+      "runtime directory,\nthe sockets, space for segments, memory and its cgroups, limits, what "
+      "removes segments, huge pages, and\nwhat the kernel can do. \"note\": works, but not all of "
+      "it.\n\nExit status: 0 nothing has to be changed, 1 something has to.");
   command
       ->add_option("--segment-dir", line->doctor_segment_dir,
                    "Where segments are (default: the daemon's, or /dev/shm)")

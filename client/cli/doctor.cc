@@ -1,5 +1,6 @@
 #include "client/cli/doctor.h"
 
+#include <absl/strings/str_cat.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -27,15 +28,36 @@ using State = Finding::State;
 constexpr std::array<const char*, 3> kStates{"ok", "note", "change"};
 constexpr std::array<Tone, 3> kTones{Tone::kGood, Tone::kWarning, Tone::kBad};
 
+// Which pools have no chunk for the next loan.
+Finding CheckPools(DaemonConnection& connection) {
+  Finding finding{"pools", State::kOk, "", ""};
+  v1::GetStatsResponse response;
+  const grpc::Status status = connection.CallOnce("GetStats", v1::GetStatsRequest(), &response);
+  if (!status.ok()) return {"pools", State::kNote, "cannot be read", status.error_message()};
+  for (const v1::PoolStats& pool : response.stats().pools()) {
+    if (pool.free_chunk_count() + pool.cached_chunk_count() > 0) continue;
+    const std::string name = pool.pool().substr(pool.pool().find('/') + 1);
+    finding.state = State::kChange;
+    const char* between = finding.found.empty() ? "" : "; ";
+    absl::StrAppend(&finding.found, between, name, " has no free chunk of its ", pool.chunk_count(),
+                    ", and refused ", pool.exhausted_count(), " loans since it was created");
+    absl::StrAppend(&finding.change, between, "zerocp holders --pool ", name,
+                    " names who has them: end that one, or zerocp pools grow ", name, " COUNT");
+  }
+  if (finding.state == State::kOk)
+    finding.found = "all " + std::to_string(response.stats().pools_size()) + " have free chunks";
+  return finding;
+}
+
 // Asks the daemon, if one answers, and completes what is known of the patient.
-Finding CheckDaemon(const DaemonOptions& options, Patient* patient) {
+std::vector<Finding> CheckDaemon(const DaemonOptions& options, Patient* patient) {
   const auto found = internal::FindDaemon(options.runtime_dir, shm::kClientSocket, SOCK_STREAM);
   if (!found.ok()) {
     for (const std::string& dir : shm::CandidateRuntimeDirs(options.runtime_dir)) {
       if (patient->runtime_dir.empty() && access(dir.c_str(), F_OK) == 0)
         patient->runtime_dir = dir;
     }
-    return {"daemon", State::kNote, "none answers", found.status().message()};
+    return {{"daemon", State::kNote, "none answers", found.status().message()}};
   }
   patient->runtime_dir = std::filesystem::path(found->path).parent_path();
   DaemonConnection connection(options, "ObserverService");
@@ -43,8 +65,8 @@ Finding CheckDaemon(const DaemonOptions& options, Patient* patient) {
   const grpc::Status status =
       connection.CallOnce("GetServerInfo", v1::GetServerInfoRequest(), &info);
   if (!status.ok()) {
-    return {"daemon", State::kChange, found->path + " is open, but: " + status.error_message(),
-            "look into its log; if it hangs, kill -ABRT it and start it again: clients live on"};
+    return {{"daemon", State::kChange, found->path + " is open, but: " + status.error_message(),
+             "look into its log; if it hangs, kill -ABRT it and start it again: clients live on"}};
   }
   patient->segment_dir = info.segment_dir();
   patient->daemon_pid = info.pid();
@@ -58,7 +80,7 @@ Finding CheckDaemon(const DaemonOptions& options, Patient* patient) {
     finding.change =
         "this command is " ZEROCP_VERSION ": restart the daemon, or install its version";
   }
-  return finding;
+  return {finding, CheckPools(connection)};
 }
 
 // Columns of the terminal; 0: lines may have any length.
@@ -124,13 +146,13 @@ std::string DocumentOf(const std::vector<Finding>& findings, Format format) {
 
 int Doctor(const DaemonOptions& daemon, const std::string& segment_dir) {
   Patient patient;
-  const Finding answers = CheckDaemon(daemon, &patient);
+  std::vector<Finding> findings = CheckDaemon(daemon, &patient);
   if (!segment_dir.empty()) patient.segment_dir = segment_dir;
   struct stat info {};
   const bool known = stat(patient.runtime_dir.c_str(), &info) == 0;
   patient.daemon_uid = known ? info.st_uid : geteuid();
-  std::vector<Finding> findings = Examine(patient);
-  findings.insert(findings.begin(), answers);
+  const std::vector<Finding> more = Examine(patient);
+  findings.insert(findings.end(), more.begin(), more.end());
   Print(daemon.format == Format::kTable ? TextOf(findings) : DocumentOf(findings, daemon.format));
   const bool healthy = std::none_of(findings.begin(), findings.end(), [](const Finding& finding) {
     return finding.state == State::kChange;

@@ -142,7 +142,7 @@ class Tally {
   void Add(const Sample& sample) {
     const Clock::time_point now = Clock::now();
     ++seen_;
-    missed_ += sample.missed_before();
+    unseen_ += sample.missed_before();
     bytes_ += sample.data().size();
     // Of messages that came one after the other.
     if (last_ && sample.missed_before() == 0) {
@@ -156,7 +156,7 @@ class Tally {
   uint64_t seen() const { return seen_; }
   // Its numbers, and it starts again; the time between messages goes on.
   std::string Line(double seconds, Format format) {
-    const uint64_t count = seen_ + missed_;
+    const uint64_t count = seen_ + unseen_;
     const double rate = static_cast<double>(count) / seconds;
     const double size = seen_ == 0 ? 0 : static_cast<double>(bytes_) / static_cast<double>(seen_);
     std::string line;
@@ -165,12 +165,12 @@ class Tally {
       std::string mean = FormatBytes(static_cast<int64_t>(size));
       line = Now() + absl::StrFormat("  %10.1f  %12s  %10s  %9s  %9s  %9" PRIu64 "  %9" PRIu64 "\n",
                                      rate, byte_rate.c_str(), mean.c_str(), Gap(least_s_).c_str(),
-                                     Gap(most_s_).c_str(), seen_, missed_);
+                                     Gap(most_s_).c_str(), seen_, unseen_);
     } else {
       line = (format == Format::kYaml ? "--- {\"time\": \"" : "{\"time\": \"") + Now() +
              absl::StrFormat("\", \"rate\": %.3f, \"mean_size\": %.1f, \"seen\": %" PRIu64
-                             ", \"missed\": %" PRIu64 "}\n",
-                             rate, size, seen_, missed_);
+                             ", \"unseen\": %" PRIu64 "}\n",
+                             rate, size, seen_, unseen_);
     }
     const std::optional<Clock::time_point> last = last_;
     *this = Tally();
@@ -184,7 +184,7 @@ class Tally {
   }
 
   uint64_t seen_ = 0;
-  uint64_t missed_ = 0;
+  uint64_t unseen_ = 0;  // passed by between two looks
   uint64_t bytes_ = 0;
   uint64_t gaps_ = 0;
   double least_s_ = std::numeric_limits<double>::infinity();
@@ -193,9 +193,8 @@ class Tally {
 };
 
 constexpr char kHzHeading[] =
-    "TIME                        MESSAGES/S         BYTES   MEAN SIZE    LEAST GAP   MOST GAP      "
-    " "
-    "SEEN     MISSED\n";
+    "TIME                        MESSAGES/S         BYTES   MEAN SIZE  LEAST GAP   MOST GAP       "
+    "SEEN     UNSEEN\n";
 
 }  // namespace
 

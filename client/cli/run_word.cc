@@ -57,13 +57,25 @@ std::string SetEnum(Message* owner, const FieldDescriptor& field, const std::str
   return text + " is none of " + choices;
 }
 
-std::string SetNumber(Message* owner, const FieldDescriptor& field, const std::string& text) {
+// As the API has it: a whole name, but for one that is created, whose collection is known.
+std::string ResourceName(const FieldDescriptor& field, const std::string& collection,
+                         const std::string& text) {
+  if (field.name().ends_with("_id"))
+    return text.starts_with(collection) ? text.substr(collection.size()) : text;
+  for (const char* whole : {"pools/", "channels/", "sessions/"})
+    if (text.starts_with(whole)) return text;
+  return collection + text;
+}
+
+std::string SetNumber(Message* owner, const FieldDescriptor& field, const Argument& argument,
+                      const std::string& text) {
   int64_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
   const bool is_plain = error == std::errc() && end == text.data() + text.size();
   const bool wide = field.cpp_type() == FieldDescriptor::CPPTYPE_INT64;
-  const int64_t most =
+  const int64_t of_type =
       wide ? std::numeric_limits<int64_t>::max() : int64_t{std::numeric_limits<int32_t>::max()};
+  const int64_t most = argument.most != 0 ? argument.most : of_type;
   if (!is_plain && field.name().ends_with("_bytes")) {
     const auto bytes = shm::ParseBytes(text);
     if (!bytes.ok()) return bytes.status().message();
@@ -72,7 +84,8 @@ std::string SetNumber(Message* owner, const FieldDescriptor& field, const std::s
   } else if (!is_plain) {
     return text + " is no whole number";
   }
-  if (value < 0 || value > most) return text + " must be from 0 to " + std::to_string(most);
+  if (value < argument.least || value > most)
+    return text + " must be from " + std::to_string(argument.least) + " to " + std::to_string(most);
   if (wide) {
     owner->GetReflection()->SetInt64(owner, &field, value);
   } else {
@@ -101,19 +114,17 @@ std::string SetField(Message* message, const Argument& argument, const std::stri
   const FieldDescriptor& field = FieldAt(*message->GetDescriptor(), argument.field);
   Message* const owner = OwnerOf(message, argument.field);
   switch (field.cpp_type()) {
-    case FieldDescriptor::CPPTYPE_STRING: {
-      const bool is_whole = text.starts_with(argument.collection);
+    case FieldDescriptor::CPPTYPE_STRING:
       owner->GetReflection()->SetString(owner, &field,
-                                        is_whole ? text : argument.collection + text);
+                                        ResourceName(field, argument.collection, text));
       return {};
-    }
     case FieldDescriptor::CPPTYPE_BOOL:
       owner->GetReflection()->SetBool(owner, &field, true);
       return {};
     case FieldDescriptor::CPPTYPE_ENUM:
       return SetEnum(owner, field, text);
     default:
-      return SetNumber(owner, field, text);
+      return SetNumber(owner, field, argument, text);
   }
 }
 

@@ -1,6 +1,7 @@
 #include "client/cli/send.h"
 
 #include <fcntl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -10,9 +11,15 @@
 #include <cstring>
 #include <utility>
 
+#include "client/cli/daemon_connection.h"
 #include "client/cli/exit_code.h"
+#include "client/cli/render.h"
+#include "client/cli/slowness.h"
 #include "client/cli/stop_signal.h"
 #include "client/cli/stream.h"
+#include "client/internal/find_daemon.h"
+#include "shm/runtime_dir.h"
+#include "zerocp/v1/observer_service.pb.h"
 
 namespace zerocp::cli {
 namespace {
@@ -70,6 +77,35 @@ auto InSlices(std::optional<double> timeout_s, Code again, Step step) {
   auto result = step();
   while (result.code() == again && StopSignal() == 0 && !limit.Passed()) result = step();
   return result;
+}
+
+// The subscriber whose queue is full, by the daemon's numbers: a publisher has no names.
+std::string WhoMadeNoRoom(const SendOptions& options) {
+  const std::string head = "a subscriber of '" + options.channel + "' made no room in time";
+  if (!internal::FindDaemon(options.runtime_dir, shm::kClientSocket, SOCK_STREAM).ok())
+    return head + "; no daemon answers: `zerocp stats --offline` shows which";
+  DaemonOptions daemon;
+  daemon.runtime_dir = options.runtime_dir;
+  DaemonConnection connection(daemon, "ObserverService");
+  v1::GetStatsResponse response;
+  connection.CallOnce("GetStats", v1::GetStatsRequest(), &response);
+  const v1::SubscriberStats* slowest = nullptr;
+  for (const v1::ChannelStats& channel : response.stats().channels()) {
+    if (channel.channel() != "channels/" + options.channel) continue;
+    for (const v1::SubscriberStats& subscriber : channel.subscribers()) {
+      if (subscriber.fullest_queued_count() >= subscriber.queue_capacity() &&
+          (slowest == nullptr || IsSlower(subscriber, *slowest)))
+        slowest = &subscriber;
+    }
+  }
+  if (slowest == nullptr) return head + "; `zerocp stats` shows who is slow";
+  const std::string stalled = DurationText(slowest->stalled_for());
+  return head + ": " + slowest->subscriber() + " of \"" + slowest->client_name() + "\" (" +
+         slowest->session() + ") has " + std::to_string(slowest->fullest_queued_count()) + " of " +
+         std::to_string(slowest->queue_capacity()) + " messages of a publisher to take" +
+         (stalled == "-" ? "" : ", and took none for " + stalled) +
+         "; `zerocp subscribers detach " + slowest->subscriber() +
+         "` lets publishers go on without it";
 }
 
 class Sender {
@@ -134,9 +170,7 @@ class Sender {
   }
 
   std::string WhyNotPublished(const Result<Published>& published) const {
-    if (published.code() != Code::kTimeout) return published.message();
-    return "a subscriber of '" + options_.channel +
-           "' made no room in time; `zerocp stats` shows which";
+    return published.code() == Code::kTimeout ? WhoMadeNoRoom(options_) : published.message();
   }
 
   const SendOptions& options_;

@@ -146,10 +146,14 @@ std::vector<Line> Pools(const TopView& view, size_t width) {
   });
 }
 
+// Of those for which something waits; nullptr: nobody is behind.
 const v1::SubscriberStats* SlowestOf(const v1::ChannelStats& channel) {
   const v1::SubscriberStats* slowest = nullptr;
-  for (const v1::SubscriberStats& subscriber : channel.subscribers())
+  for (const v1::SubscriberStats& subscriber : channel.subscribers()) {
+    if (subscriber.queued_count() == 0 || subscriber.state() == v1::SubscriberStats::STATE_DETACHED)
+      continue;
     if (slowest == nullptr || IsSlower(subscriber, *slowest)) slowest = &subscriber;
+  }
   return slowest;
 }
 
@@ -163,7 +167,8 @@ std::vector<std::string> SlowestCells(const v1::ChannelStats& channel, size_t na
   if (slowest == nullptr) return {"-", "", "", "", ""};
   const int64_t stalled_s = slowest->stalled_for().seconds();
   return {IdOf(slowest->subscriber()) + " " + Clipped(slowest->client_name(), name_width),
-          std::to_string(slowest->queued_count()) + "/" + std::to_string(slowest->queue_capacity()),
+          std::to_string(slowest->fullest_queued_count()) + "/" +
+              std::to_string(slowest->queue_capacity()),
           std::to_string(slowest->held_count()), CountText(slowest->missed_count()),
           stalled_s == 0 ? "-" : AgeText(stalled_s)};
 }

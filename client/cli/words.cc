@@ -6,6 +6,7 @@
 #include <tuple>
 
 #include "client/cli/slowness.h"
+#include "shm/layout.h"
 #include "zerocp/v1/admin_service.pb.h"
 #include "zerocp/v1/observer_service.pb.h"
 
@@ -47,9 +48,12 @@ const std::vector<Column> kPoolStatsColumns{{"POOL", "pool"},
                                             {"LOW 1M", "min_free_chunk_count_1m"},
                                             {"REFUSED", "exhausted_count"}};
 const std::vector<Column> kSubscriberColumns{
-    {"SUBSCRIBER", "subscriber"}, {"SESSION", "session"},         {"CLIENT", "client_name"},
-    {"QUEUED", "queued_count"},   {"CAPACITY", "queue_capacity"}, {"HELD", "held_count"},
-    {"TAKEN", "taken_count"},     {"MISSED", "missed_count"},     {"STALLED", "stalled_for", "-"}};
+    {"SUBSCRIBER", "subscriber"},   {"SESSION", "session"},
+    {"CLIENT", "client_name"},      {"STATE", "state"},
+    {"QUEUED", "queued_count"},     {"FULLEST", "fullest_queued_count"},
+    {"CAPACITY", "queue_capacity"}, {"HELD", "held_count"},
+    {"TAKEN", "taken_count"},       {"MISSED", "missed_count"},
+    {"STALLED", "stalled_for", "-"}};
 
 bool Slower(const Message& a, const Message& b) {
   return IsSlower(As<v1::SubscriberStats>(a), As<v1::SubscriberStats>(b));
@@ -59,10 +63,9 @@ Tone ToneOfPoolStats(const Message& row) {
   return pool.free_chunk_count() + pool.cached_chunk_count() == 0 ? Tone::kBad : Tone::kPlain;
 }
 Tone ToneOfSubscriber(const Message& row) {
-  return As<v1::SubscriberStats>(row).has_stalled_for() &&
-                 As<v1::SubscriberStats>(row).stalled_for().seconds() > 0
-             ? Tone::kBad
-             : Tone::kPlain;
+  const auto& subscriber = As<v1::SubscriberStats>(row);
+  if (subscriber.state() == v1::SubscriberStats::STATE_DETACHED) return Tone::kWarning;
+  return subscriber.stalled_for().seconds() > 0 ? Tone::kBad : Tone::kPlain;
 }
 Tone ToneOfSession(const Message& row) {
   switch (As<v1::Session>(row).state()) {
@@ -73,6 +76,12 @@ Tone ToneOfSession(const Message& row) {
       return Tone::kWarning;
   }
 }
+
+constexpr char kSubscriberNotes[] =
+    "QUEUED is what waits for a subscriber, of all publishers; FULLEST what waits of the one of "
+    "which most does:\nat CAPACITY, a publisher on a channel that waits stands still. STATE "
+    "detached: taken off by an operator,\nit holds nobody up, and goes when its process calls "
+    "again or ends.";
 
 Section SubscriberSection() {
   return {"stats.channels.subscribers", kSubscriberColumns, false, Slower, ToneOfSubscriber};
@@ -154,7 +163,7 @@ std::vector<Word> PoolWords() {
        .about = "Create a pool of chunks of one size; returns when its memory is there",
        .service = kAdmin,
        .method = "CreatePool",
-       .arguments = {{"NAME", "pool_id", "The pool's name"},
+       .arguments = {{"NAME", "pool_id", "The pool's name", "pools/"},
                      {"SIZE", "pool.chunk_size_bytes", "Bytes of a chunk: 64KiB, 1MiB"},
                      {"COUNT", "pool.chunk_count", "Chunks"},
                      {"--max-chunks", "pool.max_chunk_count",
@@ -175,9 +184,12 @@ std::vector<Word> PoolWords() {
        .about = "Give a pool more chunks while it is used; it never shrinks",
        .service = kAdmin,
        .method = "UpdatePool",
-       .arguments = {{"POOL", "pool.name", "The pool's name", "pools/"},
-                     {"COUNT", "pool.chunk_count", "Chunks that it shall have, in all"},
-                     {"--validate-only", "validate_only", kValidateOnly}},
+       .arguments =
+           {{"POOL", "pool.name", "The pool's name", "pools/"},
+            {"COUNT", "pool.chunk_count",
+             "Chunks that it shall have, in all: from CHUNKS to MAX CHUNKS of `zerocp pools`", "",
+             false, 1, shm::kMaxChunksPerPool},
+            {"--validate-only", "validate_only", kValidateOnly}},
        .sections = {{"pool", kPoolColumns}},
        .examples = {"pools grow video 96", "pools grow video 128 --validate-only"},
        .patience_s = kLongPatience_s,
@@ -209,7 +221,7 @@ std::vector<Word> ChannelWords() {
        .about = "Create a channel, whose messages are chunks of a pool",
        .service = kAdmin,
        .method = "CreateChannel",
-       .arguments = {{"NAME", "channel_id", "The channel's name"},
+       .arguments = {{"NAME", "channel_id", "The channel's name", "channels/"},
                      {"--pool", "channel.pool", "The pool's name", "pools/", true},
                      {"--when-full", "channel.when_full",
                       "What a publisher meets when a subscriber's queue is full", "", true},
@@ -267,7 +279,7 @@ std::vector<Word> ClientWords() {
        .arguments = {{"SESSION", "name", "The session, as `zerocp sessions` has it", "sessions/"},
                      {"--kill", "kill", "Kill the process with SIGKILL"}},
        .sections = {{"", {{"chunks released", "released_chunk_count"}}}},
-       .examples = {"sessions terminate 3-1a2b3c4d", "sessions terminate 3-1a2b3c4d --kill"},
+       .examples = {"sessions terminate e5e5461dbdf4", "sessions terminate e5e5461dbdf4 --kill"},
        .notes = "Without --kill the process is asked to let go, by every call it makes; that it "
                 "did not is an error.",
        .patience_s = 15},
@@ -278,7 +290,8 @@ std::vector<Word> ClientWords() {
        .arguments = {},
        .sections = {SubscriberSection()},
        .examples = {"subscribers",
-                    "subscribers -o json | jq '.stats.channels[].subscribers[].subscriber'"}},
+                    "subscribers -o json | jq '.stats.channels[].subscribers[].subscriber'"},
+       .notes = kSubscriberNotes},
       {.path = "subscribers detach",
        .about = "Take a subscriber off its channel, so that publishers go on",
        .service = kAdmin,
@@ -293,7 +306,9 @@ std::vector<Word> ClientWords() {
        .service = kObserver,
        .method = "ListHeldChunks",
        .arguments = {{"--pool", "pool", "Only of this pool", "pools/"},
-                     {"--holder", "holder", "Only of this session: sessions/..., or channel"}},
+                     {"--holder", "holder",
+                      "Only of this session, or of a channel's history: channels/...",
+                      "sessions/"}},
        .sections = {{"holders",
                      {{"HOLDER", "holder", "(has just ended)"},
                       {"CLIENT", "client_name"},
@@ -324,6 +339,7 @@ std::vector<Word> DaemonWords() {
                       {"instance id", "instance_id"},
                       {"started", "start_time"},
                       {"memory layout", "layout_version"},
+                      {"runtime directory", "runtime_dir"},
                       {"segment directory", "segment_dir"},
                       {"management addresses", "management_reserved_bytes"},
                       {"chunk addresses", "chunk_reserved_bytes"},
@@ -352,14 +368,21 @@ std::vector<Word> DaemonWords() {
                     "stats -o json --runtime-dir /run/zerocp", "stats --offline",
                     "stats --offline --instance video --segment-dir /dev/shm"},
        .notes =
-           "--offline reads the segments themselves: also with the daemon dead, and without asking "
-           "it if it lives.\nIt changes nothing, needs the daemon's user or root, and shows "
-           "sessions and who holds most, too. With -o json\nor yaml session names and what only "
-           "the "
-           "daemon knows (start, recovered sessions, least free) are missing.\n--segment-dir may "
-           "name a directory with copies of both segments.\n\n"
-           "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another memory "
-           "layout,\n6 damaged (what can be read is shown if only channels are), 1 anything else.",
+           kSubscriberNotes +
+           std::string(
+               "\n\n--offline reads the segments themselves: also with the daemon dead, and "
+               "without asking "
+               "it if it lives.\nIt changes nothing, needs the daemon's user or root, and shows "
+               "sessions and who holds most, too. With -o json\nor yaml session names and what "
+               "only "
+               "the "
+               "daemon knows (start, recovered sessions, least free) are missing.\n--segment-dir "
+               "may "
+               "name a directory with copies of both segments.\n\n"
+               "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another "
+               "memory "
+               "layout,\n6 damaged (what can be read is shown if only channels are), 1 anything "
+               "else."),
        .summary = SessionsLine},
       {.path = "audit",
        .about = "Check every chunk and queue; exit status 1 if an invariant does not hold",

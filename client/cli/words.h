@@ -16,8 +16,10 @@ struct Argument {
   const char* name;   // "NAME", "[NAME]" if it may be left out, "--option"
   const char* field;  // "pool_id", "pool.chunk_count"
   const char* about;
-  const char* collection = "";  // "pools/": put before a name that does not begin with it
+  const char* collection = "";  // "pools/": of the resource that is named
   bool required = false;        // of an option
+  int64_t least = 0;            // of a number, as `most`; 0: the type's
+  int64_t most = 0;
 };
 
 struct Word {
@@ -28,7 +30,7 @@ struct Word {
   std::vector<Argument> arguments;
   std::vector<Section> sections;
   std::vector<const char*> examples;  // what follows "zerocp "
-  const char* notes = "";
+  std::string notes = {};
   double patience_s = kPatience_s;
   // A last line; the request says what was asked for.
   std::string (*summary)(const google::protobuf::Message& request,
@@ -53,7 +55,8 @@ int Show(const Word& word, const google::protobuf::Message& request,
 
 // An empty request of the word's method.
 std::unique_ptr<google::protobuf::Message> NewRequest(const Word& word);
-// Sets the field at a path from text. What is wrong with the text; empty: nothing.
+// Sets the field at a path from text. A resource has two names, "video" and "pools/video". What is
+// wrong with the text; empty: nothing.
 std::string SetField(google::protobuf::Message* message, const Argument& argument,
                      const std::string& text);
 // The field that an argument sets.

@@ -71,6 +71,9 @@ TEST_F(Command, PoolsAreCreatedGrownAndDeleted) {
   shown = Done({"pools", "grow", "q", "24", "--validate-only"});
   EXPECT_TRUE(Has(shown, "nothing was: --validate-only")) << shown;
   EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 4 KiB 8 32 "));
+  const Ran none = Run({"pools", "grow", "q", "0"});
+  EXPECT_EQ(none.exit_code, 2);
+  EXPECT_TRUE(Has(none.error, "COUNT: 0 must be from 1 to 16777216")) << none.error;
   Done({"pools", "grow", "pools/q", "24"});
   EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 4 KiB 24 32 "));
   const Ran more = Run({"pools", "grow", "q", "33"});
@@ -126,12 +129,19 @@ TEST_F(Command, HoldersSubscribersAndSessionsAreNamedAsTheWordsThatEndThemTakeTh
   EXPECT_TRUE(Has(Rows(holders)[1], " sleepy " + pid + " p c reading 1 ")) << holders;
   const std::string holder = Rows(holders)[0].substr(0, Rows(holders)[0].find(' '));
   EXPECT_EQ(Rows(Done({"holders", "--holder", holder})).size(), 2u);
+  const std::string bare = holder.substr(holder.find('/') + 1);
+  EXPECT_EQ(Rows(Done({"holders", "--holder", bare})).size(), 2u);
   EXPECT_TRUE(Has(Done({"holders", "-o", "json"}), "\"phase\": \"PHASE_QUEUED\""));
 
   const std::string row = Rows(Done({"subscribers"}))[0];
-  EXPECT_TRUE(Has(row, " sleepy 2 8 1 1 0 ")) << row;
+  EXPECT_TRUE(Has(row, " sleepy active 2 2 8 1 1 0 ")) << row;
   const std::string name = row.substr(0, row.find(' '));
   EXPECT_EQ(Done({"subscribers", "detach", name}), "messages it had not taken  2\n");
+  EXPECT_TRUE(Has(Rows(Done({"subscribers"}))[0], " sleepy detached "));
+  bool offline = false;
+  for (const std::string& line : Rows(Done({"stats", "--offline"})))
+    offline = offline || line.starts_with(name + " sleepy detached ");
+  EXPECT_TRUE(offline);
   EXPECT_EQ(subscriber->TryTake().code(), Code::kDetached);
   EXPECT_EQ(Run({"subscribers", "detach", "c/subscribers/1"}).exit_code, 1);
 
@@ -150,6 +160,10 @@ TEST_F(Command, ASessionIsTerminatedWithItsProcess) {
   EXPECT_EQ(Done({"sessions", "terminate", session, "--kill"}), "chunks released  0\n");
   EXPECT_EQ(receiver.Wait(), 128 + SIGKILL);
   EXPECT_TRUE(Rows(Done({"sessions"})).empty());
+  const std::string events = Done({"events"});
+  EXPECT_TRUE(Has(events, "is to detach, says user " + std::to_string(geteuid()) + " (process "));
+  EXPECT_TRUE(Has(events, "was killed by TerminateSession: 0 chunks recovered")) << events;
+  EXPECT_FALSE(Has(events, "session-died")) << events;
 }
 
 TEST_F(Command, TheLogLevelIsChangedAndSaid) {
@@ -189,6 +203,26 @@ TEST_F(Command, WhatCannotBeIsWrongUsage) {
   EXPECT_TRUE(Has(error, "1e10 does not do: it must be from 1e-09 to 1000000000")) << error;
   Done({"info", "--timeout", "1e9"});
   Done({"events", "--since", "1e9"});
+}
+
+TEST_F(Command, EveryWordTakesBothNamesOfAResource) {
+  Done({"pools", "create", "pools/q", "4KiB", "8"});
+  Done({"channels", "create", "channels/d", "--pool", "q", "--when-full", "drop"});
+  EXPECT_TRUE(Rows(Done({"pools"}))[1].starts_with("q "));
+  EXPECT_TRUE(Rows(Done({"channels"}))[1].starts_with("d q "));
+  WriteFile(dir_.path() + "/bytes", "bytes");
+  for (const char* name : {"d", "channels/d"}) {
+    Done({"hz", name, "--count", "1", "--interval", "0.1"});
+    Done({"send", name, dir_.path() + "/bytes", "--no-wait"});
+    for (const char* word : {"recv", "tap"}) {
+      const Ran ran = Run({word, name, "--timeout", "0"});
+      EXPECT_EQ(ran.exit_code, 1);
+      EXPECT_TRUE(Has(ran.error, "in time")) << word << ": " << ran.error;
+    }
+  }
+  Done({"channels", "delete", "channels/d"});
+  Done({"pools", "delete", "pools/q"});
+  EXPECT_TRUE(Has(Run({"--help"}).output, "video or\npools/video"));
 }
 
 TEST_F(Command, ADiffSaysWhetherAnApplyWouldChangeAnything) {
@@ -235,6 +269,17 @@ TEST_F(Command, TheDoctorSaysWhatToChange) {
   EXPECT_TRUE(Has(healthy.output, "\nok      sockets            this user may open attach.sock, "));
   EXPECT_TRUE(Has(healthy.output, "process " + std::to_string(daemon_.pid()) + ", at "))
       << healthy.output;
+  EXPECT_TRUE(Has(healthy.output, "\nok      pools              all 1 have free chunks\n"));
+  EXPECT_TRUE(Has(Done({"info"}), " " + daemon_.runtime_dir() + "\n"));
+  Client hog = Connect("hog");
+  std::vector<Loan> loans;
+  for (auto loan = hog.NewLoan("p", 1); loan; loan = hog.NewLoan("p", 1))
+    loans.push_back(std::move(*loan));
+  const Ran hungry = Run({"doctor", "--segment-dir", "/dev/shm"});
+  EXPECT_EQ(hungry.exit_code, 1);
+  EXPECT_TRUE(Has(hungry.output, "\nchange  pools              p has no free chunk of its 16, "))
+      << hungry.output;
+  EXPECT_TRUE(Has(hungry.output, "-> zerocp holders --pool p names who has them"));
   const std::string dir = dir_.path() + "/run";
   ASSERT_EQ(mkdir(dir.c_str(), 0700), 0);
   ASSERT_EQ(chmod(dir.c_str(), 0777), 0);

@@ -126,12 +126,12 @@ TEST_F(Look, HzCountsEveryMessage) {
   Stop(hz);
   for (int i = 0; i < 300; ++i) ASSERT_TRUE(PublishAtOnce("x"));
   hz.Signal(SIGCONT);
-  while (Sum(Shown(), "\"missed\": ") < 299) ASSERT_TRUE(hz.Running());
+  while (Sum(Shown(), "\"unseen\": ") < 299) ASSERT_TRUE(hz.Running());
   ASSERT_TRUE(PublishAtOnce("x"));
   while (Sum(Shown(), "\"seen\": ") < 2) ASSERT_TRUE(hz.Running());
   hz.Signal(SIGTERM);
   EXPECT_EQ(hz.Wait(), 0);
-  EXPECT_EQ(Sum(Shown(), "\"seen\": ") + Sum(Shown(), "\"missed\": "), 301u) << Shown();
+  EXPECT_EQ(Sum(Shown(), "\"seen\": ") + Sum(Shown(), "\"unseen\": "), 301u) << Shown();
   EXPECT_TRUE(Has(Shown(), "\"rate\": ")) << Shown();
 
   ChildProcess three(Looking({"hz", "waits", "--interval", "0.1", "--count", "3"}));

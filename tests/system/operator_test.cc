@@ -271,7 +271,8 @@ TEST_F(Operator, StatsNameTheSlowSubscriberFirst) {
   Send(*to_z, 6);
   int taken = 0;
   while (lossy->TryTake()) ++taken;
-  const std::string lost = " 0 4 0 " + std::to_string(taken) + " " + std::to_string(6 - taken);
+  const std::string lost =
+      " active 0 0 4 0 " + std::to_string(taken) + " " + std::to_string(6 - taken);
   EXPECT_LT(taken, 6);
   const auto rows = [](const std::string& stats) {
     std::vector<std::string> found;
@@ -289,15 +290,17 @@ TEST_F(Operator, StatsNameTheSlowSubscriberFirst) {
 
   std::vector<std::string> seen = rows(Run({"stats"}).output);
   ASSERT_EQ(seen.size(), 3u);
-  EXPECT_TRUE(seen[0].starts_with("channels/b/") && Has(seen[0], " sleepy 3 4 1 1 0 ")) << seen[0];
+  EXPECT_TRUE(seen[0].starts_with("channels/b/") && Has(seen[0], " sleepy active 3 3 4 1 1 0 "))
+      << seen[0];
   EXPECT_TRUE(seen[0].ends_with(" s")) << seen[0];
-  EXPECT_TRUE(seen[1].starts_with("channels/a/") && Has(seen[1], " quick 7 8 0 0 0 ")) << seen[1];
+  EXPECT_TRUE(seen[1].starts_with("channels/a/") && Has(seen[1], " quick active 7 7 8 0 0 0 "))
+      << seen[1];
   EXPECT_TRUE(seen[2].starts_with("channels/z/") && seen[2].ends_with(lost + " -")) << seen[2];
 
   seen = rows(Run({"stats", "--offline"}).output);  // which knows no times
   ASSERT_EQ(seen.size(), 3u);
-  EXPECT_TRUE(seen[0].ends_with(" quick 7 8 0 0 0 -")) << seen[0];
-  EXPECT_TRUE(seen[1].ends_with(" sleepy 3 4 1 1 0 -")) << seen[1];
+  EXPECT_TRUE(seen[0].ends_with(" quick active 7 7 8 0 0 0 -")) << seen[0];
+  EXPECT_TRUE(seen[1].ends_with(" sleepy active 3 3 4 1 1 0 -")) << seen[1];
   EXPECT_TRUE(seen[2].ends_with(lost + " -")) << seen[2];
 }
 

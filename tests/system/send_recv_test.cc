@@ -147,6 +147,21 @@ TEST_F(SendRecv, ReceiverTimesOut) {
   EXPECT_TRUE(Contains(Error("recv"), "nothing came in time")) << Error("recv");
 }
 
+TEST_F(SendRecv, ASenderThatFindsNoRoomSaysWhoMadeNone) {
+  WriteFile(Path("in"), Bytes(5 * kChunkBytes));
+  ChildProcess receiver(Command({"recv", "c"}, "recv"));
+  WaitForStats("c/subscribers/0-1");
+  receiver.Signal(SIGSTOP);
+  ChildProcess sender(Command({"send", "c", Path("in"), "--timeout", "0.1"}, "send"));
+  EXPECT_EQ(sender.Wait(), 1);
+  EXPECT_TRUE(Contains(Error("send"), "channels/c/subscribers/0-1 of \"zerocp recv\" (sessions/") &&
+              Contains(Error("send"), ") has 4 of 4 messages of a publisher to take") &&
+              Contains(Error("send"), "`zerocp subscribers detach channels/c/subscribers/0-1`"))
+      << Error("send");
+  receiver.Signal(SIGCONT);
+  EXPECT_EQ(receiver.Wait(), 0) << Error("recv");
+}
+
 TEST_F(SendRecv, KilledSenderIsAFailureOfTheReceiver) {
   int pipe_ends[2];
   ASSERT_EQ(pipe2(pipe_ends, O_CLOEXEC), 0);

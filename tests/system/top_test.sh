@@ -59,7 +59,7 @@ await '^q quit +space pause '
 # A subscriber that does not take: it stands first, with what it holds.
 zerocp channels create quiet --pool video --when-full wait >/dev/null
 zerocp recv frames >/dev/null 2>&1 & receiver=$!
-until zerocp subscribers | grep -q frames; do sleep 0.05; done
+await '^frames +0/1 +[0-9-]+ +[0-9-]+ +-$' # nobody is behind
 kill -STOP "$receiver"
 zerocp send frames >/dev/null 2>&1 < <(yes) & sender=$!
 await '^frames +1/1 .* 0-[0-9]+ zerocp recv +8/8 +0 +0 +[1-9][0-9]*s$'
