@@ -128,6 +128,9 @@ std::vector<Subscriber> SlowestSubscribers(const v1::Stats& stats) {
 // more labels than places.
 void AddSubscribers(const v1::Stats& stats, std::vector<MetricFamily>* families) {
   Family queued = Gauge("zerocp_subscriber_queued_messages", "Messages that wait to be taken.");
+  Family fullest =
+      Gauge("zerocp_subscriber_fullest_queue_messages",
+            "Messages of the publisher of which most wait: at the capacity the queue is full.");
   Family capacity = Gauge("zerocp_subscriber_queue_capacity_messages",
                           "Messages of one publisher that can wait.");
   Family held = Gauge("zerocp_subscriber_held_samples", "Samples taken and not released.");
@@ -141,13 +144,14 @@ void AddSubscribers(const v1::Stats& stats, std::vector<MetricFamily>* families)
     const Labels labels = {{"channel", IdOf(channel->channel())},
                            {"subscriber", name.substr(0, name.find('-'))}};
     queued.Add(labels, subscriber->queued_count());
+    fullest.Add(labels, subscriber->fullest_queued_count());
     capacity.Add(labels, subscriber->queue_capacity());
     held.Add(labels, subscriber->held_count());
     taken.Add(labels, subscriber->taken_count());
     missed.Add(labels, subscriber->missed_count());
     stalled.Add(labels, Seconds(subscriber->stalled_for()));
   }
-  for (Family* family : {&queued, &capacity, &held, &taken, &missed, &stalled})
+  for (Family* family : {&queued, &fullest, &capacity, &held, &taken, &missed, &stalled})
     family->MoveTo(families);
 }
 

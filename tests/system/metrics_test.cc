@@ -99,7 +99,13 @@ TEST(MetricsTest, TheySayWhatIsThereAndWhatHappened) {
     return Has(Scrape(daemon),
                R"(zerocp_subscriber_queued_messages{channel="frames",subscriber="0"} 0)");
   }));
+  receiver.Signal(SIGSTOP);
   EXPECT_EQ(RunCommand(daemon.Command({"send", "frames"}), "hello").exit_code, 0);
+  EXPECT_TRUE(Eventually([&] {
+    return Has(Scrape(daemon),
+               R"(zerocp_subscriber_fullest_queue_messages{channel="frames",subscriber="0"} 1)");
+  }));
+  receiver.Signal(SIGCONT);
   EXPECT_TRUE(Eventually([&] { return !receiver.Running(); }));
   ChildProcess killed({.command = daemon.Command({"recv", "frames"})});
   EXPECT_TRUE(
