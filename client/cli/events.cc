@@ -28,7 +28,7 @@ std::string Line(std::string number, std::string time, std::string kind, std::st
                  const std::string& what) {
   number.insert(0, number.size() < 6 ? 6 - number.size() : 0, ' ');
   time.resize(std::max(time.size(), size_t{24}), ' ');
-  kind.resize(std::max(kind.size(), size_t{18}), ' ');
+  kind.resize(std::max(kind.size(), size_t{20}), ' ');
   resource.resize(std::max(resource.size(), size_t{26}), ' ');
   return number + "  " + time + "  " + kind + "  " + resource + "  " + what + "\n";
 }

@@ -193,8 +193,8 @@ class Tally {
 };
 
 constexpr char kHzHeading[] =
-    "TIME                        MESSAGES/S         BYTES   MEAN SIZE  LEAST GAP   MOST GAP       "
-    "SEEN     UNSEEN\n";
+    "TIME                      MESSAGES/S         BYTES   MEAN SIZE  "
+    "LEAST GAP   MOST GAP       SEEN     UNSEEN\n";
 
 }  // namespace
 
