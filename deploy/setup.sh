@@ -190,11 +190,11 @@ install_go_client() (
   versions >"$tools/go/versions"
 )
 
-# The peer of zerocp_bench that is written in Rust; left out, and said so, where there is no cargo that is new enough.
+# The library in Rust by which zerocp_bench has iceoryx2; left out, and said so, where there is no cargo that is new enough.
 # The file `versions` is there when it is.
 install_iceoryx2_bench() (
   source=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../tests/bench/iceoryx2")
-  versions() { cat "$source"/Cargo.{toml,lock} "$source/src/main.rs"; }
+  versions() { cat "$source"/Cargo.{toml,lock} "$source"/src/*.rs; }
   [[ $(cat "$tools/iceoryx2/versions" 2>/dev/null) != "$(versions)" ]] || return 0
   version=$(cargo --version 2>/dev/null | cut -d' ' -f2 || true)
   if ! printf '%s\n' "$oldest_rust" "${version:-0}" | sort -V -C; then
@@ -202,13 +202,13 @@ install_iceoryx2_bench() (
     return 0
   fi
   make_tools_dir
-  rm -rf "$tools/iceoryx2"
+  rm -rf "$tools/iceoryx2" && mkdir "$tools/iceoryx2"
   work=$(mktemp -d "$tools/.build.XXXXXX")
   trap 'rm -rf "$work"' EXIT
   say "building tests/bench/iceoryx2 with cargo $version"
-  CARGO_TARGET_DIR=$work cargo install --quiet --locked --path "$source" --root "$tools/iceoryx2" >&2 ||
+  { cargo build --quiet --locked --release --manifest-path "$source/Cargo.toml" --target-dir "$work" >&2 &&
+    mv "$work/release/libiceoryx2_bench.so" "$tools/iceoryx2"; } ||
     say "cargo could not build $source (is crates.io in reach?): zerocp_bench reports iceoryx2 as missing"
-  mkdir -p "$tools/iceoryx2"
   versions >"$tools/iceoryx2/versions" # also after a failure: not to try each time
 )
 

@@ -31,16 +31,16 @@ constexpr std::chrono::microseconds kNap{100};
 // A publisher and twelve processes that take, each of which says how far it is.
 class Fan {
  public:
-  Fan(const std::string& runtime_dir, const std::string& channel, int subscribers = kSubscribers)
+  Fan(const std::string& runtime_dir, const std::string& channel)
       : client_(Must(Client::Connect({"bench", runtime_dir}), "connect")),
         publisher_(Must(client_.JoinAsPublisher(channel), "join")) {
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-    for (size_t i = 0; i < static_cast<size_t>(subscribers); ++i) {
+    for (size_t i = 0; i < size_t{kSubscribers}; ++i) {
       drains_.push_back(std::make_unique<testing::ChildProcess>(
           testing::ChildOptions{.command = {self, "--drain", runtime_dir, channel,
                                             std::to_string(taken_.fd()), std::to_string(i)}}));
     }
-    (void)Must(publisher_.WaitForSubscribers(subscribers, std::chrono::seconds(30)),
+    (void)Must(publisher_.WaitForSubscribers(kSubscribers, std::chrono::seconds(30)),
                "waiting for the subscribers");
   }
 
@@ -169,11 +169,5 @@ std::vector<Subject> InTurns(const Site& site, Measure measure) {
 
 std::vector<Subject> DroppingStopped(const Site& site) { return InTurns(site, &Fan::Round); }
 std::vector<Subject> DroppingFlood(const Site& site) { return InTurns(site, &Fan::Flood); }
-
-std::vector<Subject> FanOut(const Site& site, int subscribers) {
-  PinTo(0);
-  const auto fan = std::make_shared<Fan>(site.daemon.runtime_dir(), "drop", subscribers);
-  return {{"zerocp", subscribers + 1, kBytes, [fan] { return std::vector{fan->Round(false)}; }}};
-}
 
 }  // namespace zerocp::bench

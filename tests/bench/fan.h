@@ -1,5 +1,4 @@
-// A publisher to subscribers of a channel that drops: twelve with one of them stopped or none, or
-// any number.
+// A publisher to twelve subscribers of a channel that drops, with one of them stopped or none.
 #pragma once
 
 #include <cstddef>
@@ -20,8 +19,5 @@ std::vector<Subject> DroppingStopped(const Site& site);
 
 // The same without waiting for anybody: the publisher's rate where it is the fastest.
 std::vector<Subject> DroppingFlood(const Site& site);
-
-// Loan and publish in bursts to so many subscribers, all of which keep up.
-std::vector<Subject> FanOut(const Site& site, int subscribers);
 
 }  // namespace zerocp::bench

@@ -12,7 +12,6 @@
 namespace zerocp::bench {
 namespace {
 
-constexpr int kBatch = 64;
 constexpr int kBatches = 100;
 
 template <class Operation>
@@ -25,49 +24,6 @@ std::vector<double> Batches(int count, Operation operation) {
   }
   return times;
 }
-
-class Channel {
- public:
-  Channel(const Site& site, const char* name, int subscribers)
-      : client_(Must(Client::Connect({"bench", site.daemon.runtime_dir()}), "connect")) {
-    for (int i = 0; i < subscribers; ++i)
-      subscribers_.push_back(Must(client_.JoinAsSubscriber(name), "join"));
-    publisher_ = Must(client_.JoinAsPublisher(name), "join");
-  }
-
-  // Nanoseconds of a publish and of all releases of its message, of each of some batches.
-  std::vector<double> Round() {
-    std::vector<double> times;
-    for (int i = 0; i < kBatches; ++i) times.push_back(Batch());
-    return times;
-  }
-
- private:
-  double Batch() {
-    std::vector<Loan> loans;
-    while (loans.size() < kBatch) loans.push_back(Must(publisher_.NewLoan(1024), "loan"));
-    const double start = NowNs();
-    for (Loan& loan : loans) {
-      if (const auto published = publisher_.Publish(loan); !published)
-        Die("publish", published.message());
-    }
-    double time = NowNs() - start;
-    std::vector<Sample> samples;
-    samples.reserve(subscribers_.size() * kBatch);
-    for (int i = 0; i < kBatch; ++i) {
-      for (Subscriber& subscriber : subscribers_)
-        samples.push_back(Must(subscriber.TryTake(), "take"));
-    }
-    const double taken = NowNs();
-    samples.clear();
-    time += NowNs() - taken;
-    return time / kBatch;
-  }
-
-  Client client_;
-  std::vector<Subscriber> subscribers_;
-  Publisher publisher_;
-};
 
 Subject LockedAdds(const char* name, int count) {
   struct alignas(64) Line {
@@ -84,21 +40,27 @@ Subject LockedAdds(const char* name, int count) {
 
 std::vector<Subject> PublishRelease(const Site& site) {
   PinTo(0);
-  const auto channel = std::make_shared<Channel>(site, "ping", 1);
-  return {{"zerocp", 1, 1024, [channel] { return channel->Round(); }},
-          LockedAdds("3 locked adds", 3)};
+  auto subjects = Everybody(site, &Peer::publish_release, {.place = site.daemon.runtime_dir()});
+  subjects.push_back(LockedAdds("3 locked adds", 3));
+  return subjects;
 }
 
 std::vector<Subject> FurtherSubscriber(const Site& site) {
   PinTo(0);
-  const auto one = std::make_shared<Channel>(site, "ping", 1);
-  const auto five = std::make_shared<Channel>(site, "pong", 5);
-  return {{"zerocp", 1, 1024,
-           [one, five] {
-             const double of_five = Quantile(five->Round(), 0.5);
-             return std::vector{(of_five - Quantile(one->Round(), 0.5)) / 4};
-           }},
-          LockedAdds("4 locked adds", 4)};
+  const FanSpec spec{.place = site.daemon.runtime_dir()};
+  auto subjects = Everybody(site, &Peer::publish_release, spec);
+  auto of_five = spec;
+  of_five.channel = "pong";
+  of_five.subscribers = 5;
+  const auto fives = Everybody(site, &Peer::publish_release, of_five);
+  for (size_t i = 0; i < subjects.size(); ++i) {
+    subjects[i].round = [one = subjects[i].round, five = fives[i].round] {
+      const double time = Quantile(five(), 0.5);
+      return std::vector{(time - Quantile(one(), 0.5)) / 4};
+    };
+  }
+  subjects.push_back(LockedAdds("4 locked adds", 4));
+  return subjects;
 }
 
 std::vector<Subject> ShareOpenRelease(const Site& site) {

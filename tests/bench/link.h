@@ -17,9 +17,9 @@
 
 #include "tests/bench/clock.h"
 #include "tests/bench/must.h"
+#include "tests/bench/other_end.h"
 #include "tests/bench/pin.h"
 #include "tests/bench/subject.h"
-#include "tests/system/child_process.h"
 
 namespace zerocp::bench {
 
@@ -36,43 +36,18 @@ inline uint64_t ReadMessage(const void* data, const LinkSpec& spec) {
   return value;
 }
 
-// In memory of both processes. Who is not at work sleeps, and costs the others nothing.
-struct Turns {
-  alignas(64) std::atomic<uint32_t> wanted;  // 1: the other end works, 0: it rests
-  alignas(64) std::atomic<uint32_t> state;   // 1 once it does
-  alignas(64) std::atomic<uint64_t> taken;   // a stream's last message
-};
 inline constexpr uint64_t kEndOfLink = ~uint64_t{0};
 
-// This process's side of it: the other process, and when it works.
-class OtherEnd {
- public:
-  OtherEnd(const std::string& peer, const char* kind, const LinkSpec& spec);
-  // REQUIRES: the other end has been sent kEndOfLink.
-  ~OtherEnd();
-  OtherEnd(const OtherEnd&) = delete;
-  OtherEnd& operator=(const OtherEnd&) = delete;
-
-  void Work();
-  void Rest();
-  const Turns& turns() const { return turns_; }
-
- private:
-  const std::string name_;
-  const std::string log_;
-  const int fd_;
-  Turns& turns_;
-  testing::ChildProcess process_;
-};
-
-// The arguments of the other process, read back.
-struct OtherEndArguments {
-  explicit OtherEndArguments(const std::vector<std::string>& arguments);
-  LinkSpec spec;
-  bool streams = false;
-  Turns* turns;
-  void RestUntilWanted() const;
-};
+inline std::vector<std::string> Words(const char* kind, const LinkSpec& spec) {
+  return {kind, spec.place, std::to_string(spec.bytes), spec.sleeping ? "sleeping" : "polling",
+          spec.touched ? "touched" : "untouched"};
+}
+inline LinkSpec LinkSpecOf(const std::vector<std::string>& words) {
+  return {.place = words.at(1),
+          .bytes = std::stoul(words.at(2)),
+          .sleeping = words.at(3) == "sleeping",
+          .touched = words.at(4) == "touched"};
+}
 
 // Before an answer to somebody who is to sleep: long enough that he does.
 inline constexpr double kThinkNs = 20'000;
@@ -89,37 +64,39 @@ void Receive(L& link, bool sleeping, uint64_t* value) {
 template <class L>
 int RunOtherEnd(const std::vector<std::string>& words) {
   PinTo(1);
-  const OtherEndArguments arguments(words);
-  L link(arguments.spec, 1);
-  Turns& turns = *arguments.turns;
-  for (;;) {
-    arguments.RestUntilWanted();
+  const LinkSpec spec = LinkSpecOf(words);
+  const bool streams = words.at(0) == "stream";
+  L link(spec, 1);
+  Turns& turns = TurnsOf(words.back());
+  while (turns.RestUntilWanted()) {
     uint64_t value = 0;
-    while (turns.wanted.load(std::memory_order_relaxed) == 1) {
-      if (arguments.spec.sleeping) {
+    while (turns.wanted.load(std::memory_order_relaxed) == Turns::kWork) {
+      if (spec.sleeping) {
         link.Wait(&value);
       } else if (!link.Take(&value)) {
         continue;
       }
       if (value == kEndOfLink) return 0;
-      if (arguments.streams)
+      if (streams)
         turns.taken.store(value, std::memory_order_relaxed);
       else {
-        if (arguments.spec.sleeping) Think();
+        if (spec.sleeping) Think();
         link.Send(value);
       }
     }
   }
+  return 0;
 }
 
 template <class L>
 class PingPong {
  public:
   PingPong(const std::string& peer, const LinkSpec& spec)
-      : spec_(spec), other_(peer, "ping_pong", spec), link_(spec, 0) {}
+      : spec_(spec), other_(peer, spec.place, Words("ping_pong", spec)), link_(spec, 0) {}
   ~PingPong() {
+    if (!spec_.sleeping) return;
     other_.Work();
-    link_.Send(kEndOfLink);
+    link_.Send(kEndOfLink);  // who sleeps there sees nothing else
   }
 
   // Nanoseconds of each of some round trips, without the time that is spent thinking.
@@ -160,11 +137,7 @@ template <class L>
 class Stream {
  public:
   Stream(const std::string& peer, const LinkSpec& spec)
-      : other_(peer, "stream", spec), link_(spec, 0) {}
-  ~Stream() {
-    other_.Work();
-    link_.Send(kEndOfLink);
-  }
+      : other_(peer, spec.place, Words("stream", spec)), link_(spec, 0) {}
 
   // Nanoseconds of a message, of batches that are taken whole before the next one begins.
   std::vector<double> Round() {

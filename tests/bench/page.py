@@ -116,6 +116,11 @@ def plots(report):
     counts = [1, 2, 4, 8, 16]
     works = [f"fan_out/{count}" for count in counts]
     plot("A message to N subscribers: median", over_works(report, works), "subscribers", counts, "fan_out.svg")
+    members = [f"{p}/{s}" for p, s in ((1, 1), (1, 4), (2, 1), (2, 4), (4, 1), (4, 4), (4, 16))]
+    for kind in ("waiting", "dropping"):
+        works = ["{}/publishers={}/subscribers={}".format(kind, *pair.split("/")) for pair in members]
+        title = f"Publishers, {kind}, time per message of all: median"
+        plot(title, over_works(report, works), "publishers/subscribers", members, f"{kind}.svg")
     lines, labels = distribution(report, ["ping_pong/1KiB"])
     plot("Round trip of 1 KiB, polling: distribution", lines, "quantile", labels, "distribution.svg")
     lines, labels = distribution(report, [f"client_killed/{work}" for work in ("loan_release", "ping_pong", "stream")])

@@ -48,6 +48,16 @@ struct LinkSpec {
   bool touched = false;   // all bytes are written and each cache line read; otherwise the first 8
 };
 
+// A channel of messages of `bytes`, and who is on it.
+struct FanSpec {
+  std::string place = {};
+  std::string channel = "ping";
+  size_t bytes = 1024;
+  int publishers = 1;
+  int subscribers = 1;
+  bool drops = false;  // who is slow misses messages; otherwise publishers wait
+};
+
 // Something that does what zerocp does, or a part of it, through its public interface.
 struct Peer {
   std::string name;
@@ -57,7 +67,11 @@ struct Peer {
   std::function<Subject(const LoanSpec&)> loan_release = {};
   std::function<Subject(const LinkSpec&)> ping_pong = {};
   std::function<Subject(const LinkSpec&)> stream = {};
-  // What the other process of a link does (link.h). Returns its exit code.
+  std::function<Subject(const FanSpec&)> publish_release = {};
+  std::function<Subject(const FanSpec&)> fan_out = {};
+  std::function<Subject(const FanSpec&)> publishers = {};
+  std::function<Subject(const FanSpec&)> handed_over = {};
+  // What another process of a subject does (other_end.h). Returns its exit code.
   std::function<int(const std::vector<std::string>& arguments)> other_end = {};
 };
 

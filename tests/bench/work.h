@@ -24,7 +24,23 @@ struct Work {
   std::vector<std::string> daemon_arguments;
   // zerocp first.
   std::function<std::vector<Subject>(const Site&)> subjects;
+  bool only_full = false;  // left out by --quick, unless it is asked for by name
 };
+
+// The peers that do it.
+template <class Spec>
+std::vector<Subject> Everybody(const Site& site, std::function<Subject(const Spec&)> Peer::*kind,
+                               const Spec& spec) {
+  std::vector<Subject> subjects;
+  for (const Peer& peer : site.peers) {
+    if (!(peer.*kind)) continue;
+    if (peer.missing.empty())
+      subjects.push_back((peer.*kind)(spec));
+    else
+      subjects.push_back({peer.name, 0, static_cast<int64_t>(spec.bytes), {}, peer.missing});
+  }
+  return subjects;
+}
 
 std::vector<Work> AllWorks();
 

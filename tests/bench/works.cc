@@ -40,21 +40,6 @@ Subject Named(std::string name, Subject subject) {
   return subject;
 }
 
-// All peers that do it.
-template <class Spec>
-std::vector<Subject> Everybody(const Site& site, std::function<Subject(const Spec&)> Peer::*kind,
-                               const Spec& spec) {
-  std::vector<Subject> subjects;
-  for (const Peer& peer : site.peers) {
-    if (!(peer.*kind)) continue;
-    if (peer.missing.empty())
-      subjects.push_back((peer.*kind)(spec));
-    else
-      subjects.push_back({peer.name, 0, static_cast<int64_t>(spec.bytes), {}, peer.missing});
-  }
-  return subjects;
-}
-
 Work LoanRelease(const std::string& variant, const std::string& about, LoanSpec spec, int chunks,
                  std::vector<Goal> goals, const std::string& beside = {}) {
   return {"loan_release" + variant,
@@ -85,6 +70,18 @@ Work PoolSize() {
             spec.channel = "small";
             subjects.push_back(Named("zerocp, pool of 1,000", site.peers[0].loan_release(spec)));
             return subjects;
+          }};
+}
+
+Work HandedOver() {
+  return {"loan_release/handed_over",
+          "a loan of 1 KiB, and its release by another process that it was published to: both, "
+          "without the way between them",
+          100,
+          {{"iceoryx2", 1.0, 3.0}},
+          Channels(1024, 8192, 128),
+          [](const Site& site) {
+            return Everybody(site, &Peer::handed_over, {.place = site.daemon.runtime_dir()});
           }};
 }
 
@@ -142,6 +139,7 @@ std::vector<Work> DataPlane() {
           LoanRelease("/held=10000", "10,000 loans of 1 KiB, then their releases", {.held = 10000},
                       20000, {{"zerocp, 1 held", 1.2, 25.0}}, "zerocp, 1 held"),
           PoolSize(),
+          HandedOver(),
           PingPong("/1KiB", "1 KiB to another process and back, both polling", {}, 100,
                    {{"floor", 2.0}, {"iceoryx", 0.25}, {"iceoryx2", 1.0}}, not_polling),
           PingPong("/sleeping", "the same, both sleeping", {.sleeping = true}, 100,
@@ -229,14 +227,42 @@ std::vector<Work> InProcess() {
            RefusedLoan}};
 }
 
-Work Fans(int subscribers) {
+Work FanOut(int subscribers) {
   const std::string count = std::to_string(subscribers);
   return {"fan_out/" + count,
           "loan and publish to " + count + " subscribers in processes of their own, which keep up",
           50,
           {},
           kFan,
-          [subscribers](const Site& site) { return FanOut(site, subscribers); }};
+          [subscribers](const Site& site) {
+            return Everybody(site, &Peer::fan_out,
+                             {.place = site.daemon.runtime_dir(),
+                              .channel = "drop",
+                              .subscribers = subscribers,
+                              .drops = true});
+          }};
+}
+
+// In a pool that has enough for all queues to be full.
+Work Publishers(bool drops, int publishers, int subscribers) {
+  FanSpec spec{
+      .channel = "fan", .publishers = publishers, .subscribers = subscribers, .drops = drops};
+  return {std::string(drops ? "dropping" : "waiting") + "/publishers=" +
+              std::to_string(publishers) + "/subscribers=" + std::to_string(subscribers),
+          std::string("time per message of all publishers, which ") +
+              (drops ? "drop what is not taken in time, until the last is published"
+                     : "wait for who is slow, until the last is taken by all") +
+              "; a process each, publishers on one half of the processors, subscribers that poll "
+              "on the other",
+          20,
+          {},
+          {"--pool", "fan=1KiBx4096", "--channel",
+           std::string("fan=fan,queue=128") + (drops ? ",when-full=drop" : "")},
+          [spec](const Site& site) mutable {
+            spec.place = site.daemon.runtime_dir();
+            return Everybody(site, &Peer::publishers, spec);
+          },
+          publishers != 2 || subscribers != 4 || drops};
 }
 
 template <class Spec>
@@ -257,7 +283,12 @@ Work ClientKilled(const std::string& variant, std::function<Subject(const Spec&)
 std::vector<Work> AllWorks() {
   std::vector<Work> all = DataPlane();
   for (Work& work : InProcess()) all.push_back(std::move(work));
-  for (int subscribers : {1, 2, 4, 8, 16}) all.push_back(Fans(subscribers));
+  for (int subscribers : {1, 2, 4, 8, 16}) all.push_back(FanOut(subscribers));
+  for (bool drops : {false, true}) {
+    for (const auto& [publishers, subscribers] : std::initializer_list<std::pair<int, int>>{
+             {1, 1}, {1, 4}, {2, 1}, {2, 4}, {4, 1}, {4, 4}, {4, 16}})
+      all.push_back(Publishers(drops, publishers, subscribers));
+  }
   for (Work& work : Others()) all.push_back(std::move(work));
   all.push_back(ClientKilled("loan_release", &Peer::loan_release));
   all.push_back(ClientKilled("ping_pong", &Peer::ping_pong));

@@ -1,57 +1,43 @@
 // boost.interprocess: chunks of a managed segment in shared memory.
-#include "tests/bench/loan_release.h"
 #include "tests/bench/peers/peers.h"
 
 #if __has_include(<boost/interprocess/managed_shared_memory.hpp>)
-#include <boost/interprocess/managed_shared_memory.hpp>
 #include <boost/version.hpp>
+
+#include "tests/bench/hand_over.h"
+#include "tests/bench/loan_release.h"
+#include "tests/bench/peers/boost_ports.h"
 
 namespace zerocp::bench {
 namespace {
 
-using boost::interprocess::managed_shared_memory;
-
 class Segment {
  public:
-  class Chunk {
-   public:
-    Chunk(managed_shared_memory& segment, void* bytes) : segment_(segment), bytes_(bytes) {}
-    ~Chunk() { segment_.deallocate(bytes_); }
-    Chunk(const Chunk&) = delete;
-    Chunk& operator=(const Chunk&) = delete;
-    void* bytes() const { return bytes_; }
-
-   private:
-    managed_shared_memory& segment_;
-    void* bytes_;
-  };
-
+  using Chunk = BoostPort::Loan;
   explicit Segment(const LoanSpec& spec)
-      : bytes_(spec.bytes),
-        memory_(
-            new managed_shared_memory(boost::interprocess::create_only, Name(), size_t{64} << 20),
-            [](managed_shared_memory* memory) {
-              delete memory;
-              boost::interprocess::shared_memory_object::remove(Name());
-            }) {}
-  Chunk NewChunk() { return {*memory_, memory_->allocate(bytes_)}; }
+      : port_(std::make_shared<BoostPort>(
+            PortSpec{.place = spec.place, .channel = spec.channel, .bytes = spec.bytes})) {}
+  Chunk NewChunk() { return port_->NewLoan(); }
   static void* Bytes(const Chunk& chunk) { return chunk.bytes(); }
 
  private:
-  static const char* Name() {
-    static const std::string name = "zerocp_bench_" + std::to_string(getpid());
-    return name.c_str();
-  }
+  std::shared_ptr<BoostPort> port_;
+};
 
-  size_t bytes_;
-  std::shared_ptr<managed_shared_memory> memory_;
+struct Ports {
+  using Publisher = BoostPort;
+  using Subscriber = BoostPort;
+  static constexpr size_t kMostLoans = 64;
 };
 
 }  // namespace
 
 Peer BoostPeer() {
-  Peer peer{"boost", "boost.interprocess " BOOST_LIB_VERSION ", managed_shared_memory of 64 MiB"};
+  Peer peer{"boost", "boost.interprocess " BOOST_LIB_VERSION
+                     ", managed_shared_memory of 64 MiB; what is handed over goes by a ring there"};
   peer.loan_release = [](const LoanSpec& spec) { return LoanSubject<Segment>("boost", spec); };
+  peer.handed_over = [](const FanSpec& spec) { return HandOverSubject<Ports>("boost", spec); };
+  peer.other_end = RunReleaser<Ports>;
   return peer;
 }
 
@@ -63,6 +49,7 @@ namespace zerocp::bench {
 Peer BoostPeer() {
   Peer peer{"boost", "", "built without Debian's package libboost-dev"};
   peer.loan_release = [](const LoanSpec&) { return Subject{}; };
+  peer.handed_over = [](const FanSpec&) { return Subject{}; };
   return peer;
 }
 

@@ -16,7 +16,7 @@
 namespace zerocp::bench {
 namespace {
 
-constexpr char kMark[] = "ZEROCP_BENCH_ROUDI";  // in the environment once it runs
+constexpr char kPid[] = "ZEROCP_BENCH_ROUDI";  // in the environment once it runs
 constexpr char kPools[] =
     "[general]\nversion = 1\n[[segment]]\n"
     "[[segment.mempool]]\nsize = 1024\ncount = 4096\n"
@@ -35,7 +35,7 @@ class RouDi {
             testing::ReadFile(log_) + testing::ReadFile(dir_.path() + "/err"));
       std::this_thread::sleep_for(std::chrono::milliseconds(10));
     }
-    setenv(kMark, "1", 1);
+    setenv(kPid, std::to_string(process_.pid()).c_str(), 1);
   }
   ~RouDi() {
     process_.Signal(SIGTERM);
@@ -62,7 +62,7 @@ class RouDi {
 
 void UseRouDi() {
   static const bool used = [] {
-    if (std::getenv(kMark) == nullptr) static const RouDi roudi;
+    if (std::getenv(kPid) == nullptr) static const RouDi roudi;
     iox::log::LogManager::GetLogManager().SetDefaultLogLevel(
         iox::log::LogLevel::kError, iox::log::LogLevelOutput::kHideLogLevel);
     const std::string name = "zerocp_bench_" + std::to_string(getpid());
@@ -71,5 +71,7 @@ void UseRouDi() {
   }();
   (void)used;
 }
+
+pid_t RouDiPid() { return std::stoi(std::getenv(kPid)); }
 
 }  // namespace zerocp::bench

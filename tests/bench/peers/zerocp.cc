@@ -1,86 +1,79 @@
 // zerocp, as a user links it: public headers and the shared library.
 #include <zerocp/zerocp.h>
 
-#include "tests/bench/link.h"
-#include "tests/bench/loan_release.h"
 #include "tests/bench/must.h"
 #include "tests/bench/peers/peers.h"
+#include "tests/bench/ports.h"
 
 namespace zerocp::bench {
 namespace {
 
-class Pool {
- public:
-  using Chunk = Result<Loan>;
+// One for all ports that are there at once.
+std::shared_ptr<Client> ClientAt(const std::string& place) {
+  static std::pair<std::string, std::weak_ptr<Client>> last;
+  std::shared_ptr<Client> client = last.second.lock();
+  if (client != nullptr && last.first == place) return client;
+  client = std::make_shared<Client>(Must(Client::Connect({"bench", place}), "connect"));
+  last = {place, client};
+  return client;
+}
 
-  explicit Pool(const LoanSpec& spec)
-      : client_(std::make_shared<Client>(Must(Client::Connect({"bench", spec.place}), "connect"))),
-        channel_(spec.channel),
-        publisher_(Join()),
-        bytes_(spec.bytes) {}
-  Pool(const Pool& other)
-      : client_(other.client_),
-        channel_(other.channel_),
-        publisher_(Join()),
-        bytes_(other.bytes_) {}
+struct Ports {
+  static constexpr size_t kMostLoans = 1'000'000;
 
-  Chunk NewChunk() {
-    Chunk chunk = publisher_.NewLoan(bytes_);
-    if (!chunk) Die("loan", chunk.message());
-    return chunk;
-  }
-  static void* Bytes(Chunk& chunk) { return chunk->data().data(); }
+  class Publisher {
+   public:
+    using Loan = Result<zerocp::Loan>;
+    explicit Publisher(const PortSpec& spec)
+        : client_(ClientAt(spec.place)),
+          publisher_(Must(client_->JoinAsPublisher(spec.channel), "join")),
+          bytes_(spec.bytes) {}
 
- private:
-  Publisher Join() { return Must(client_->JoinAsPublisher(channel_), "join"); }
-
-  std::shared_ptr<Client> client_;
-  std::string channel_;
-  Publisher publisher_;
-  size_t bytes_;
-};
-
-class Link {
- public:
-  Link(const LinkSpec& spec, int end)
-      : spec_(spec),
-        client_(Must(Client::Connect({"bench", spec.place}), "connect")),
-        in_(Must(client_.JoinAsSubscriber(end == 0 ? "pong" : "ping"), "join")),
-        out_(Must(client_.JoinAsPublisher(end == 0 ? "ping" : "pong"), "join")) {
-    (void)Must(out_.WaitForSubscribers(1, std::chrono::seconds(30)), "waiting for the other end");
-  }
-
-  void Send(uint64_t value) {
-    auto loan = out_.NewLoan(spec_.bytes, std::nullopt);
-    if (!loan) Die("loan", loan.message());
-    WriteMessage(loan->data().data(), value, spec_);
-    if (const auto published = out_.Publish(*loan); !published) Die("publish", published.message());
-  }
-  bool Take(uint64_t* value) { return Read(in_.TryTake(), value); }
-  void Wait(uint64_t* value) { (void)Read(in_.Wait(), value); }
-
- private:
-  bool Read(const Result<Sample>& sample, uint64_t* value) {
-    if (!sample) {
-      if (sample.code() == Code::kTimeout) return false;
-      Die("take", sample.message());
+    Loan NewLoan() {
+      Loan loan = publisher_.NewLoan(bytes_, std::nullopt);
+      if (!loan) Die("loan", loan.message());
+      return loan;
     }
-    *value = ReadMessage(sample->data().data(), spec_);
-    return true;
-  }
+    void Publish(Loan& loan) {
+      if (const auto published = publisher_.Publish(*loan); !published)
+        Die("publish", published.message());
+    }
+    void WaitForSubscriber() { (void)Must(publisher_.WaitForSubscribers(1), "subscribers"); }
 
-  const LinkSpec spec_;
-  Client client_;
-  Subscriber in_;
-  Publisher out_;
+   private:
+    const std::shared_ptr<Client> client_;
+    zerocp::Publisher publisher_;
+    const size_t bytes_;
+  };
+
+  class Subscriber {
+   public:
+    using Sample = Result<zerocp::Sample>;
+    explicit Subscriber(const PortSpec& spec)
+        : client_(ClientAt(spec.place)),
+          subscriber_(Must(client_->JoinAsSubscriber(spec.channel), "join")) {}
+
+    Sample Take() { return Wait(std::chrono::nanoseconds{0}); }
+    Sample Wait(Deadline deadline = std::nullopt) {
+      Sample sample = subscriber_.Wait(deadline);
+      if (!sample && sample.code() != Code::kTimeout) Die("take", sample.message());
+      return sample;
+    }
+
+   private:
+    const std::shared_ptr<Client> client_;
+    zerocp::Subscriber subscriber_;
+  };
+
+  static void* Bytes(Publisher::Loan& loan) { return loan->data().data(); }
+  static const void* Bytes(const Subscriber::Sample& sample) { return sample->data().data(); }
 };
 
 }  // namespace
 
 Peer ZerocpPeer() {
   Peer peer{"zerocp", "a zerocpd for each work; C++ interface of libzerocp.so"};
-  peer.loan_release = [](const LoanSpec& spec) { return LoanSubject<Pool>("zerocp", spec); };
-  AddLink<Link>(peer);
+  AddPorts<Ports>(peer);
   return peer;
 }
 
