@@ -39,6 +39,7 @@ class OtherEnd {
   bool Resting();              // ends this program with its log if it has gone
   void Rest();
   Turns& turns() const { return turns_; }
+  pid_t pid() const { return process_.pid(); }
 
  private:
   void Want(Turns::Wanted wanted);

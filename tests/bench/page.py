@@ -31,7 +31,7 @@ def measure():
 
 
 def load(paths):
-    report = {"machine": {}, "peers": [], "results": [], "ratios": []}
+    report = {"machine": {}, "peers": [], "results": [], "ratios": [], "memory": []}
     for path in paths:
         for key, value in json.loads(Path(path).read_text()).items():
             report[key] = report[key] or value if key == "machine" else report[key] + value
@@ -171,10 +171,29 @@ def page(report):
     yield "says what each work is. Who sleeps is asleep before he is woken: each end thinks for 20 us before it answers, which is"
     yield "not counted."
     yield ""
+    yield from memory(report["memory"])
     yield "## Peers"
     yield ""
     for peer in report["peers"]:
         yield f"- {peer['name']}: {'missing: ' + peer['missing'] if peer['missing'] else peer['configuration']}"
+
+
+def memory(rows):
+    if not rows:
+        return
+    subjects = list(dict.fromkeys(row["subject"] for row in rows))
+    found = {(row["what"], row["subject"]): f"{row['bytes']:,}" for row in rows}
+    yield "## Memory"
+    yield ""
+    yield f"| bytes | {' | '.join(subjects)} |"
+    yield f"|---|{'---:|' * len(subjects)}"
+    for what in sorted({what for what, _ in found}):
+        yield f"| {what} | {' | '.join(found.get((what, subject), '') for subject in subjects)} |"
+    yield ""
+    yield "A client's is what a process has more once it publishes and subscribes on so many channels and has sent itself a message on"
+    yield "each; a proportional share counts a page of several processes in part. What a daemon has of the chunks themselves is left"
+    yield "out: their number is its configuration's. iceoryx2 has no daemon, and pools of its own for each publisher."
+    yield ""
 
 
 def main(arguments):

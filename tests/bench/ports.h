@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/attached.h"
 #include "tests/bench/fan_ports.h"
 #include "tests/bench/hand_over.h"
 #include "tests/bench/link.h"
@@ -102,10 +103,13 @@ void AddPorts(Peer& peer) {
   peer.fan_out = [name](const FanSpec& spec) { return FanOutSubject<N>(name, spec); };
   peer.publishers = [name](const FanSpec& spec) { return PublishersSubject<N>(name, spec); };
   peer.handed_over = [name](const FanSpec& spec) { return HandOverSubject<N>(name, spec); };
+  peer.memory = [name](const MemorySpec& spec) { return MemoryOf(name, spec); };
+  peer.shared_memory = SharedMemoryOf<N>;
   peer.other_end = [](const std::vector<std::string>& words) {
     if (words.at(0) == "subscriber") return RunFanSubscriber<N>(words);
     if (words.at(0) == "publisher") return RunFanPublisher<N>(words);
     if (words.at(0) == "releaser") return RunReleaser<N>(words);
+    if (words.at(0) == "attached") return RunAttached<N>(words);
     return RunOtherEnd<PortLink<N>>(words);
   };
 }

@@ -128,6 +128,11 @@ void PrintTable(const Report& report) {
       std::printf("%8.2f %6s\n", ratio.goal, ratio.holds() ? "yes" : "no");
     }
   }
+  if (report.memory.empty()) return;
+  std::printf("\n%-46s %-20s %12s\n", "memory", "subject", "bytes");
+  for (const MemoryRow& row : report.memory)
+    std::printf("%-46s %-20s %12lld\n", row.what.c_str(), row.subject.c_str(),
+                static_cast<long long>(row.bytes));
 }
 
 bool WriteJson(const std::string& path, const Report& report) {
@@ -158,6 +163,13 @@ bool WriteJson(const std::string& path, const Report& report) {
     if (ratio.goal != 0)
       out << ",\"goal\":" << ratio.goal << ",\"holds\":" << (ratio.holds() ? "true" : "false");
     out << "}";
+    separator = ",\n";
+  }
+  out << "],\"memory\":[";
+  separator = "\n";
+  for (const MemoryRow& row : report.memory) {
+    out << separator << "{\"what\":" << Quoted(row.what) << ",\"subject\":" << Quoted(row.subject)
+        << ",\"bytes\":" << row.bytes << "}";
     separator = ",\n";
   }
   out << "]}\n";

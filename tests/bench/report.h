@@ -54,6 +54,7 @@ struct Report {
   std::vector<Peer> peers;
   std::vector<Series> results;
   std::vector<Ratio> ratios;
+  std::vector<MemoryRow> memory;
 };
 
 void PrintTable(const Report& report);

@@ -8,6 +8,8 @@
 #include <string>
 #include <vector>
 
+#include "tests/bench/memory.h"
+
 namespace zerocp::bench {
 
 struct Subject {
@@ -71,6 +73,8 @@ struct Peer {
   std::function<Subject(const FanSpec&)> fan_out = {};
   std::function<Subject(const FanSpec&)> publishers = {};
   std::function<Subject(const FanSpec&)> handed_over = {};
+  std::function<std::vector<MemoryRow>(const MemorySpec&)> memory = {};
+  std::function<int64_t(const MemorySpec&)> shared_memory = {};  // for so many chunks
   // What another process of a subject does (other_end.h). Returns its exit code.
   std::function<int(const std::vector<std::string>& arguments)> other_end = {};
 };

@@ -17,6 +17,7 @@
 #include "tests/bench/fan.h"
 #include "tests/bench/grpc_beside_empty.h"
 #include "tests/bench/grpc_watched.h"
+#include "tests/bench/memory.h"
 #include "tests/bench/peers/peers.h"
 #include "tests/bench/pin.h"
 #include "tests/bench/report.h"
@@ -34,7 +35,8 @@ constexpr char kHelp[] =
     "                ratio is beyond its limit, which is\n"
     "                twice the goal unless --list says another. A work beyond it goes on for up\n"
     "                to three times as long, and all of its rounds count\n"
-    "  --work NAME   only this work, or all NAME/...\n"
+    "  --work NAME   only this work, or all NAME/...; memory: what memory is taken, which\n"
+    "                --quick leaves out\n"
     "  --peers LIST  only these peers: names with commas between them, or none\n"
     "  --json FILE   the results for programs, too\n"
     "  --list        the works with their goals, and the peers\n"
@@ -45,6 +47,8 @@ constexpr char kHelp[] =
     "\n"
     "zerocpd is looked for beside this program, or in $ZEROCP_BIN_DIR.\n"
     "Exit codes: 0 measured, 1 failed, 2 usage.\n";
+
+constexpr char kMemory[] = "memory";  // of --work, beside the works' names
 
 struct Options {
   bool quick = false;
@@ -59,6 +63,9 @@ struct Options {
     };
     if (works.empty()) return !(quick && work.only_full);
     return std::any_of(works.begin(), works.end(), names);
+  }
+  bool WantsMemory() const {
+    return works.empty() ? !quick : std::find(works.begin(), works.end(), kMemory) != works.end();
   }
 };
 
@@ -165,6 +172,12 @@ int RunAll(const Options& options) {
   for (const Work& work : AllWorks()) {
     if (options.Wants(work)) Run(work, options.quick, report);
   }
+  if (options.WantsMemory()) {
+    under_way = kMemory;
+    alarm(kPatienceSeconds);
+    Unpin();
+    report.memory = MeasureMemory(report.peers);
+  }
   PrintTable(report);
   if (!options.json.empty() && !WriteJson(options.json, report)) return 1;
   if (!options.quick || !IsBeyond(report.ratios)) return 0;
@@ -184,7 +197,7 @@ int List() {
                   goal.quantile == 0.5 ? "" : " (p99 of a round)",
                   goal.limit == 0 ? 2 * goal.goal : goal.limit);
   }
-  std::puts("");
+  std::printf("%-26s what the daemon, a client and a chunk take of it\n\n", kMemory);
   for (const Peer& peer : AllPeers())
     std::printf(
         "%-12s %s\n", peer.name.c_str(),
@@ -253,7 +266,8 @@ int Main(const std::vector<std::string>& arguments) {
     const auto all = AllWorks();
     Options one;
     one.works = {name};
-    if (std::none_of(all.begin(), all.end(), [&](const Work& work) { return one.Wants(work); }))
+    if (name != kMemory &&
+        std::none_of(all.begin(), all.end(), [&](const Work& work) { return one.Wants(work); }))
       return Usage("no work " + name + " (--list has them)");
   }
   for (const std::string& name : options.peers) {

@@ -5,6 +5,8 @@
 #include "tests/bench/ports.h"
 
 #ifdef ZEROCP_BENCH_ICEORYX
+#include <iceoryx_posh/internal/mepoo/memory_manager.hpp>
+#include <iceoryx_posh/mepoo/mepoo_config.hpp>
 #include <iceoryx_versions.hpp>
 
 #include "tests/bench/peers/iceoryx_publisher.h"
@@ -20,6 +22,13 @@ struct Ports {
   static void* Bytes(const Publisher::Loan& loan) { return loan.bytes(); }
   static const void* Bytes(const Subscriber::Sample& sample) { return sample.bytes(); }
 };
+
+// Of chunks of 1 KiB, by its own formula: its segments are made once, with RouDi.
+int64_t BytesOfPool(int64_t chunks) {
+  iox::mepoo::MePooConfig config;
+  config.addMemPool({1024, static_cast<uint32_t>(chunks)});
+  return static_cast<int64_t>(iox::mepoo::MemoryManager::requiredFullMemorySize(config));
+}
 
 // Other processes look for the daemon of this one.
 template <class Spec>
@@ -42,6 +51,12 @@ Peer IceoryxPeer() {
   AddPorts<Ports>(peer);
   for (auto* link : {&peer.ping_pong, &peer.stream}) StartRouDiFor(*link);
   for (auto* fan : {&peer.fan_out, &peer.publishers, &peer.handed_over}) StartRouDiFor(*fan);
+  peer.memory = [of = peer.memory](MemorySpec spec) {
+    UseRouDi();
+    spec.daemon = RouDiPid();
+    return of(spec);
+  };
+  peer.shared_memory = [](const MemorySpec& spec) { return BytesOfPool(spec.chunks); };
   return peer;
 }
 

@@ -52,6 +52,10 @@ Peer Iceoryx2Peer() {
     find(iceoryx2.wait, "wait");
   }
   AddPorts<Ports>(peer);
+  peer.memory = [of = peer.memory](MemorySpec spec) {
+    spec.daemon = 0;
+    return of(spec);
+  };
   return peer;
 }
 
