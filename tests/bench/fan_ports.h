@@ -134,7 +134,7 @@ class FanOut {
   FanOut(const std::string& peer, const FanSpec& spec)
       : subscribers_(peer, spec, true), publisher_(PortsOf(spec)) {
     publisher_.WaitForSubscriber();
-    subscribers_.Meet([this] { return Publish(1), uint64_t{1}; });
+    subscribers_.Meet([this] { return Publish(kBurst), kBurst; });
   }
 
   // Nanoseconds of one loan and publish, of the median burst.

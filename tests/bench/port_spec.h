@@ -20,6 +20,7 @@ struct PortSpec {
   int subscribers = 1;
   bool drops = false;
   bool sleeps = false;
+  bool loans_wait = false;  // for a chunk, where there are few of them
 
   size_t queue() const { return bytes > size_t{1} << 20 ? 4 : 128; }
   std::string service() const { return place + "/" + channel; }

@@ -51,7 +51,8 @@ class PortLink {
     return {.place = spec.place,
             .channel = from == 0 ? "ping" : "pong",
             .bytes = spec.bytes,
-            .sleeps = spec.sleeping};
+            .sleeps = spec.sleeping,
+            .loans_wait = true};
   }
 
   const LinkSpec spec_;

@@ -104,10 +104,10 @@ void PrintTable(const Report& report) {
         "%-12s %s\n", peer.name.c_str(),
         peer.missing.empty() ? peer.configuration.c_str() : ("missing: " + peer.missing).c_str());
   }
-  std::printf("%s%-26s %-20s %9s %9s %12s %12s %12s\n", report.peers.empty() ? "" : "\n", "work",
+  std::printf("%s%-36s %-20s %9s %9s %12s %12s %12s\n", report.peers.empty() ? "" : "\n", "work",
               "subject", "processes", "bytes", "median ns", "p99 ns", "p99.9 ns");
   for (const Series& series : report.results) {
-    std::printf("%-26s %-20s %9d %9lld ", series.work.c_str(), series.subject.c_str(),
+    std::printf("%-36s %-20s %9d %9lld ", series.work.c_str(), series.subject.c_str(),
                 series.processes, static_cast<long long>(series.bytes));
     if (!series.missing.empty()) {
       std::printf("missing: %s\n", series.missing.c_str());
@@ -117,10 +117,10 @@ void PrintTable(const Report& report) {
     std::printf("%12.1f %12.1f %12.1f\n", Quantile(all, 0.5), Quantile(all, 0.99),
                 Quantile(all, 0.999));
   }
-  std::printf("\n%-26s %-20s %9s %19s %8s %6s\n", "work", "against", "ratio", "quartiles",
+  std::printf("\n%-36s %-20s %9s %19s %8s %6s\n", "work", "against", "ratio", "quartiles",
               "goal <=", "holds");
   for (const Ratio& ratio : report.ratios) {
-    std::printf("%-26s %-20s %9.4f %9.4f %9.4f ", ratio.work.c_str(), ratio.against.c_str(),
+    std::printf("%-36s %-20s %9.4f %9.4f %9.4f ", ratio.work.c_str(), ratio.against.c_str(),
                 ratio.ratio, ratio.lower, ratio.upper);
     if (ratio.goal == 0) {
       std::printf("%8s\n", "-");

@@ -191,13 +191,13 @@ int RunAll(const Options& options) {
 
 int List() {
   for (const Work& work : AllWorks()) {
-    std::printf("%-26s %s\n", work.name.c_str(), work.about.c_str());
+    std::printf("%-36s %s\n", work.name.c_str(), work.about.c_str());
     for (const Goal& goal : work.goals)
-      std::printf("%26s at most %.2f times %s%s; limit %.2f\n", "", goal.goal, goal.against.c_str(),
+      std::printf("%36s at most %.2f times %s%s; limit %.2f\n", "", goal.goal, goal.against.c_str(),
                   goal.quantile == 0.5 ? "" : " (p99 of a round)",
                   goal.limit == 0 ? 2 * goal.goal : goal.limit);
   }
-  std::printf("%-26s what the daemon, a client and a chunk take of it\n\n", kMemory);
+  std::printf("%-36s what the daemon, a client and a chunk take of it\n\n", kMemory);
   for (const Peer& peer : AllPeers())
     std::printf(
         "%-12s %s\n", peer.name.c_str(),

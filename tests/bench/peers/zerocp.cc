@@ -27,16 +27,13 @@ struct Ports {
     explicit Publisher(const PortSpec& spec)
         : client_(ClientAt(spec.place)),
           publisher_(Must(client_->JoinAsPublisher(spec.channel), "join")),
-          bytes_(spec.bytes) {}
+          bytes_(spec.bytes),
+          wait_(spec.loans_wait ? Deadline() : std::chrono::nanoseconds{0}) {}
 
-    Loan NewLoan() {
-      Loan loan = publisher_.NewLoan(bytes_, std::nullopt);
-      if (!loan) Die("loan", loan.message());
-      return loan;
-    }
-    void Publish(Loan& loan) {
-      if (const auto published = publisher_.Publish(*loan); !published)
-        Die("publish", published.message());
+    Loan NewLoan() { return publisher_.NewLoan(bytes_, wait_); }
+    void Publish(Loan& loan) {  // the loan is looked at last: in place, and once it is written
+      const auto published = publisher_.Publish(*loan);
+      if (!loan || !published) Die("publish", loan.message() + ", " + published.message());
     }
     void WaitForSubscriber() { (void)Must(publisher_.WaitForSubscribers(1), "subscribers"); }
 
@@ -44,6 +41,7 @@ struct Ports {
     const std::shared_ptr<Client> client_;
     zerocp::Publisher publisher_;
     const size_t bytes_;
+    const Deadline wait_;
   };
 
   class Subscriber {
@@ -72,7 +70,8 @@ struct Ports {
 }  // namespace
 
 Peer ZerocpPeer() {
-  Peer peer{"zerocp", "a zerocpd for each work; C++ interface of libzerocp.so"};
+  Peer peer{"zerocp",
+            "a zerocpd for each work; C++ interface; queues of 128 messages of each publisher"};
   AddPorts<Ports>(peer);
   return peer;
 }
