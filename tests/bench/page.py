@@ -3,7 +3,7 @@
 
 usage: tests/bench/page.py [JSON...]
 
-Without arguments: builds the preset release, runs zerocp_bench and recovery_bench there (five minutes; leave
+Without arguments: builds the preset release, runs zerocp_bench and recovery_bench there (some minutes; leave
 the machine alone), and writes the page. With files that they wrote (--json): only writes the page.
 """
 

@@ -129,9 +129,9 @@ void PrintTable(const Report& report) {
     }
   }
   if (report.memory.empty()) return;
-  std::printf("\n%-46s %-20s %12s\n", "memory", "subject", "bytes");
+  std::printf("\n%-54s %-20s %12s\n", "memory", "subject", "bytes");
   for (const MemoryRow& row : report.memory)
-    std::printf("%-46s %-20s %12lld\n", row.what.c_str(), row.subject.c_str(),
+    std::printf("%-54s %-20s %12lld\n", row.what.c_str(), row.subject.c_str(),
                 static_cast<long long>(row.bytes));
 }
 
