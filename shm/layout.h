@@ -28,14 +28,14 @@ namespace zerocp::shm {
 
 inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
 inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
-inline constexpr uint32_t kLayoutVersion = 4;
+inline constexpr uint32_t kLayoutVersion = 5;
 
 inline constexpr uint32_t kMaxPools = 16;
 inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
 inline constexpr uint64_t kMinChunkSizeBytes = 64;
 inline constexpr uint64_t kMaxChunkSizeBytes = uint64_t{4} << 30;
 inline constexpr uint32_t kMinAlignmentBytes = 64;
-inline constexpr uint32_t kMaxAlignmentBytes = 2u << 20;
+inline constexpr uint32_t kMaxAlignmentBytes = 4096;  // more than a page no mapping promises
 inline constexpr uint32_t kOpenSlots = 8;  // of a record's slots, those for openers of a handle
 inline constexpr uint32_t kMinHolders = 12;
 inline constexpr uint32_t kMaxHolders = 1016;
@@ -123,7 +123,7 @@ struct MemPool {
   uint32_t max_chunk_count;
   uint32_t alignment_bytes;
   uint64_t chunk_size_bytes;  // usable bytes of one chunk
-  uint64_t stride_bytes;      // chunk_size_bytes rounded up to the alignment
+  uint64_t stride_bytes;      // from one chunk to the next, see StrideOf
   uint64_t records_offset;    // management segment: ChunkManager[max_chunk_count]
   uint64_t hints_offset;      // management segment: free list, see free_list.h
   uint64_t headers_offset;    // chunk segment: ChunkHeader[max_chunk_count]

@@ -60,8 +60,7 @@ std::vector<Violation> Validate(const PoolSpec& spec) {
 }
 
 PoolSpec WithDefaults(PoolSpec spec) {
-  if (spec.chunk_alignment_bytes == 0)
-    spec.chunk_alignment_bytes = spec.chunk_size_bytes < 4096 ? 64 : 4096;
+  if (spec.chunk_alignment_bytes == 0) spec.chunk_alignment_bytes = kMinAlignmentBytes;
   if (spec.max_chunk_count == 0) {
     spec.max_chunk_count = static_cast<uint32_t>(
         std::min<uint64_t>(uint64_t{spec.chunk_count} * 4, kMaxChunksPerPool));

@@ -17,7 +17,7 @@ namespace zerocp::shm {
 struct PoolSpec {
   std::string name;                    // [a-z]([a-z0-9-]{0,61}[a-z0-9])?
   uint64_t chunk_size_bytes = 0;       // kMinChunkSizeBytes to kMaxChunkSizeBytes
-  uint32_t chunk_alignment_bytes = 0;  // power of two; 0: 64 for chunks under 4096 bytes, else 4096
+  uint32_t chunk_alignment_bytes = 0;  // power of two; 0: 64
   uint32_t chunk_count = 0;            // 1 to kMaxChunksPerPool
   uint32_t max_chunk_count = 0;        // address range kept for growth; 0: 4 times chunk_count
   uint32_t max_holders = 0;            // 12 to 1016, rounded up to what a record holds; 0: 24

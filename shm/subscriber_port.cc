@@ -10,6 +10,7 @@
 namespace zerocp::shm {
 namespace {
 
+constexpr uint64_t kAhead = 3;         // messages from one that is taken to one that is fetched
 constexpr uint32_t kTakesInARow = 16;  // from one lane, before the next has its turn
 // How long a late joiner waits for others to let go of a message of the history before it goes on
 // without it, and how often it looks.
@@ -19,7 +20,10 @@ constexpr std::chrono::milliseconds kCrowdSlice{10};
 }  // namespace
 
 SubscriberPort::SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info)
-    : session_(std::move(session)), info_(info) {}
+    : session_(std::move(session)),
+      info_(info),
+      taken_label_(Encode(ChunkLabel{ChunkPhase::kTaken, static_cast<uint8_t>(info.index),
+                                     static_cast<uint16_t>(info.channel + 1)})) {}
 
 Result<std::unique_ptr<SubscriberPort>> SubscriberPort::Create(std::shared_ptr<Session> session,
                                                                const JoinInfo& info) {
@@ -47,19 +51,54 @@ Result<std::unique_ptr<SubscriberPort>> SubscriberPort::Create(std::shared_ptr<S
   return port;
 }
 
-Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
-  for (size_t looked = 0; looked < lanes_.size(); ++looked) {
-    if (next_lane_ >= lanes_.size()) next_lane_ = 0;
-    Code code = TakeFrom(lanes_[next_lane_], out);
-    if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
-    if (left_) return code;
-    taken_in_a_row_ = 0;
-    ++next_lane_;
-    // A publisher that keeps its queue full must not keep new ones out of sight.
-    if (code == Code::kOk) LookForNewLanes();
-    if (code != Code::kTimeout) return code;
+// Other cores used the record and the header of a message last, and its payload: those of one that
+// comes soon are fetched while this one is read. A prefetch of a wrong address does nothing.
+inline void SubscriberPort::PrefetchAhead(const LaneRef& lane, uint64_t position,
+                                          const PoolView& pool) {
+  const Cell cell = DecodeCell(lane.view.cell(position).load(std::memory_order_relaxed));
+  PrefetchToWrite(&pool.record(cell.chunk));
+  __builtin_prefetch(&pool.headers[cell.chunk]);
+  __builtin_prefetch(pool.data(cell.chunk));
+}
+
+// Puts this session's id on the message of `cell`. False, and nothing is done, if it is neither the
+// publisher's nor, because the daemon has delivered it, this session's already.
+// REQUIRES: nobody else takes the message, or this port has won the cursor.
+bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out) {
+  const PoolView* pool = session_->manager().pool(cell.pool);
+  if (cell.kind == CellKind::kNone || pool == nullptr || cell.chunk >= pool->live_chunk_count()) {
+    return false;
   }
-  return Code::kTimeout;
+  ChunkManager& record = pool->record(cell.chunk);
+  *out = {pool, cell.chunk, ChunkRef::kExclusive};
+  if (cell.kind == CellKind::kMoved) {
+    // STEP take_over.look
+    const uint64_t owned = record.word.load(std::memory_order_relaxed);
+    const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
+    const bool from_publisher = IsOwned(owned, Kind::kLoaned, lane.publisher) &&
+                                static_cast<uint32_t>(DecodeWord(owned).stamp) == cell.tag;
+    // Or the daemon has delivered it: the publisher died.
+    const bool delivered = IsOwned(owned, Kind::kLoaned, session_->id()) &&
+                           static_cast<uint32_t>(DecodeWord(owned).stamp) ==
+                               static_cast<uint32_t>(DecodeWord(moved).stamp);
+    if (!from_publisher && !delivered) return false;
+    // A store, not a compare-exchange: the miss hides in the store buffer.
+    if (from_publisher) {
+      // STEP take_over.word
+      record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
+    }
+    SetLabel(record, taken_label_);
+    return true;
+  }
+  std::atomic<uint16_t>& slot = record.slots()[info_.index];
+  // STEP take_over.holder
+  const uint16_t holder = slot.load(std::memory_order_relaxed);
+  if (info_.index >= pool->grant_slots || (holder != lane.publisher && holder != session_->id())) {
+    return false;
+  }
+  slot.store(session_->id(), std::memory_order_relaxed);  // STEP take_over.slot
+  out->slot = static_cast<uint16_t>(info_.index);
+  return true;
 }
 
 Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
@@ -124,6 +163,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       // the take-over.
       if (!Mutant(4)) move_cursor();
     }
+    if (queued > kAhead) PrefetchAhead(lane, position + kAhead, *out->pool);
     missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     session_->CountAcquired();
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -132,6 +172,21 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
     }
     return Code::kOk;
   }
+}
+
+Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
+  for (size_t looked = 0; looked < lanes_.size(); ++looked) {
+    if (next_lane_ >= lanes_.size()) next_lane_ = 0;
+    Code code = TakeFrom(lanes_[next_lane_], out);
+    if (code == Code::kOk && ++taken_in_a_row_ < kTakesInARow) return code;
+    if (left_) return code;
+    taken_in_a_row_ = 0;
+    ++next_lane_;
+    // A publisher that keeps its queue full must not keep new ones out of sight.
+    if (code == Code::kOk) LookForNewLanes();
+    if (code != Code::kTimeout) return code;
+  }
+  return Code::kTimeout;
 }
 
 // The next message that was published before this subscriber was served. kTimeout: there is none
@@ -199,47 +254,6 @@ bool SubscriberPort::IsCrowded() {
   const auto now = std::chrono::steady_clock::now();
   if (crowded_since_ == std::chrono::steady_clock::time_point{}) crowded_since_ = now;
   return now - crowded_since_ < kCrowdPatience;
-}
-
-// Puts this session's id on the message of `cell`. False, and nothing is done, if it is neither the
-// publisher's nor, because the daemon has delivered it, this session's already.
-// REQUIRES: nobody else takes the message, or this port has won the cursor.
-bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out) {
-  const PoolView* pool = session_->manager().pool(cell.pool);
-  if (cell.kind == CellKind::kNone || pool == nullptr || cell.chunk >= pool->live_chunk_count()) {
-    return false;
-  }
-  ChunkManager& record = pool->record(cell.chunk);
-  *out = {pool, cell.chunk, ChunkRef::kExclusive};
-  if (cell.kind == CellKind::kMoved) {
-    // STEP take_over.look
-    const uint64_t owned = record.word.load(std::memory_order_relaxed);
-    const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
-    const bool from_publisher = IsOwned(owned, Kind::kLoaned, lane.publisher) &&
-                                static_cast<uint32_t>(DecodeWord(owned).stamp) == cell.tag;
-    // Or the daemon has delivered it: the publisher died.
-    const bool delivered = IsOwned(owned, Kind::kLoaned, session_->id()) &&
-                           static_cast<uint32_t>(DecodeWord(owned).stamp) ==
-                               static_cast<uint32_t>(DecodeWord(moved).stamp);
-    if (!from_publisher && !delivered) return false;
-    // A store, not a compare-exchange: the miss hides in the store buffer.
-    if (from_publisher) {
-      // STEP take_over.word
-      record.word.store(NextWord(owned, Kind::kLoaned, session_->id()), std::memory_order_relaxed);
-    }
-    SetLabel(record, Encode(ChunkLabel{ChunkPhase::kTaken, static_cast<uint8_t>(info_.index),
-                                       static_cast<uint16_t>(info_.channel + 1)}));
-    return true;
-  }
-  std::atomic<uint16_t>& slot = record.slots()[info_.index];
-  // STEP take_over.holder
-  const uint16_t holder = slot.load(std::memory_order_relaxed);
-  if (info_.index >= pool->grant_slots || (holder != lane.publisher && holder != session_->id())) {
-    return false;
-  }
-  slot.store(session_->id(), std::memory_order_relaxed);  // STEP take_over.slot
-  out->slot = static_cast<uint16_t>(info_.index);
-  return true;
 }
 
 // What lies between the last message that was taken from the lane, or the start of its service, and

@@ -122,11 +122,12 @@ class SubscriberPort {
   SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
   std::atomic<uint32_t>& bell() const { return channel_.subscribers[info_.index].bell; }
   Code TakeFromLanes(ChunkRef* out);
-  Code TakeFrom(LaneRef& lane, ChunkRef* out);
+  [[gnu::always_inline]] inline Code TakeFrom(LaneRef& lane, ChunkRef* out);
   Code TakeFromHistory(LaneRef& lane, ChunkRef* out);
   Code OpenMessage(const LaneRef& lane, uint64_t position, ChunkRef* out);
   bool IsCrowded();
-  bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);
+  [[gnu::always_inline]] inline bool TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* out);
+  static void PrefetchAhead(const LaneRef& lane, uint64_t position, const PoolView& pool);
   void CountMissed(LaneRef& lane, uint64_t position);
   Code Idle(ChunkRef* out);
   Code Detached();
@@ -137,6 +138,7 @@ class SubscriberPort {
 
   std::shared_ptr<Session> session_;
   JoinInfo info_;
+  uint32_t taken_label_;  // of a moved message that was taken
   ChannelView channel_;
   std::vector<LaneRef> lanes_;
   size_t next_lane_ = 0;

@@ -170,7 +170,7 @@ std::vector<Word> PoolWords() {
                       "Most chunks that it can grow to (default: 4 times COUNT)"},
                      {"--auto-grow", "pool.auto_grow", "Let it grow when a loan finds no chunk"},
                      {"--alignment", "pool.chunk_alignment_bytes",
-                      "Of a chunk's first byte (default: 64, or 4096 from 4 KiB on)"},
+                      "Of a chunk's first byte (default: 64)"},
                      {"--max-holders", "pool.max_holders_per_chunk",
                       "Most holders of a chunk at once (default: 24)"},
                      {"--allow-existing", "allow_existing", "Succeed if there is one like it"},

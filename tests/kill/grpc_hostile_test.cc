@@ -327,7 +327,7 @@ class HostileTest : public ::testing::Test {
     }
     v1::CreateSessionRequest session;
     session.set_client_name("hostile");
-    session.set_layout_version(4);
+    session.set_layout_version(5);
     v1::CreateSessionResponse token;
     Call("CreateSession", *session_, &v1::SessionService::Stub::CreateSession, session, &token);
   }

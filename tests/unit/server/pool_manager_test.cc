@@ -27,7 +27,7 @@ TEST(PoolManager, CreatedPoolHasItsDefaultsAndIsFound) {
   const PoolInfo& pool = created->pool;
   EXPECT_EQ(pool.spec.name, "video");
   EXPECT_EQ(pool.spec.chunk_size_bytes, 5000u);
-  EXPECT_EQ(pool.spec.chunk_alignment_bytes, 4096u);
+  EXPECT_EQ(pool.spec.chunk_alignment_bytes, 64u);
   EXPECT_EQ(pool.spec.chunk_count, 10u);
   EXPECT_EQ(pool.spec.max_chunk_count, 40u);
   EXPECT_EQ(pool.spec.max_holders, 24u);
@@ -84,8 +84,8 @@ TEST(PoolManager, AllowExistingTakesAPoolThatAgreesAndIsLargeEnough) {
   std::vector<std::pair<std::string, shm::PoolSpec>> others;
   others.emplace_back("chunk_size_bytes 4096, not 8192", Spec("video", 8192, 100));
   others.emplace_back("chunk_count 100, not 101", Spec("video", 4096, 101));
-  others.emplace_back("chunk_alignment_bytes 4096, not 64", Spec("video", 4096, 100));
-  others.back().second.chunk_alignment_bytes = 64;
+  others.emplace_back("chunk_alignment_bytes 64, not 4096", Spec("video", 4096, 100));
+  others.back().second.chunk_alignment_bytes = 4096;
   others.emplace_back("max_chunk_count 400, not 500", Spec("video", 4096, 100));
   others.back().second.max_chunk_count = 500;
   others.emplace_back("max_holders_per_chunk 24, not 56", Spec("video", 4096, 100));

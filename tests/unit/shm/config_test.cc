@@ -151,7 +151,7 @@ TEST_F(GeometryTest, EachPoolIsReachableAndAligned) {
     for (int i = 0; i < 3; ++i) {
       ChunkRef chunk;
       ASSERT_EQ(session->Loan(pool, Deadline::Now(), &chunk), Code::kOk);
-      EXPECT_EQ(reinterpret_cast<uintptr_t>(chunk.data()) % (size < 4096 ? 64 : 4096), 0u);
+      EXPECT_EQ(reinterpret_cast<uintptr_t>(chunk.data()) % 64, 0u);
       std::memset(chunk.data(), 0xab, size);
     }
     EXPECT_EQ(Counts(pool).writing_count, 3u);
@@ -164,6 +164,25 @@ TEST_F(GeometryTest, PoolsUpToTheLimitAndNoneAfterIt) {
   for (int i = 0; i < 16; ++i) AddPool("pool-" + std::to_string(i), 64, 1);
   EXPECT_EQ(manager_->CreatePool(Spec("one-more")).code(), Code::kLimit);
   EXPECT_EQ(manager_->CreatePool(Spec("pool-3")).code(), Code::kAlreadyExists);
+}
+
+TEST_F(GeometryTest, PayloadsLieAnOddMultipleOfTheirAlignmentApartIfThatIsCheap) {
+  struct {
+    uint64_t size;
+    uint32_t alignment;
+    uint64_t stride;
+  } cases[] = {{64, 0, 64},          {128, 0, 128},          {1024, 0, 1024 + 64},
+               {1088, 0, 1088},      {65536, 0, 65536 + 64}, {32768, 4096, 32768},
+               {65536, 4096, 69632}, {65535, 4096, 69632},   {1 << 20, 4096, (1 << 20) + 4096}};
+  for (const auto& c : cases) {
+    const std::string name = "pool-" + std::to_string(&c - cases);
+    PoolSpec spec = Spec(name, c.size, 3);
+    spec.chunk_alignment_bytes = c.alignment;
+    ASSERT_TRUE(manager_->CreatePool(spec).ok());
+    const PoolView& pool = *manager_->FindPool(name);
+    EXPECT_EQ(pool.stride_bytes, c.stride) << c.size << " aligned to " << c.alignment;
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(pool.data(2)) % std::max(c.alignment, 64u), 0u);
+  }
 }
 
 TEST_F(GeometryTest, AReservedRangeThatIsUsedUpRefusesAndKeepsNothing) {
@@ -190,6 +209,7 @@ TEST_F(GeometryTest, AnEntryThatAStrangerWroteIsRefused) {
   };
   corrupt(entry.chunk_size_bytes, 0u);
   corrupt(entry.stride_bytes, 1025u);
+  corrupt(entry.stride_bytes, 1024u);  // an even number of lines
   corrupt(entry.alignment_bytes, 3u);
   corrupt(entry.max_chunk_count, 0xffffffffu);
   corrupt(entry.max_chunk_count, 7u);
