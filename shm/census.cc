@@ -262,12 +262,7 @@ uint64_t UseOf(const PoolView& pool, uint32_t chunk) {
   if (KindOf(word) == Kind::kShared) {
     use = static_cast<uint64_t>(Kind::kShared);  // an opener changes the stamp, not the use
   } else {
-    const uint32_t label = record.label.load(std::memory_order_relaxed);
-    more ^= uint64_t{label} << 32;
-    // What is loaned, sent and taken back again by one session keeps its word and its label.
-    if (PhaseOf(label) == ChunkPhase::kSent || PhaseOf(label) == ChunkPhase::kTaken) {
-      use ^= pool.headers[chunk].sequence.load(std::memory_order_relaxed) * 0x9e3779b97f4a7c15;
-    }
+    more ^= uint64_t{record.label.load(std::memory_order_relaxed)} << 32;
   }
   use = (use ^ more * 0xff51afd7ed558ccd) * 0xc4ceb9fe1a85ec53;
   use ^= use >> 32;

@@ -192,7 +192,9 @@ struct ChunkManager {
 // One per chunk, in an array before the payloads, so that aligned chunks stay aligned. (C)
 struct ChunkHeader {
   std::atomic<uint64_t> size_bytes;  // bytes the publisher filled
-  std::atomic<uint64_t> sequence;    // of the message, per publisher, from 1; 0 if never published
+  // Of the message, per publisher, from 1; 0 if never published. Who takes a message that only he
+  // may read counts for himself, and stores it if he shares the chunk.
+  std::atomic<uint64_t> sequence;
   uint8_t reserved[48];
   std::byte user[kUserHeaderBytes];  // the publisher's own: shape, time stamp, trace id
 };

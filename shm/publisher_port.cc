@@ -40,6 +40,7 @@ Result<std::unique_ptr<PublisherPort>> PublisherPort::Create(std::shared_ptr<Ses
   port->channel_ = ChannelView::At(region, info.geometry);
   port->lane_ = LaneView::At(lane, info.geometry);
   port->pool_ = pool;
+  port->SetActive(0);
   if (info.history_count > 0) port->history_bit_ = uint64_t{1} << info.history_slot();
   port->Refresh();
   return port;
@@ -57,9 +58,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     if (Code code = MakeRoom(deadline, &dropped); code != Code::kOk) return code;
   }
   ChunkManager& record = chunk.pool->record(chunk.chunk);
-  chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
-
-  SetLabel(record, SentTo(static_cast<uint32_t>(std::countr_zero(active_))));
+  SetLabel(record, sent_label_);
   Cell cell{CellKind::kNone, chunk.pool->index, chunk.chunk, 0};
   uint64_t leaves_history = 0;  // the cell of the message that this one pushes out
   if (history_bit_ != 0 && tail_ >= info_.history_count) [[unlikely]] {
@@ -74,6 +73,7 @@ Code PublisherPort::Publish(const ChunkRef& chunk, Deadline deadline, Published*
     cell.tag = StampTag(record.word.load(std::memory_order_relaxed));
   } else if ((active_ | history_bit_) != 0) {
     cell.kind = CellKind::kShared;
+    chunk.header().sequence.store(tail_ + 1, std::memory_order_relaxed);  // published with the cell
     cell.tag = ShareChunk(record, session_->id(), active_ | history_bit_);
   }
   // STEP publish.cell
@@ -258,6 +258,7 @@ void PublisherPort::TakeBack(uint64_t cell_bits, uint32_t k) {
     // STEP take_back.moved
     const uint64_t word = record.word.load(std::memory_order_acquire);
     if (IsOwned(word, Kind::kLoaned, session_->id()) && StampTag(word) == cell.tag) {
+      StoreWord(record, Kind::kLoaned, session_->id());  // the next message in it is another use
       session_->ToCache(*pool, cell.chunk);
     }
   } else if (cell.kind == CellKind::kShared) {

@@ -44,10 +44,10 @@ class PublisherPort {
   static Result<std::unique_ptr<PublisherPort>> Create(std::shared_ptr<Session> session,
                                                        const JoinInfo& info);
 
-  // Sends an exclusive chunk whose header size is set; stamps its sequence. kOk: the chunk is given
-  // up. Any other code: the caller still has it and nobody got it. kTimeout; kChannelDeleted: the
-  // channel was deleted; kInvalid: a chunk of another pool than the channel's, with fewer grant
-  // slots than the channel has subscribers at most.
+  // Sends an exclusive chunk whose header size is set; stamps its sequence if others than one
+  // subscriber may read it. kOk: the chunk is given up. Any other code: the caller still has it and
+  // nobody got it. kTimeout; kChannelDeleted: the channel was deleted; kInvalid: a chunk of another
+  // pool than the channel's, with fewer grant slots than the channel has subscribers at most.
   Code Publish(const ChunkRef& chunk, Deadline deadline, Published* published);
   // Waits until at least `count` subscribers are served. kTimeout, kChannelDeleted.
   Code WaitForSubscribers(int count, Deadline deadline, int* present);
@@ -71,11 +71,9 @@ class PublisherPort {
   void SetActive(uint64_t active) {
     active_ = active;
     active_count_ = std::popcount(active);
-  }
-  // The label of a chunk in the lane; the subscriber counts if it is the only one.
-  uint32_t SentTo(uint32_t index) const {
-    return Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(index),
-                             static_cast<uint16_t>(info_.channel + 1)});
+    sent_label_ =
+        Encode(ChunkLabel{ChunkPhase::kSent, static_cast<uint8_t>(std::countr_zero(active)),
+                          static_cast<uint16_t>(info_.channel + 1)});
   }
   bool IsOpen() const;
   void Detach(uint32_t index);
@@ -99,6 +97,7 @@ class PublisherPort {
   uint32_t stamp_ = 0;                 // subscriber_stamp of the last Refresh
   uint64_t active_ = 0;                // bit k: subscriber k is served
   int active_count_ = 0;               // bits in it
+  uint32_t sent_label_ = 0;            // of a chunk in the lane; tells one subscriber only
   uint64_t lossy_ = 0;                 // bit k: by dropping
   uint64_t history_bit_ = 0;           // of the slot that keeps a message for late joiners; 0: none
   uint32_t shortest_queue_ = 0;        // of those that are waited for

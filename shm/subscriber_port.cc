@@ -164,6 +164,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       if (!Mutant(4)) move_cursor();
     }
     if (queued > kAhead) PrefetchAhead(lane, position + kAhead, *out->pool);
+    sequence_ = position + 1;
     missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     session_->CountAcquired();
     std::atomic_signal_fence(std::memory_order_seq_cst);
@@ -225,6 +226,7 @@ Code SubscriberPort::TakeFromHistory(LaneRef& lane, ChunkRef* out) {
       if ((lane.history_begun && !Mutant(55)) || code == Code::kHoldersFull) ++missed_count_;
       continue;
     }
+    sequence_ = lane.history_next;
     lane.history_begun = true;
     missed_before_ = missed_count_ - std::exchange(told_missed_count_, missed_count_);
     return Code::kOk;

@@ -96,6 +96,8 @@ class SubscriberPort {
   // more.
   bool left() const { return left_; }
 
+  // Of the message that was taken last: counted per publisher from 1.
+  uint64_t sequence() const { return sequence_; }
   // Messages lost between the message that was taken last and the one taken before it.
   uint64_t missed_before() const { return missed_before_; }
   // All that were lost: taken and missed messages are together those published since the join.
@@ -145,6 +147,7 @@ class SubscriberPort {
   uint32_t taken_in_a_row_ = 0;
   uint32_t stamp_ = 0;        // lane_stamp of lanes_
   bool stamp_known_ = false;  // false: look at the lane table whatever the stamp says
+  uint64_t sequence_ = 0;
   uint64_t missed_count_ = 0;
   uint64_t missed_before_ = 0;
   uint64_t told_missed_count_ = 0;  // missed_count_ when the last message was taken

@@ -185,7 +185,7 @@ typedef struct zerocp_sample {
   uint64_t sequence; /* the message's number, counted per publisher from 1; 0: not published */
   const void* user_header; /* ZEROCP_USER_HEADER_BYTES from the publisher */
   uint64_t missed_before;  /* messages that the subscriber lost between its last sample and this */
-  void* opaque[2];         /* the library's; opaque[0] is NULL if this is no sample */
+  void* opaque[3];         /* the library's; opaque[0] is NULL if this is no sample */
   uint64_t opaque_chunk;
 } zerocp_sample;
 

@@ -29,8 +29,8 @@ static_assert(ZEROCP_USER_HEADER_BYTES == zerocp::shm::kUserHeaderBytes);
 static_assert(sizeof(zerocp_region::pool) == zerocp::shm::kNameBytes);
 static_assert(ZEROCP_MAX_POOLS == zerocp::shm::kMaxPools);
 static_assert(ZEROCP_TOKEN_BYTES == zerocp::shm::kTokenBytes);
-// Part of the ABI, and one cache line each.
-static_assert(sizeof(zerocp_loan) == 64 && sizeof(zerocp_sample) == 64 &&
+// Part of the ABI.
+static_assert(sizeof(zerocp_loan) == 64 && sizeof(zerocp_sample) == 72 &&
               sizeof(zerocp_handle) == 16);
 
 namespace zerocp::internal {

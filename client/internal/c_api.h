@@ -34,6 +34,8 @@ struct zerocp_publisher {
 struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::SubscriberPort> port;
+  // Of the thread and the pool of the last sample.
+  zerocp::internal::LoanCache* cache = &zerocp::internal::kNoLoanCache;
   std::unique_ptr<zerocp::internal::ReadyFd> ready{};  // after the port: goes before it
   zerocp::internal::HeldCount held{};                  // none unless the channel limits it
 };
@@ -53,8 +55,9 @@ inline Deadline ToDeadline(int64_t timeout_ns) {
 }
 
 // Loans and samples as the caller has them.
-// opaque: the core, the pool's view and, of a loan, the cache it came out of; opaque_chunk: the
-// chunk:32, the slot:16, and the number of the count that the sample is in:16, 0 for none.
+// opaque: the core, the pool's view and the cache that a loan came out of or a sample that is held
+// by no slot can go into, kNoLoanCache for the others; opaque_chunk: the chunk:32, the slot:16, and
+// the number of the count that the sample is in:16, 0 for none.
 
 template <class Right>
 void Keep(ClientCore& core, const ChunkRef& ref, Right* right) {
@@ -76,14 +79,19 @@ ChunkRef RefOf(const Right& right) {
 
 inline void FillSample(ClientCore& core, const ChunkRef& ref, zerocp_sample* sample) {
   const zerocp::shm::ChunkHeader& header = ref.header();
-  // The publisher wrote these two, perhaps wrongly: the size must not reach beyond the chunk.
+  // The publisher wrote it, perhaps wrongly: it must not reach beyond the chunk.
   const uint64_t size = header.size_bytes.load(std::memory_order_relaxed);
   sample->data = ref.data();
   sample->size = size <= ref.pool->chunk_size_bytes ? size : ref.pool->chunk_size_bytes;
-  sample->sequence = header.sequence.load(std::memory_order_relaxed);
   sample->user_header = header.user;
-  sample->missed_before = 0;
+  sample->opaque[2] = &kNoLoanCache;
   Keep(core, ref, sample);
+}
+// Of a chunk that was shared.
+inline void FillShared(ClientCore& core, const ChunkRef& ref, zerocp_sample* sample) {
+  FillSample(core, ref, sample);
+  sample->sequence = ref.header().sequence.load(std::memory_order_relaxed);
+  sample->missed_before = 0;
 }
 
 // Failures: out of line, so that the hot path stays short.

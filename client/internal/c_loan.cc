@@ -125,7 +125,7 @@ zerocp_code zerocp_loan_share(zerocp_loan* loan, zerocp_sample* sample) {
   ref.header().sequence.store(0, std::memory_order_relaxed);
   core->session().Share(ref);
   loan->opaque[0] = nullptr;
-  FillSample(*core, ref, sample);
+  FillShared(*core, ref, sample);
   return ZEROCP_OK;
 }
 
@@ -136,6 +136,7 @@ zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
   ChunkRef ref = RefOf(*sample);
   handle->instance = core->session().manager().instance_id();
   if (ref.slot == ChunkRef::kExclusive) {
+    ref.header().sequence.store(sample->sequence, std::memory_order_relaxed);
     handle->chunk = core->session().Share(ref);
     const uint64_t held = sample->opaque_chunk >> 48 << 48;
     Keep(*core, ref, sample);
@@ -157,6 +158,6 @@ zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle handle, zero
   ChunkRef ref;
   const Code code = core.session().Open(handle.chunk, &ref);
   if (code != Code::kOk) return Fail(code);
-  FillSample(core, ref, sample);
+  FillShared(core, ref, sample);
   return ZEROCP_OK;
 }

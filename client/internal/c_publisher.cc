@@ -54,7 +54,10 @@ zerocp_code zerocp_publisher_publish(zerocp_publisher* publisher, zerocp_loan* l
   if (CoreOf(*loan) != &core || !core.open() || loan->size > loan->capacity) [[unlikely]] {
     return FailPublish(*publisher, *loan);
   }
-  ref.header().size_bytes.store(loan->size, std::memory_order_relaxed);
+  // Messages are often of one size, and the subscriber has this line.
+  std::atomic<uint64_t>& size = ref.header().size_bytes;
+  if (size.load(std::memory_order_relaxed) != loan->size)
+    size.store(loan->size, std::memory_order_relaxed);
   zerocp::shm::Published sent;
   Code code = publisher->port->Publish(ref, Deadline::Now(), &sent);
   if (code == Code::kTimeout && timeout_ns != 0) {

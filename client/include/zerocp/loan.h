@@ -37,9 +37,10 @@ inline zerocp_loan LoanOf(LoanCache& cache, std::uint32_t chunk, std::size_t byt
           chunk | kExclusive};
 }
 
-// The cache that the library took a loan out of, if it is one that this header knows.
-inline LoanCache* CacheOf(const zerocp_loan& loan) {
-  auto* cache = static_cast<LoanCache*>(loan.opaque[2]);
+// The cache of a loan or a sample, if it is one that this header knows.
+template <class Right>
+LoanCache* CacheOf(const Right& right) {
+  auto* cache = static_cast<LoanCache*>(right.opaque[2]);
   return cache != nullptr && cache->version == LoanCache::kVersion ? cache : &kNoLoanCache;
 }
 
@@ -94,7 +95,13 @@ class Sample {
   friend class Subscriber;
 
   void Release() {
-    if (raw_.opaque[0] != nullptr) zerocp_sample_release(&raw_);
+    if (raw_.opaque[0] == nullptr) return;
+    constexpr std::uint64_t kUncounted = 0xffff;  // by no slot, and by no limit of the channel
+    if (raw_.opaque_chunk >> 32 != kUncounted ||
+        !internal::CacheOf(raw_)->TryRelease(static_cast<std::uint32_t>(raw_.opaque_chunk)))
+        [[unlikely]] {
+      zerocp_sample_release(&raw_);
+    }
   }
 
   zerocp_sample raw_{};

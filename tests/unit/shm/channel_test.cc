@@ -122,7 +122,7 @@ TEST_F(ChannelTest, ASampleTellsSizeAndSequence) {
   for (uint64_t i = 1; i <= 3; ++i) {
     ChunkRef chunk;
     ASSERT_EQ(subscriber->TryTake(&chunk), Code::kOk);
-    EXPECT_EQ(chunk.header().sequence.load(), i);
+    EXPECT_EQ(subscriber->sequence(), i);
     EXPECT_EQ(chunk.header().size_bytes.load(), sizeof(uint64_t));
     EXPECT_EQ(chunk.slot, ChunkRef::kExclusive);  // moved, not shared
     second_->Release(chunk);
