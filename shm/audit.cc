@@ -62,7 +62,8 @@ class Auditor {
       return word.owner == 0 ? ""
                              : "is free or shared, yet names session " + std::to_string(word.owner);
     }
-    if (word.owner == kDaemonSession && word.kind == Kind::kLoaned && !pool.IsOpen()) return "";
+    if (word.kind != Kind::kLoaned) return "has a word of no kind";
+    if (word.owner == kDaemonSession && !pool.IsOpen()) return "";
     return IsClient(attached_, word.owner)
                ? ""
                : "belongs to session " + std::to_string(word.owner) + ", which is not attached";
@@ -230,9 +231,6 @@ void Count(const ChunkManager& record, PoolCounts& counts) {
   switch (KindOf(word)) {
     case Kind::kFree:
       ++counts.free_count;
-      return;
-    case Kind::kCached:
-      ++counts.cached_count;
       return;
     case Kind::kShared:
       ++counts.shared_count;

@@ -185,9 +185,6 @@ void Census::HoldersOf(const PoolView& pool, uint32_t chunk, std::vector<Holding
   switch (word.kind) {
     case Kind::kFree:
       return;
-    case Kind::kCached:
-      holders->push_back({word.owner, 0, HoldPhase::kCached});
-      return;
     case Kind::kShared:
       SharedHolders(pool, chunk, holders);
       return;
@@ -255,7 +252,7 @@ std::vector<HolderSum> HolderSums::Largest(size_t most) const {
 
 uint64_t UseOf(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
-  const uint64_t word = record.word.load(std::memory_order_acquire);
+  const uint64_t word = record.word.load(std::memory_order_acquire) & ~kRecalled;
   if (KindOf(word) == Kind::kFree || IsOwned(word, Kind::kLoaned, kDaemonSession)) return 0;
   uint64_t use = word;
   uint64_t more = record.generation.load(std::memory_order_relaxed);

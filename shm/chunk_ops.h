@@ -4,12 +4,14 @@
 // the truth; each transition is one store by its exclusive writer or one compare-exchange on the
 // exact stamped value.
 //
-// Invariants. C1: a word LOANED or (exclusive pools) cached by a session is written by that session
-// only, but for a message taken over by its receiver, and by the daemon after its death or, if it
-// is cached, when its pool is deleted (pool_drain.h). C2: each reference to a shared chunk is one
-// slot; grant slots are filled by the exclusive owner before T3, open slots by compare-exchange.
-// C3: each open changes the stamp, so a close succeeds only if nobody opened since it began to
-// look.
+// Invariants. C1: a word LOANED by a session is written by that session only, but for a message
+// taken over by its receiver, by the daemon after its death, and, if it is cached, by the daemon
+// when its pool is deleted (pool_drain.h) and by who takes it back (session.h, Recall), whose mark
+// can come late, on a chunk that is not cached any more: it changes nothing for who stores the word
+// next, and who changes a LOANED word by compare-exchange does it by ReplaceWord. C2: each
+// reference to a shared chunk is one slot; grant slots are filled by the exclusive owner before T3,
+// open slots by compare-exchange. C3: each open changes the stamp, so a close succeeds only if
+// nobody opened since it began to look.
 //
 // Memory order. All accesses in close and open are sequentially consistent: with anything weaker a
 // close is lost (acquire and release order each slot's loads and stores, but not one slot's store
@@ -80,31 +82,57 @@ inline bool AnyHolder(ChunkManager& record, uint32_t slot_count, uint32_t except
 #endif
 }
 
-// T1: FREE -> `kind` of `session`. False if somebody else has it.
-inline bool TakeFree(ChunkManager& record, Kind kind, uint16_t session) {
+// T1: FREE -> LOANED by `session`. The new word; 0: somebody else has it.
+inline uint64_t TakeFree(ChunkManager& record, uint16_t session) {
   uint64_t word = record.word.load(std::memory_order_relaxed);
+  const uint64_t taken = NextWord(word, Kind::kLoaned, session);
   // STEP chunk.take
-  return KindOf(word) == Kind::kFree &&
-         record.word.compare_exchange_strong(word, NextWord(word, kind, session),
-                                             std::memory_order_acquire,
-                                             std::memory_order_relaxed);  // PAIR chunk.payload
-}
-
-// CACHED by anyone -> LOANED by `session`: its own cached chunk, or one taken back from an idle
-// thread.
-inline bool TakeCached(ChunkManager& record, uint16_t session) {
-  uint64_t word = record.word.load(std::memory_order_relaxed);
-  // STEP chunk.take_cached
-  return KindOf(word) == Kind::kCached &&
-         record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, session),
-                                             std::memory_order_acquire,
-                                             std::memory_order_relaxed);  // PAIR chunk.payload
+  return KindOf(word) == Kind::kFree && record.word.compare_exchange_strong(
+                                            word, taken, std::memory_order_acquire,
+                                            std::memory_order_relaxed)  // PAIR chunk.payload
+             ? taken
+             : 0;
 }
 
 // The word of an exclusive chunk gets another kind. REQUIRES: LOANED by the caller.
 inline void StoreWord(ChunkManager& record, Kind kind, uint16_t owner) {
-  const uint64_t word = record.word.load(std::memory_order_relaxed);  // nobody else writes it (C1)
+  // Nobody else writes it (C1). A mark that comes after this load is lost, as it is to be.
+  const uint64_t word = record.word.load(std::memory_order_relaxed);
   record.word.store(NextWord(word, kind, owner), std::memory_order_release);  // PAIR chunk.payload
+}
+
+// `word`, which was read, -> `kind` of `owner`, by compare-exchange. A mark that comes between
+// changes nothing; a second one cannot come. False: the chunk has become another's.
+inline bool ReplaceWord(ChunkManager& record, uint64_t word, Kind kind, uint16_t owner) {
+  uint64_t found = word;
+  return record.word.compare_exchange_strong(found, NextWord(word, kind, owner)) ||
+         (found == (word | kRecalled) && !Mutant(118) &&
+          record.word.compare_exchange_strong(found, NextWord(word, kind, owner)));
+}
+
+// The word of an owned chunk without the mark: what a cache remembers of it.
+inline uint64_t OwnWord(const ChunkManager& record) {
+  return record.word.load(std::memory_order_relaxed) & ~kRecalled;
+}
+
+// T7: true if the chunk, whose word was `word` when it came into this session's cache or was taken
+// by it, is this session's yet; its label is then `label`, and nobody takes it back from now on.
+// REQUIRES: `label` is kLoaned's. It may reach a chunk that has just become another's, who then
+// must be able to release it.
+inline bool Confirm(ChunkManager& record, uint64_t word, uint32_t label, uint16_t session) {
+  // Without this look a label would be stored into each chunk that was taken back.
+  if (OwnWord(record) != word) return false;
+  // STEP loan.label
+  SetLabel(record, label);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // S4; who takes back executes the barrier
+  uint64_t now = record.word.load(std::memory_order_relaxed);  // STEP loan.word
+  if (now == word || Mutant(117)) [[likely]]
+    return true;
+  // Somebody has marked it, and decides by its word. The next stamp, so that no mark is taken for a
+  // later one.
+  // STEP settle.word
+  return now == (word | kRecalled) &&
+         record.word.compare_exchange_strong(now, NextWord(word, Kind::kLoaned, session));
 }
 
 // T3: LOANED by `session` -> SHARED, held in the name of `session` by the grant slots in `slots`

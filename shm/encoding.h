@@ -9,16 +9,18 @@
 
 namespace zerocp::shm {
 
-// The word of a chunk: kind:2 | owner:14 | stamp:48
+// The word of a chunk: kind:2 | owner:14 | stamp:47 | recalled:1
 
 enum class Kind : uint8_t {
   kFree = 0,    // in the shared free list; anyone may take it
-  kCached = 1,  // free, in a cache of its owner; anyone may take it (revocable pools only)
-  kLoaned = 2,  // exclusively its owner's: written, cached (exclusive pools), or sent and not taken
+  kLoaned = 2,  // exclusively its owner's: written, cached, or sent and not taken
   kShared = 3,  // held by the sessions in its slots; no owner
-};
+};              // 1 is reserved
 
-inline constexpr uint64_t kStampMask = (uint64_t{1} << 48) - 1;
+inline constexpr uint64_t kStampMask = (uint64_t{1} << 47) - 1;
+// Of a word LOANED, in a revocable pool: somebody wants the chunk, if it is cached (session.h). Of
+// no meaning to anybody but who compares the word whole; the next transition clears it.
+inline constexpr uint64_t kRecalled = uint64_t{1} << 63;
 
 struct Word {
   Kind kind;
@@ -29,7 +31,8 @@ constexpr uint64_t Encode(Word w) {
   return static_cast<uint64_t>(w.kind) | (uint64_t{w.owner} << 2) | (w.stamp << 16);
 }
 constexpr Word DecodeWord(uint64_t bits) {
-  return {static_cast<Kind>(bits & 3), static_cast<uint16_t>((bits >> 2) & 0x3fff), bits >> 16};
+  return {static_cast<Kind>(bits & 3), static_cast<uint16_t>((bits >> 2) & 0x3fff),
+          (bits >> 16) & kStampMask};
 }
 constexpr Kind KindOf(uint64_t bits) { return static_cast<Kind>(bits & 3); }
 // The word that follows `bits`: another kind and owner, the next stamp.
@@ -159,7 +162,7 @@ constexpr uint32_t SubscriberEpoch(uint32_t bits) { return (bits >> 1) & kEpochM
 constexpr bool SubscriberIsOpen(uint32_t bits) { return (bits & kSubscriberOpen) != 0; }
 constexpr uint32_t NextEpoch(uint32_t epoch) { return epoch == kEpochMask ? 1 : epoch + 1; }
 
-static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~uint64_t{0});
+static_assert(Encode(Word{Kind::kShared, 0x3fff, kStampMask}) == ~kRecalled);
 static_assert(Encode(ChunkLabel{ChunkPhase{0xff}, 0xff, 0xffff}) == ~uint32_t{0});
 static_assert(Encode(ChunkHandle{15, 15, 0xffffff, 0xffffffff}) == ~uint64_t{0});
 static_assert((Encode(Cell{CellKind::kShared, 15, 0xffffff, 0}) & (kClaimValid | kClaimBit)) == 0);

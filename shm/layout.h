@@ -130,7 +130,7 @@ struct MemPool {
   uint64_t payload_offset;    // chunk segment
   uint8_t incarnation;        // 1 to 15, part of every handle
   uint8_t record_shift;       // log2 of a record's bytes: 6 to 11
-  uint8_t revocable;          // 1: cached chunks are labelled kCached and may be taken by anyone
+  uint8_t revocable;          // 1: anyone may take cached chunks back (session.h)
   // AutoGrow. (C) kOn to kPaused by who waited in vain; else the daemon's.
   std::atomic<uint8_t> auto_grow;
   uint16_t grant_slots;  // slots [0, grant_slots) are for subscribers, the rest for openers

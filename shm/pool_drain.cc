@@ -10,19 +10,17 @@ namespace zerocp::shm {
 namespace {
 
 // True if the chunk is the daemon's, after this call if not before it.
-bool Take(const PoolView& pool, ChunkManager& record) {
+bool Take(ChunkManager& record) {
   // STEP pool_take.load
-  uint64_t word = record.word.load(std::memory_order_acquire);
+  const uint64_t word = record.word.load(std::memory_order_acquire);
   if (IsOwned(word, Kind::kLoaned, kDaemonSession)) return true;
-  const Kind kind = KindOf(word);
-  // In a revocable pool the label is stored before the word: what is LOANED there is its owner's.
   // STEP pool_take.label
-  const bool cached = kind == Kind::kLoaned && !pool.revocable &&
-                      PhaseOf(record.label.load(std::memory_order_acquire)) ==
-                          ChunkPhase::kCached;  // PAIR chunk.label
-  if (kind != Kind::kFree && kind != Kind::kCached && !cached) return false;
+  const bool cached =
+      KindOf(word) == Kind::kLoaned && PhaseOf(record.label.load(std::memory_order_acquire)) ==
+                                           ChunkPhase::kCached;  // PAIR chunk.label
+  if (KindOf(word) != Kind::kFree && !cached) return false;
   // STEP pool_take.word
-  return record.word.compare_exchange_strong(word, NextWord(word, Kind::kLoaned, kDaemonSession));
+  return ReplaceWord(record, word, Kind::kLoaned, kDaemonSession);
 }
 
 }  // namespace
@@ -38,7 +36,7 @@ bool PoolDrain::Step(uint32_t index, const SessionSet& attached) {
   uint32_t generation = 0;
   for (uint32_t chunk = 0; chunk < live; ++chunk) {
     ChunkManager& record = pool.record(chunk);
-    if (!Take(pool, record)) ++held;
+    if (!Take(record)) ++held;
     generation = std::max(generation, record.generation.load(std::memory_order_relaxed));
   }
   if (held != 0) return false;

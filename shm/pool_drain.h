@@ -6,7 +6,7 @@
 // compare-exchange to LOANED by the daemon, and is called until it has all: those that applications
 // hold come with their release. Then the pool goes, and its memory with it.
 //
-// Why a cached chunk can be taken from an exclusive pool's client. A loan stores the label loaned,
+// Why a cached chunk can be taken from its client. A loan stores the label loaned,
 // then looks whether the pool is open; the daemon closes the pool, settles, then reads labels. So
 // either the daemon sees the label, or the client sees that the pool is closed and has nothing (S3
 // in session.h). What it labels cached again comes with the next step.

@@ -35,8 +35,7 @@ CellTarget Locate(MemPoolManager& manager, const Cell& cell) {
 // T8: an owned word -> FREE, hint after it. True if this call did it.
 bool FreeWord(const PoolView& pool, uint32_t chunk, uint64_t word) {
   // STEP free.word
-  if (!pool.record(chunk).word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0)))
-    return false;
+  if (!ReplaceWord(pool.record(chunk), word, Kind::kFree, 0)) return false;
   FreeList::SetChunk(pool.hints, chunk);
   return true;
 }
@@ -148,10 +147,9 @@ void Recovery::Relabel(uint64_t cell_bits, uint32_t k, uint16_t publisher, uint1
   const CellTarget target = Locate(manager_, cell);
   if (target.record == nullptr) return;
   if (cell.kind == CellKind::kMoved) {  // T9  STEP relabel.word
-    uint64_t word = target.record->word.load(std::memory_order_acquire);
+    const uint64_t word = target.record->word.load(std::memory_order_acquire);
     if (IsOwned(word, Kind::kLoaned, publisher) && StampTag(word) == cell.tag &&
-        target.record->word.compare_exchange_strong(word,
-                                                    NextWord(word, Kind::kLoaned, subscriber))) {
+        ReplaceWord(*target.record, word, Kind::kLoaned, subscriber)) {
       ++report.delivered_count;
     }
   } else if (cell.kind == CellKind::kShared && k < target.pool->grant_slots) {
@@ -301,7 +299,6 @@ void Recovery::Sweep(const PoolView& pool, const SessionSet& gone, RecoveryRepor
     }
     const uint64_t word = record.word.load(std::memory_order_acquire);  // STEP sweep.load
     switch (KindOf(word)) {
-      case Kind::kCached:
       case Kind::kLoaned:
         if (gone[DecodeWord(word).owner] && FreeWord(pool, chunk, word)) ++report.freed_chunk_count;
         break;

@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <optional>
 #include <utility>
@@ -19,6 +20,9 @@ namespace {
 // it, in a peer's death.
 constexpr std::chrono::milliseconds kLoanSlice{10};
 
+// Cached chunks that are taken back at once: all of them for one barrier.
+constexpr uint32_t kRecalledAtOnce = 32;
+
 std::atomic<uint64_t> g_next_serial{1};
 
 // What loan_cache.h, which stands alone, says of the segments.
@@ -26,15 +30,18 @@ static_assert(offsetof(internal::PoolHints, pressure) ==
                   offsetof(MemPool, pressure) - offsetof(MemPool, cache_cap) &&
               offsetof(internal::PoolHints, use) ==
                   offsetof(MemPool, use) - offsetof(MemPool, cache_cap));
-static_assert(LoanCache::kHeaderBytes == sizeof(ChunkHeader) &&
+static_assert(LoanCache::kLabelOffset == offsetof(ChunkManager, label) &&
+              offsetof(ChunkManager, word) == 0 && LoanCache::kRecalled == kRecalled &&
+              LoanCache::kHeaderBytes == sizeof(ChunkHeader) &&
               LoanCache::kUserHeaderOffset == offsetof(ChunkHeader, user));
 static_assert(LoanCache::kLoaned == EncodeLabel(ChunkPhase::kLoaned, 0) &&
               LoanCache::kCached == EncodeLabel(ChunkPhase::kCached, 0) &&
               LoanCache::kNextSerial == EncodeLabel(ChunkPhase::kNone, 1));
 // A change of these raises the version.
-static_assert(LoanCache::kVersion == 1 && sizeof(LoanCache) == 384 &&
+static_assert(LoanCache::kVersion == 2 && sizeof(LoanCache) == 896 &&
               offsetof(LoanCache, counts) == 24 && offsetof(LoanCache, open_use) == 56 &&
-              offsetof(LoanCache, given_back) == 104 && offsetof(LoanCache, chunks) == 112);
+              offsetof(LoanCache, given_back) == 104 && offsetof(LoanCache, words) == 112 &&
+              offsetof(LoanCache, chunks) == 624);
 
 // zerocp.h, publisher.h, resources.proto and shm/README.md say so.
 static_assert(Session::kGrowthPatience == std::chrono::milliseconds(100));
@@ -44,6 +51,13 @@ bool Grows(const PoolView& pool) {
   return pool.shared->auto_grow.load(std::memory_order_relaxed) ==
              static_cast<uint8_t>(AutoGrow::kOn) &&
          pool.live_chunk_count() < pool.max_chunk_count;
+}
+
+// Who waits for a chunk tries again. After a hint was set: that ends with a locked instruction, so
+// this load sees every waiter that did not see the chunk.
+void WakeLoans(const PoolView& pool) {
+  if (pool.shared->pressure.load() == 1 && pool.shared->pressure.exchange(0) == 1)
+    FutexWake(pool.shared->pressure);
 }
 
 // Nobody answered: until the daemon says otherwise, loans need not wait for it.
@@ -106,7 +120,7 @@ class ThreadCaches {
   std::vector<Entry> entries_;
 };
 
-// Caches whose sessions are gone (S6). Under LifetimeMutex.
+// Caches whose sessions are gone (loan_cache.h). Under LifetimeMutex.
 std::vector<Session::PoolCache*>& Session::IdleCaches() {
   static auto* idle = new std::vector<PoolCache*>;
   return *idle;
@@ -121,13 +135,13 @@ thread_local ThreadCaches t_caches;
 Session::Session(std::shared_ptr<MemPoolManager> manager, uint16_t id)
     : manager_(std::move(manager)),
       id_(id),
+      joined_barrier_(JoinBarrier() && !Mutant(72)),
       held_limit_(manager_->super_block().max_chunks_per_session.load(std::memory_order_relaxed)),
       serial_(g_next_serial.fetch_add(1, std::memory_order_relaxed)),
       self_(std::make_shared<Session*>(this)) {
   (void)LifetimeMutex();  // from here on no fork finds it taken
   manager_->set_session(id);
-  const bool joined = JoinBarrier() && !Mutant(72);
-  manager_->session_entry(id).joined_barrier.store(joined, std::memory_order_release);
+  manager_->session_entry(id).joined_barrier.store(joined_barrier_, std::memory_order_release);
 }
 
 Session::~Session() {
@@ -178,7 +192,8 @@ Session::PoolCache& Session::NewCache(const PoolView& pool) {
   }
   mine->in_use = true;
   const bool counted = held_limit_ != 0 && !Mutant(48);
-  if (inlining_ && !t_ended && !counted && !pool.revocable && !Mutant(77) && !Mutant(98))
+  if (inlining_ && !t_ended && !counted && Keeps(pool) && !Mutant(77) && !Mutant(98) &&
+      !Mutant(117))
     mine->thread.store(internal::ThisThread(), std::memory_order_relaxed);
   return *mine;
 }
@@ -192,7 +207,7 @@ Session::PoolCache* Session::MakeCache(const PoolView& pool) {
   cache->chunk_size_bytes = pool.chunk_size_bytes;
   cache->counts.store(0, std::memory_order_relaxed);
   cache->label = LoanCache::kLoaned;
-  cache->labels = pool.records + offsetof(ChunkManager, label);
+  cache->records = pool.records;
   cache->hints = reinterpret_cast<const internal::PoolHints*>(&pool.shared->cache_cap);
   if (Mutant(27)) {
     static const internal::PoolHints always_open{LoanCache::kDefaultCap, 0, pool.open_use};
@@ -246,12 +261,15 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
   bool refilled = true;
   uint32_t live = pool.live_chunk_count();
   std::optional<Deadline> growth;
+  const uint64_t label = cache.label + LoanCache::kNextSerial;
   const auto take = [&] {
-    refilled = !LoanCached(cache, &chunk);
-    return !refilled || Refill(cache, &chunk) || Scan(pool, &chunk);
+    return LoanOnce(cache, static_cast<uint32_t>(label), &refilled, &chunk);
   };
   for (;;) {
-    if (!pool.IsOpen()) return Code::kNotFound;
+    if (!pool.IsOpen()) {
+      GiveUp(cache);
+      return Code::kNotFound;
+    }
     if (AtHeldLimit()) return Code::kHeldLimit;
     if (take()) break;
     // Others keep nothing back from now on; the daemon restores the cap when the pressure is gone.
@@ -270,15 +288,16 @@ Code Session::LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out) {
     if (take()) break;
     if (pool.IsOpen()) FutexWait(pool.shared->pressure, 1, until.Left(kLoanSlice));
   }
-  // STEP loan.label
-  cache.label += LoanCache::kNextSerial;
-  SetLabel(pool.record(chunk), static_cast<uint32_t>(cache.label));
-  std::atomic_signal_fence(std::memory_order_seq_cst);  // S3
   // STEP loan.look
   if (!pool.IsOpen()) {
-    GiveUp(cache, chunk);
+    // Unless the daemon has it already: then a label means nothing any more. The address is no
+    // other pool's as long as this session lives (PoolDrain).
+    // STEP give_up.label
+    SetPhase(pool.record(chunk), ChunkPhase::kCached);
+    GiveUp(cache);
     return Code::kNotFound;
   }
+  cache.label = label;
   if (refilled || (cache.label & LoanCache::kReportMask) == 0) ReportLoans(cache);
   if (Mutant(77)) CountRefusal(pool);  // a shared read-modify-write
   *out = {&pool, chunk, ChunkRef::kExclusive};
@@ -292,14 +311,16 @@ void Session::CallForGrowth() {
   FutexWake(bell);
 }
 
-void Session::GiveUp(PoolCache& cache, uint32_t chunk) {
+void Session::GiveUp(PoolCache& cache) {
   const PoolView& pool = cache.view();
-  // The caller's alone, unless the daemon has it already: then a label means nothing any more. The
-  // address is no other pool's as long as this session lives (PoolDrain).
-  // STEP give_up.label
-  SetPhase(pool.record(chunk), ChunkPhase::kCached);
-  // STEP give_up.word
-  if (pool.revocable) StoreWord(pool.record(chunk), Kind::kCached, id_);
+  for (uint32_t i = 0; i < cache.count(); ++i) {
+    ChunkManager& record = pool.record(cache.chunks[i]);
+    // Loaned, by a loan that ended here or by another's late store (S5).
+    if (PhaseOf(record) != ChunkPhase::kCached &&
+        Confirm(record, cache.words[i], LoanCache::kLoaned, id_)) {
+      SetPhase(record, ChunkPhase::kCached);  // STEP give_up.label
+    }
+  }
   cache.SetCount(0);
 }
 
@@ -309,22 +330,31 @@ void Session::ReportLoans(PoolCache& cache) {
   cache.view().shared->loan_count.fetch_add(more, std::memory_order_relaxed);
 }
 
-// In a revocable pool somebody may have taken a cached chunk away; then the next one.
-bool Session::LoanCached(PoolCache& cache, uint32_t* chunk) {
+uint32_t Session::CapOf(const PoolView& pool) const {
+  if (!Keeps(pool)) return 0;
+  return std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), LoanCache::kDefaultCap);
+}
+
+// The next one where somebody else was faster.
+bool Session::LoanOnce(PoolCache& cache, uint32_t label, bool* refilled, uint32_t* chunk) {
   const PoolView& pool = cache.view();
-  while (cache.count() > 0) {
-    *chunk = cache.Pop();
-    if (!pool.revocable || TakeCached(pool.record(*chunk), id_)) return true;
-  }
-  return false;
+  Taken taken{};
+  do {
+    *refilled = cache.count() == 0;
+    if (!*refilled) {
+      taken = cache.Pop();
+    } else if (!Refill(cache, &taken) && !Scan(pool, &taken)) {
+      return false;
+    }
+  } while (!Confirm(pool.record(taken.chunk), taken.word, label, id_));
+  *chunk = taken.chunk;
+  return true;
 }
 
 // Takes a chunk for the caller, and up to half a cap more for the cache.
-bool Session::Refill(PoolCache& cache, uint32_t* chunk) {
+bool Session::Refill(PoolCache& cache, Taken* taken) {
   const PoolView& pool = cache.view();
-  const uint32_t cap =
-      std::min(pool.shared->cache_cap.load(std::memory_order_relaxed), LoanCache::kDefaultCap);
-  const uint32_t wanted = std::max(1u, cap / 2);
+  const uint32_t wanted = std::max(1u, CapOf(pool) / 2);
   bool found = false;
   // Every group at most once: wrong hints must not keep a client here.
   for (uint32_t looks = 0; looks < pool.hints.word_count[0]; ++looks) {
@@ -342,16 +372,18 @@ bool Session::Refill(PoolCache& cache, uint32_t* chunk) {
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
       const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));
       if (candidate >= live) continue;
-      const Kind kind = found && pool.revocable ? Kind::kCached : Kind::kLoaned;
-      if (!TakeFree(pool.record(candidate), kind, id_)) continue;
+      ChunkManager& record = pool.record(candidate);
+      const uint64_t word = TakeFree(record, id_);
+      if (word == 0) continue;
       if (!found) {
-        *chunk = candidate;
+        *taken = {candidate, word};
         found = true;
       } else {
-        // Not in a revocable pool: a thief may own it, and its phase, already.
+        // Labelled so from before, it may have been taken back already (S5).
         // STEP refill.label
-        if (!pool.revocable) SetPhase(pool.record(candidate), ChunkPhase::kCached);
-        cache.Push(candidate);
+        if (PhaseOf(record) != ChunkPhase::kCached || Mutant(119))
+          SetPhase(record, ChunkPhase::kCached);
+        cache.Push({candidate, word});
       }
     }
     if (found) return true;
@@ -360,19 +392,75 @@ bool Session::Refill(PoolCache& cache, uint32_t* chunk) {
   return false;
 }
 
+// True if a thread may keep the chunk in its cache, and the barrier reaches it.
+bool Session::MayBeCached(const ChunkManager& record, uint64_t word) const {
+  const uint16_t owner = DecodeWord(word).owner;
+  return KindOf(word) == Kind::kLoaned && PhaseOf(record) == ChunkPhase::kCached &&
+         owner >= kFirstSession && owner < manager_->session_capacity() &&
+         manager_->session_entry(owner).joined_barrier.load(std::memory_order_acquire) != 0;
+}
+
 // Asks every record of a pool that is small, or whose chunks are worth it: finds chunks whose hints
-// were lost, and takes back what sits in idle caches.
-bool Session::Scan(const PoolView& pool, uint32_t* chunk) {
+// were lost, and takes back what sits in caches.
+bool Session::Scan(const PoolView& pool, Taken* taken) {
   if (!pool.revocable) return false;  // the daemon's tick does it
+  std::array<Taken, kRecalledAtOnce> cached;
+  uint32_t count = 0;
   const uint32_t live = pool.live_chunk_count();
-  for (uint32_t candidate = 0; candidate < live; ++candidate) {
-    ChunkManager& record = pool.record(candidate);
-    if (TakeFree(record, Kind::kLoaned, id_) || TakeCached(record, id_)) {
-      *chunk = candidate;
-      return true;
+  for (uint32_t chunk = 0; chunk < live; ++chunk) {
+    ChunkManager& record = pool.record(chunk);
+    const uint64_t word = record.word.load(std::memory_order_relaxed);
+    if (KindOf(word) == Kind::kFree) {
+      *taken = {chunk, TakeFree(record, id_)};
+      if (taken->word != 0) return true;
+    } else if (MayBeCached(record, word)) {
+      cached[count++] = {chunk, word};
+      if (count < kRecalledAtOnce) continue;
+      if (Recall(pool, cached.data(), count, taken)) return true;
+      count = 0;
     }
   }
-  return false;
+  return Recall(pool, cached.data(), count, taken);
+}
+
+// Takes chunks that were cached, in these words, back from their caches (S4): one for the caller,
+// the others for anyone. A mark stays when the chunk is not cached any more; it does no harm.
+bool Session::Recall(const PoolView& pool, const Taken* cached, uint32_t count, Taken* taken) {
+  std::array<Taken, kRecalledAtOnce> marked;
+  uint32_t marks = 0;
+  for (uint32_t i = 0; i < count; ++i) {
+    uint64_t word = cached[i].word;  // marked already, perhaps by who died since
+    const uint64_t mark = word | kRecalled;
+    // STEP recall.mark
+    if (word == mark || pool.record(cached[i].chunk).word.compare_exchange_strong(word, mark))
+      marked[marks++] = {cached[i].chunk, mark};
+  }
+  // STEP recall.barrier
+  if (marks == 0 || (!Mutant(115) && !Barrier())) return false;
+  bool found = false;
+  bool freed = false;
+  for (uint32_t i = 0; i < marks; ++i) {
+    ChunkManager& record = pool.record(marked[i].chunk);
+    // STEP recall.label  PAIR chunk.label
+    if (PhaseOf(record.label.load(std::memory_order_acquire)) != ChunkPhase::kCached &&
+        !Mutant(116)) {
+      continue;
+    }
+    uint64_t word = marked[i].word;
+    const uint64_t next =
+        found ? NextWord(word, Kind::kFree, 0) : NextWord(word, Kind::kLoaned, id_);
+    // STEP recall.word
+    if (!record.word.compare_exchange_strong(word, next)) continue;
+    if (found) {
+      FreeList::SetChunk(pool.hints, marked[i].chunk);
+      freed = true;
+    } else {
+      *taken = {marked[i].chunk, next};
+      found = true;
+    }
+  }
+  if (freed) WakeLoans(pool);
+  return found;
 }
 
 bool Session::Release(ChunkRef ref) {
@@ -393,61 +481,45 @@ bool Session::Release(ChunkRef ref) {
 void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   ChunkManager& record = pool.record(chunk);
   PoolCache& cache = OwnCache(pool);
+  const Taken taken{chunk, OwnWord(record)};  // before the label: then it may become another's
   // STEP release.label
-  SetPhase(record, ChunkPhase::kCached);
-  // STEP cache.word
-  if (pool.revocable) StoreWord(record, Kind::kCached, id_);
-  const uint32_t cap = pool.shared->cache_cap.load(std::memory_order_relaxed);
-  cache.Push(chunk);
-  if (cache.count() > cap || cache.count() == LoanCache::kCapacity) {
-    Flush(cache, std::min(cap, LoanCache::kCapacity - 1) / 2);
-  }
+  SetPhase(record, Keeps(pool) ? ChunkPhase::kCached : ChunkPhase::kNone);
+  cache.Push(taken);
+  const uint32_t cap = CapOf(pool);
+  if (cache.count() > cap) Flush(cache, cap / 2);
 }
 
 // Gives the oldest cached chunks back until `keep` are left.
 void Session::Flush(PoolCache& cache, uint32_t keep) {
   const PoolView& pool = cache.view();
-  if (!pool.IsOpen()) {  // the daemon takes them out of the cache  STEP flush.look
-    cache.SetCount(0);
-    return;
-  }
+  if (!pool.IsOpen()) return GiveUp(cache);  // STEP flush.look
   const uint32_t count = cache.count();
   const uint32_t give = count - std::min(keep, count);
   uint64_t bits = 0;
   uint32_t group = 0;
   for (uint32_t i = 0; i < give; ++i) {
     const uint32_t chunk = cache.chunks[i];
+    ChunkManager& record = pool.record(chunk);
+    // Not what was taken back.
+    if (pool.revocable) {
+      if (!Confirm(record, cache.words[i], LoanCache::kLoaned, id_)) continue;
+      SetPhase(record, ChunkPhase::kNone);  // not to be released
+    }
     if (bits != 0 && chunk / 64 != group) {
       FreeList::Set(pool.hints, group, bits);
       bits = 0;
     }
-    ChunkManager& record = pool.record(chunk);
-    if (pool.revocable) {
-      // Whoever took it from the cache owns it now.
-      // STEP flush.cached
-      uint64_t word = record.word.load(std::memory_order_relaxed);
-      if (!IsOwned(word, Kind::kCached, id_) ||
-          !record.word.compare_exchange_strong(word, NextWord(word, Kind::kFree, 0),
-                                               std::memory_order_release,
-                                               std::memory_order_relaxed)) {
-        continue;
-      }
-    } else {
-      if (Mutant(76)) FreeList::SetChunk(pool.hints, chunk);  // who claims it now finds it LOANED
-      StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint  STEP flush.free
-      if (Mutant(76)) continue;
-    }
+    if (Mutant(76)) FreeList::SetChunk(pool.hints, chunk);  // who claims it now finds it LOANED
+    StoreWord(record, Kind::kFree, 0);  // T2: the word first, then the hint  STEP flush.free
+    if (Mutant(76)) continue;
     group = chunk / 64;
     bits |= uint64_t{1} << (chunk % 64);
   }
   if (bits != 0) FreeList::Set(pool.hints, group, bits);
   std::copy(cache.chunks + give, cache.chunks + count, cache.chunks);
+  std::copy(cache.words + give, cache.words + count, cache.words);
   cache.SetCount(count - give);
-  // Set() ended with a locked instruction, so this load sees every waiter that did not see the
-  // chunks.
-  if (give > 0 && pool.shared->pressure.load() == 1 && pool.shared->pressure.exchange(0) == 1) {
-    FutexWake(pool.shared->pressure);
-  }
+  if (give > 0) WakeLoans(pool);
 }
 
 uint64_t Session::Share(ChunkRef& ref) {
@@ -495,12 +567,12 @@ void Session::FlushAll(ThreadCache& thread) {
     PoolCache* cache = thread.pools[index];
     if (cache == nullptr) continue;
     const PoolView& pool = cache->view();  // gone, perhaps
-    if (!manager_->Knows(index, &pool) || !cache->IsOf(pool) || !pool.IsOpen()) {
+    if (!manager_->Knows(index, &pool) || !cache->IsOf(pool)) {
       cache->SetCount(0);  // the daemon's
       continue;
     }
     if (cache->count() > 0) Flush(*cache, 0);
-    if (cache->label != cache->reported_label) ReportLoans(*cache);
+    if (cache->label != cache->reported_label && pool.IsOpen()) ReportLoans(*cache);
   }
 }
 

@@ -3,11 +3,22 @@
 // What. Ownership is the session's (the process's), never a thread's. Each thread keeps free chunks
 // in a private cache, so that loan and release touch no line that another core writes.
 //
-// Invariants. S1: a chunk in a cache is LOANED by this session with phase kCached (exclusive
-// pools), or CACHED by it (revocable pools), where anyone may take it. S2: a chunk is in one cache
+// Invariants. S1: a chunk in a cache is LOANED by this session, in the word that the cache has of
+// it, and labelled cached. In a revocable pool anyone may take it back from there (Recall); then
+// its word is another, and the entry means nothing. S2: a chunk is in one cache, by such an entry,
 // or with one caller, never both. S3: a chunk is the caller's only if its pool is open after the
-// chunk was labelled loaned (from a cache) or taken (else); if it is not, it is labelled cached
-// again, and the daemon takes it, and every other chunk of every cache of this pool (pool_drain.h).
+// chunk was labelled loaned; if it is not, it is labelled cached again, and the daemon takes it,
+// and every other chunk of every cache of this pool (pool_drain.h). S4: a chunk that others may
+// take back, because its label says cached, is the caller's only if its word is as it was after it
+// was labelled loaned. Who takes it back marks the word, makes every thread execute a barrier, and
+// then looks at the label: one of the two sees the other, and who sees a mark decides by a
+// compare-exchange. It gives the word the next stamp: no word that was marked comes back, with a
+// mark or without. S5: cached is the label that only who surely has a chunk stores. (Loaned can be
+// stored late, by a thread that stood still between its two looks at the word, in a chunk that was
+// taken back meanwhile. It goes by the second look, but if another cache has the chunk by then,
+// nobody finds it there: that cache corrects the label when it uses it or finds its pool closed.)
+// S6: what a process that the barrier does not reach owns is taken back by nobody, and it keeps
+// nothing in caches of revocable pools.
 //
 // Threads and processes. All functions from any thread. Thread caches are flushed when their thread
 // ends and when the session closes.
@@ -141,6 +152,11 @@ class Session {
 
  private:
   friend class ThreadCaches;
+  // A chunk that came to this session, and the word it came with.
+  struct Taken {
+    uint32_t chunk;
+    uint64_t word;
+  };
   // A LoanCache and what only the library needs to know of it.
   struct PoolCache : LoanCache {
     uint32_t group = 0;           // where the next refill looks first
@@ -157,13 +173,14 @@ class Session {
       const uint64_t held = (before >> 32) - static_cast<uint32_t>(before);
       counts.store((held + count) << 32 | count, std::memory_order_relaxed);
     }
-    void Push(uint32_t chunk) {
-      chunks[count()] = chunk;
+    void Push(Taken taken) {
+      chunks[count()] = taken.chunk;
+      words[count()] = taken.word;
       SetCount(count() + 1);
     }
-    uint32_t Pop() {
+    Taken Pop() {
       SetCount(count() - 1);
-      return chunks[count()];
+      return {chunks[count()], words[count()]};
     }
   };
   // One thread's; the counters are written by it only, and count what LoanCache::counts does not.
@@ -208,21 +225,30 @@ class Session {
   static void LetGo(PoolCache& cache);
   static std::vector<PoolCache*>& IdleCaches();
   void CountThreads();
-  // Gives a chunk of a pool that is being deleted, and all that is cached of it, to the daemon.
-  void GiveUp(PoolCache& cache, uint32_t chunk);
+  // True if this session may keep chunks of `pool` in caches.
+  bool Keeps(const PoolView& pool) const { return !pool.revocable || joined_barrier_; }
+  // Leaves all that is cached of a pool that is being deleted to the daemon.
+  void GiveUp(PoolCache& cache);
   // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
   static void ReportLoans(PoolCache& cache);
   Code LoanSlow(const PoolView& pool, Deadline deadline, ChunkRef* out);
   void CallForGrowth();
-  bool LoanCached(PoolCache& cache, uint32_t* chunk);
-  bool Refill(PoolCache& cache, uint32_t* chunk);
-  bool Scan(const PoolView& pool, uint32_t* chunk);
+  // The chunks of `pool` that each thread may keep.
+  uint32_t CapOf(const PoolView& pool) const;
+  // An exclusive chunk, labelled `label`; the pool may have been closed. `refilled`: it does not
+  // come out of the cache.
+  bool LoanOnce(PoolCache& cache, uint32_t label, bool* refilled, uint32_t* chunk);
+  bool Refill(PoolCache& cache, Taken* taken);
+  bool MayBeCached(const ChunkManager& record, uint64_t word) const;
+  bool Scan(const PoolView& pool, Taken* taken);
+  bool Recall(const PoolView& pool, const Taken* cached, uint32_t count, Taken* taken);
   void Flush(PoolCache& cache, uint32_t keep);
   void FlushAll(ThreadCache& thread);
   void ThreadEnds(ThreadCache& cache);
 
   std::shared_ptr<MemPoolManager> manager_;
   const uint16_t id_;
+  const bool joined_barrier_;
   const uint32_t held_limit_;
   std::chrono::milliseconds growth_patience_{kGrowthPatience};
   const uint64_t serial_;  // unique in the process: what thread-local lookups compare

@@ -21,7 +21,7 @@ bool JoinBarrier() {
   return joined;
 }
 
-void Barrier() { (void)Membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED); }
+bool Barrier() { return Membarrier(MEMBARRIER_CMD_GLOBAL_EXPEDITED); }
 
 bool NeedsGracePeriod(const MemPoolManager& manager) {
   for (uint32_t id = kFirstSession; id < manager.session_capacity(); ++id) {
@@ -34,7 +34,10 @@ bool NeedsGracePeriod(const MemPoolManager& manager) {
 }
 
 void Settle(const MemPoolManager& manager) {
-  if (!NeedsGracePeriod(manager)) return Barrier();
+  if (!NeedsGracePeriod(manager)) {
+    (void)Barrier();
+    return;
+  }
   // All processors have been through the scheduler or user mode since. Where that is not to be had
   // (nohz_full, a sandbox), time does it: no store stays in a store buffer for as long.
   if (!Membarrier(MEMBARRIER_CMD_GLOBAL)) std::this_thread::sleep_for(kFirstSlice);

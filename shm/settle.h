@@ -4,8 +4,8 @@
 // What. Each process joins once, before it touches a session's memory; joining while other threads
 // run takes a grace period of the kernel. A barrier then is an interrupt to each processor that
 // runs a thread of a process that joined. Where the kernel refuses (a sandbox), the session's entry
-// says so, and Settle waits for a grace period instead: some 10 ms, but seconds where all
-// processors are kept busy (11 were seen).
+// says so, nobody takes a chunk back from its caches, and Settle waits for a grace period instead:
+// some 10 ms, but seconds where all processors are kept busy (11 were seen).
 #pragma once
 
 namespace zerocp::shm {
@@ -15,8 +15,9 @@ class MemPoolManager;
 // True if Barrier reaches the threads of this process, from now on. From any thread.
 bool JoinBarrier();
 
-// A full fence in every thread of every process that joined. From any thread.
-void Barrier();
+// A full fence in every thread of every process that joined. From any thread. False: the kernel
+// refuses.
+bool Barrier();
 
 // True if a process of one of `manager`'s sessions has not joined.
 bool NeedsGracePeriod(const MemPoolManager& manager);

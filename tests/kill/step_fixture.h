@@ -56,7 +56,7 @@ class StepTest : public InstanceFixture, public ::testing::WithParamInterface<ui
   // A chunk that the victim's child may use as its own from the start.
   uint32_t VictimLoans() {
     uint32_t chunk = 0;
-    while (!TakeFree(pool().record(chunk), Kind::kLoaned, victim_id_)) ++chunk;
+    while (!TakeFree(pool().record(chunk), victim_id_)) ++chunk;
     SetPhase(pool().record(chunk), ChunkPhase::kLoaned);
     return chunk;
   }

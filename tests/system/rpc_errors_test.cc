@@ -340,7 +340,7 @@ TEST_F(RpcErrors, LimitsAndStatesHaveTheirReasons) {
     plane.instance.core.attached.set(2);
     ASSERT_TRUE(plane.instance.core.registry.JoinAsSubscriber("frames", "", 2).ok());
   }
-  ASSERT_TRUE(shm::TakeFree(record, shm::Kind::kLoaned, 2));
+  ASSERT_TRUE(shm::TakeFree(record, 2));
   const Outcome in_use = admin.Call(kDeleteChannel, R"({"name":"channels/frames"})");
   EXPECT_EQ(in_use.code, kFailedPrecondition);
   EXPECT_EQ(in_use.reason(), "CHANNEL_IN_USE");

@@ -6,10 +6,10 @@
 // different versions: `version` comes first in every one, and who finds another than its own calls
 // the library instead.
 //
-// Invariants. S1 and S2 of session.h. S4: only the thread that `thread` names changes the rest;
+// Invariants. S1 to S4 of session.h. S5: only the thread that `thread` names changes the rest;
 // while it names nobody, the thread that has the cache goes through the library, which then sees to
-// what a loan or a release needs more. S5: a cache is of one pool and one session as long as it is
-// there, and there as long as its session has loans. S6: its memory is never freed, only used
+// what a loan or a release needs more. S6: a cache is of one pool and one session as long as it is
+// there, and there as long as its session has loans. S7: its memory is never freed, only used
 // again.
 //
 // Threads and processes. This process's private memory. Of what it points to, `hints` and the
@@ -43,7 +43,7 @@ struct PoolHints {
 };
 
 struct alignas(64) LoanCache {
-  static constexpr std::uint32_t kVersion = 1;
+  static constexpr std::uint32_t kVersion = 2;
   static constexpr std::uint32_t kCapacity = 64;    // chunks that fit
   static constexpr std::uint32_t kDefaultCap = 32;  // and that are kept, at most
   static constexpr std::uint32_t kLoaned = 1;       // labels of a chunk: phase:8 | serial:24
@@ -52,11 +52,13 @@ struct alignas(64) LoanCache {
   // Each so many loans the library adds to the pool's statistics.
   static constexpr std::uint64_t kLoansPerReport = 1024;
   static constexpr std::uint64_t kReportMask = (kLoansPerReport - 1) * kNextSerial;
+  static constexpr std::size_t kLabelOffset = 12;                     // in a record, after the word
+  static constexpr std::uint64_t kRecalled = std::uint64_t{1} << 63;  // in a word
   static constexpr std::size_t kHeaderBytes = 128;  // of a chunk's header; the user's part is last
   static constexpr std::size_t kUserHeaderOffset = 64;
 
   std::uint32_t version = kVersion;
-  std::uint32_t record_shift = 0;  // log2 of the bytes between two labels
+  std::uint32_t record_shift = 0;  // log2 of a record's bytes
   // That may use this without the library; 0: none. Relaxed: nobody else ever finds itself here,
   // and who takes the name away executes a barrier in every thread (client_core.h, Letting go).
   std::atomic<std::uintptr_t> thread{0};
@@ -65,7 +67,7 @@ struct alignas(64) LoanCache {
   // were loaned here than given back.
   std::atomic<std::uint64_t> counts{0};
   std::uint64_t label = kLoaned;  // of the last loan, with a serial of 56 bits
-  std::byte* labels = nullptr;    // chunk 0's
+  std::byte* records = nullptr;
   const PoolHints* hints = nullptr;
   std::uint64_t open_use = 0;
   std::byte* payload = nullptr;
@@ -76,10 +78,11 @@ struct alignas(64) LoanCache {
   // then may wait for the last one. It is done with the session: these may be another's already.
   std::atomic<void*> owner{nullptr};
   std::atomic<void (*)(void* owner) noexcept> given_back{nullptr};
+  std::uint64_t words[kCapacity] = {};  // of the chunks, without kRecalled
   std::uint32_t chunks[kCapacity] = {};
 
-  // A chunk of at least `bytes`, out of this cache. False, and nothing is done, if it takes the
-  // library to get one, or to know why there is none. From any thread.
+  // A chunk of at least `bytes`, out of this cache. False, and nothing is done but to a label, if
+  // it takes the library to get one, or to know why there is none. From any thread.
   bool TryLoan(std::size_t bytes, std::uint32_t* chunk) {
     if (thread.load(std::memory_order_relaxed) != ThisThread() || bytes > chunk_size_bytes)
         [[unlikely]] {
@@ -91,18 +94,20 @@ struct alignas(64) LoanCache {
     if (count == 0 || (loaned & kReportMask) == 0) [[unlikely]]
       return false;
     const std::uint32_t taken = chunks[count - 1];
-    counts.store(before - 1, std::memory_order_relaxed);
-    label = loaned;
+    const std::uint64_t remembered = words[count - 1];
+    const std::atomic<std::uint64_t>& word = WordOf(taken);
+    if (word.load(std::memory_order_relaxed) != remembered) [[unlikely]]
+      return false;
     // STEP loan.label  PAIR chunk.label
     LabelOf(taken).store(static_cast<std::uint32_t>(loaned), std::memory_order_release);
-    std::atomic_signal_fence(std::memory_order_seq_cst);  // S3; the daemon settles
-    // STEP loan.look
-    if (hints->use.load(std::memory_order_relaxed) != open_use) [[unlikely]] {
-      // STEP give_up.label  PAIR chunk.label
-      LabelOf(taken).store(kCached, std::memory_order_release);
-      counts.store(((before >> 32) - count) << 32, std::memory_order_relaxed);
-      return false;  // it and the others here are the daemon's
+    std::atomic_signal_fence(std::memory_order_seq_cst);  // S3 and S4: others execute the barrier
+    // STEP loan.word loan.look
+    if (word.load(std::memory_order_relaxed) != remembered ||
+        hints->use.load(std::memory_order_relaxed) != open_use) [[unlikely]] {
+      return false;  // it stays here, until the library knows whose it is
     }
+    counts.store(before - 1, std::memory_order_relaxed);
+    label = loaned;
     *chunk = taken;
     return true;
   }
@@ -117,6 +122,8 @@ struct alignas(64) LoanCache {
         count >= hints->cache_cap.load(std::memory_order_relaxed)) [[unlikely]] {
       return false;
     }
+    // Before the label: from then on it may become another's.
+    words[count] = WordOf(chunk).load(std::memory_order_relaxed) & ~kRecalled;
     // STEP release.label  PAIR chunk.label
     LabelOf(chunk).store(kCached, std::memory_order_release);
     chunks[count] = chunk;
@@ -134,9 +141,14 @@ struct alignas(64) LoanCache {
   }
 
  private:
+  std::atomic<std::uint64_t>& WordOf(std::uint32_t chunk) const {
+    return *reinterpret_cast<std::atomic<std::uint64_t>*>(RecordOf(chunk));
+  }
   std::atomic<std::uint32_t>& LabelOf(std::uint32_t chunk) const {
-    return *reinterpret_cast<std::atomic<std::uint32_t>*>(labels +
-                                                          (std::uint64_t{chunk} << record_shift));
+    return *reinterpret_cast<std::atomic<std::uint32_t>*>(RecordOf(chunk) + kLabelOffset);
+  }
+  std::byte* RecordOf(std::uint32_t chunk) const {
+    return records + (std::uint64_t{chunk} << record_shift);
   }
 };
 

@@ -287,7 +287,7 @@ TEST(PoolManager, APoolWithHeldChunksIsDrainedOnlyIfItIsAskedFor) {
     MutexLock lock(instance.core.mutex);
     instance.core.attached.set(7);
   }
-  ASSERT_TRUE(shm::TakeFree(record, shm::Kind::kLoaned, 7));
+  ASSERT_TRUE(shm::TakeFree(record, 7));
   const auto held = instance.pools.Delete({.name = "video"}).status();
   EXPECT_EQ(ReasonOf(held), "POOL_IN_USE");
   EXPECT_NE(held.message().find("1 of the 8 chunks"), std::string_view::npos) << held.message();

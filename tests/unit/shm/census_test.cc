@@ -133,7 +133,7 @@ TEST_F(CensusTest, EachUseOfAChunkIsAnother) {
     uses.push_back(UseOf(pool(), index));
     EXPECT_EQ(UseOf(pool(), index), uses.back());
     EXPECT_TRUE(session->Release(chunk));
-    uses.push_back(UseOf(pool(), index));
+    EXPECT_NE(UseOf(pool(), index), uses.back());
   }
   std::sort(uses.begin(), uses.end());
   EXPECT_EQ(std::unique(uses.begin(), uses.end()), uses.end());

@@ -219,10 +219,8 @@ TEST_F(SessionTest, ACacheIsItsThreadsUntilThatEndsAndThenAnothers) {
 }
 
 TEST_F(SessionTest, NobodyInlinesWhereTheLibraryHasToLook) {
-  const PoolView& revocable = AddPool("revocable", 64, 64);
   const PoolView& pool = AddPool("a", 64, 4096);
   auto session = Attach();
-  EXPECT_EQ(session->CacheOf(revocable).thread.load(), 0u);
   EXPECT_NE(session->CacheOf(pool).thread.load(), 0u);
   session->StopInlining();
   EXPECT_EQ(session->CacheOf(pool).thread.load(), 0u);
@@ -430,25 +428,26 @@ TEST_F(SessionTest, RecoveryRepairsEachHalfDoneOperation) {
   pool.hints.level[0][0].fetch_and(~uint64_t{2});
   // Share: slots and generation written, word still loaned.
   ChunkManager& sharing = pool.record(10);
-  ASSERT_TRUE(TakeFree(sharing, Kind::kLoaned, id));
+  ASSERT_TRUE(TakeFree(sharing, id));
   sharing.generation.fetch_add(1);
   sharing.slots()[0].store(id);
   // Open: slot claimed, stamp not changed, and the last holder gone since.
   ChunkManager& opening = pool.record(11);
-  ASSERT_TRUE(TakeFree(opening, Kind::kLoaned, id));
+  ASSERT_TRUE(TakeFree(opening, id));
   ShareChunk(opening, id, 0);
   opening.slots()[20].store(id);
   // Fast close: word loaned, slot still set.
   ChunkManager& closing = pool.record(12);
-  ASSERT_TRUE(TakeFree(closing, Kind::kLoaned, id));
+  ASSERT_TRUE(TakeFree(closing, id));
   ShareChunk(closing, id, 1);
   StoreWord(closing, Kind::kLoaned, id);
   // Release: slot cleared, close not tried.
   ChunkManager& released = pool.record(13);
-  ASSERT_TRUE(TakeFree(released, Kind::kLoaned, id));
+  ASSERT_TRUE(TakeFree(released, id));
   ShareChunk(released, id, 0);
-  // A cached chunk of a revocable pool.
-  ASSERT_TRUE(TakeFree(pool.record(14), Kind::kCached, id));
+  // Recall: marked, and no more.
+  ASSERT_TRUE(TakeFree(pool.record(14), id));
+  pool.record(14).word.fetch_or(kRecalled);
   Kill(victim);
   EXPECT_EQ(Counts(pool).free_count, 128u);
   for (uint32_t chunk = 0; chunk < 128; ++chunk)
