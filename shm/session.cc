@@ -311,15 +311,23 @@ void Session::CallForGrowth() {
   FutexWake(bell);
 }
 
+// A label that says cached already may be from before the chunk came here: then it may have been
+// taken back since.
+uint64_t Session::LabelCached(ChunkManager& record, uint64_t word) const {
+  if (Mutant(119) ||
+      (PhaseOf(record) != ChunkPhase::kCached && Confirm(record, word, LoanCache::kLoaned, id_))) {
+    word = OwnWord(record);  // before the label: then it may become another's
+    // STEP cached.label
+    SetPhase(record, ChunkPhase::kCached);
+  }
+  return word;
+}
+
 void Session::GiveUp(PoolCache& cache) {
   const PoolView& pool = cache.view();
   for (uint32_t i = 0; i < cache.count(); ++i) {
-    ChunkManager& record = pool.record(cache.chunks[i]);
-    // Loaned, by a loan that ended here or by another's late store (S5).
-    if (PhaseOf(record) != ChunkPhase::kCached &&
-        Confirm(record, cache.words[i], LoanCache::kLoaned, id_)) {
-      SetPhase(record, ChunkPhase::kCached);  // STEP give_up.label
-    }
+    // Labelled loaned by a loan that ended here, or late by another's (S5).
+    LabelCached(pool.record(cache.chunks[i]), cache.words[i]);
   }
   cache.SetCount(0);
 }
@@ -379,11 +387,7 @@ bool Session::Refill(PoolCache& cache, Taken* taken) {
         *taken = {candidate, word};
         found = true;
       } else {
-        // Labelled so from before, it may have been taken back already (S5).
-        // STEP refill.label
-        if (PhaseOf(record) != ChunkPhase::kCached || Mutant(119))
-          SetPhase(record, ChunkPhase::kCached);
-        cache.Push({candidate, word});
+        cache.Push({candidate, LabelCached(record, word)});
       }
     }
     if (found) return true;

@@ -227,6 +227,8 @@ class Session {
   void CountThreads();
   // True if this session may keep chunks of `pool` in caches.
   bool Keeps(const PoolView& pool) const { return !pool.revocable || joined_barrier_; }
+  // Labels a chunk that is in a cache, by this word, cached (S5). Returns the word it has then.
+  uint64_t LabelCached(ChunkManager& record, uint64_t word) const;
   // Leaves all that is cached of a pool that is being deleted to the daemon.
   void GiveUp(PoolCache& cache);
   // Adds this thread's loans to the pool's counter: a locked instruction, so only now and then.
