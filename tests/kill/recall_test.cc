@@ -15,7 +15,7 @@ namespace {
 
 constexpr uint32_t kChunks = 5;
 constexpr uint8_t kVictims = 0xbd;
-constexpr int kInstructionsOfALoan = 400;  // and then some
+constexpr int kInstructionsOfALoan = 2000;
 
 // The kernel refuses membarrier(2) to this process, as in some sandboxes.
 void ForbidBarrier() {
@@ -39,6 +39,8 @@ class RecallTest : public StepTest {
     few_ = AddPool("few", 64, kChunks).index;
     ASSERT_TRUE(few().revocable);
     third_ = Attach();
+    peers_.session = peer_;
+    thirds_.session = third_;
   }
   const PoolView& few() { return *manager_->pool(few_); }
 
@@ -70,7 +72,6 @@ class RecallTest : public StepTest {
 
   // With all that the peer can get.
   void FillPeersCache() {
-    peers_.session = peer_;
     peers_.LoanAll(few());
     few().shared->cache_cap.store(32);  // 0 since the last loan found nothing
     peers_.ReleaseAll();
@@ -130,8 +131,6 @@ class RecallTest : public StepTest {
     EXPECT_GT(steps, 20);
   }
   void StopTheVictimInAll(const std::function<void()>& prepare, const Operation& operation) {
-    peers_.session = peer_;
-    thirds_.session = third_;
     StopTheVictim(prepare, operation, [&] { peers_.LoanAll(few()); });
     StopTheVictim(prepare, operation, [&] {
       for (int i = 0; i < 2; ++i) peers_.Loan(few());
@@ -183,13 +182,14 @@ TEST_P(RecallTest, AReleaseAndALoan) {
 }
 
 TEST_P(RecallTest, AFlushAndALoan) {
-  StopTheVictimInAll([] {},
-                     [](const auto& session) {
-                       FillCache(*session, 3);
-                       raise(SIGSTOP);
-                       session->FlushThisThread();
-                       LoanInVictim(*session);
-                     });
+  StopTheVictim([] {},
+                [](const auto& session) {
+                  FillCache(*session, 3);
+                  raise(SIGSTOP);
+                  session->FlushThisThread();
+                  LoanInVictim(*session);
+                },
+                [&] { peers_.LoanAll(few()); });
 }
 
 // Marked by somebody who died before it decided.
@@ -224,12 +224,15 @@ TEST_P(RecallTest, ARefill) {
 
 // The victim takes back itself, out of the peer's cache.
 TEST_P(RecallTest, TakingBack) {
-  StopTheVictimInAll([&] { FillPeersCache(); },
-                     [](const auto& session) {
-                       session->CacheOf(*session->manager().FindPool("few"));  // exists
-                       raise(SIGSTOP);
-                       LoanInVictim(*session);
-                     });
+  StopTheVictim([&] { FillPeersCache(); },
+                [](const auto& session) {
+                  session->CacheOf(*session->manager().FindPool("few"));  // exists
+                  raise(SIGSTOP);
+                  LoanInVictim(*session);
+                },
+                [&] {
+                  for (int i = 0; i < 2; ++i) peers_.Loan(few());
+                });
 }
 
 TEST_P(RecallTest, WhoIsKilledInItLosesNothing) {
@@ -275,7 +278,6 @@ TEST_P(RecallTest, ReplacingAWordThatIsMarkedMeanwhile) {
 
 // Without the barrier nothing may be taken back, neither by nor from who has none.
 TEST_P(RecallTest, WhereTheKernelRefusesTheBarrierNothingIsTakenBack) {
-  thirds_.session = third_;
   FillPeersCache();
   StopAtEach([] {},
              [](const auto& session) {

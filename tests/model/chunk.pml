@@ -1,10 +1,10 @@
 /* The life of one chunk: its word and its holder slots.
  *
- * Code: shm/chunk_ops.h; Session::ToCache, LoanCached, Flush; Recovery::Sweep.
+ * Code: shm/chunk_ops.h; Session::Flush; Recovery::Sweep.
  * Processes: CLIENTS sessions, the first with OPS1 operations, the others with OPS2, of which KILLS die between any two of their
  *   steps; the daemon, which sweeps and dies RESTARTS times between any two of its own.
  * Abstracted: sequentially consistent memory (memory_order.cc has the weak one); one grant slot and
- *   two for openers; REVOCABLE: cached chunks can be taken by anyone, else caching changes nothing.
+ *   two for openers; caching changes nothing (recall.pml has what may be taken back).
  * Property: a chunk never has two owners, nor an owner and a holder; an open by a handle gives that
  *   generation or nothing; in the end the chunk is free and no slot is set.
  */
@@ -29,7 +29,6 @@
 #define SECOND 2
 #endif
 #define FREE 0
-#define CACHED 1
 #define LOANED 2
 #define SHARED 3
 #define SLOTS 3
@@ -163,13 +162,6 @@ proctype Client(byte me; byte sid; byte ops) { /* ops: how many are left */
        if
        :: !owns[me] && mine == NONE ->
           atomic { if :: kind == FREE -> becomes_owner(); kind = LOANED; owner = sid; stamp++ :: else fi } // STEP chunk.take
-#ifdef REVOCABLE
-       :: !owns[me] && mine == NONE -> /* its own cache, or an idle thread's */
-          atomic { if :: kind == CACHED -> becomes_owner(); kind = LOANED; owner = sid; stamp++ :: else fi } // STEP chunk.take_cached
-       :: owns[me] -> atomic { assert(kind == LOANED && owner == sid); owns[me] = 0; kind = CACHED; stamp++ } // STEP cache.word
-       :: !owns[me] ->
-          atomic { if :: kind == CACHED && owner == sid -> kind = FREE; owner = 0; stamp++ :: else fi } // STEP flush.cached
-#endif
        :: owns[me] -> atomic { assert(kind == LOANED && owner == sid); owns[me] = 0; kind = FREE; owner = 0; stamp++ } // STEP flush.free
        :: owns[me] ->
           gen++; // STEP share.generation
@@ -185,9 +177,6 @@ proctype Client(byte me; byte sid; byte ops) { /* ops: how many are left */
     od;
     if :: mine != NONE -> release() :: else fi;
     if :: owns[me] -> atomic { owns[me] = 0; kind = FREE; owner = 0; stamp++ } :: else fi; // STEP flush.free
-#ifdef REVOCABLE
-    atomic { if :: kind == CACHED && owner == sid -> kind = FREE; owner = 0; stamp++ :: else fi }; // STEP flush.cached
-#endif
     atomic { done[me] = 1; ended++; ops = 0 } // MODEL
   } unless { dead[me] };
   ops = 0; k = 0; kind0 = 0; stamp0 = 0; handle = 0; mine = NONE; claimed = NONE; any = 0; won = 0
@@ -225,7 +214,7 @@ inline sweep_slots() {
 inline sweep_word() {
   atomic { kind0 = kind; stamp0 = stamp; holder = owner }; // STEP sweep.load
   if
-  :: (kind0 == LOANED || kind0 == CACHED) && gone[holder] ->
+  :: kind0 == LOANED && gone[holder] ->
      atomic { if :: kind == kind0 && stamp == stamp0 -> kind = FREE; owner = 0; stamp++ :: else fi } // STEP free.word
   :: kind0 == SHARED -> close_if_unheld()
   :: else

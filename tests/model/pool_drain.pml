@@ -3,7 +3,7 @@
  * Code: shm/pool_drain.cc; StartDrain, SettleDrain and RemovePool of pool_changes.cc; Session::TryLoan,
  *   LoanSlow, Refill, GiveUp, TryRelease, ToCache and Flush.
  * Processes: two clients with OPS1 and OPS2 operations, which then idle with what is in their caches; the
- *   daemon, which dies RESTARTS times. REVOCABLE: cached chunks are CACHED, else labelled only.
+ *   daemon, which dies RESTARTS times. REVOCABLE: a flush looks whether it has what it gives back.
  * Memory: a client's stores of labels wait in its store buffer, one at a time (x86-TSO); Settle
  *   empties all buffers. The rest is sequentially consistent.
  * Property: when the pool goes, no application has a chunk of it, and nobody gets one later; when no
@@ -37,6 +37,8 @@ byte restarts;
 
 #define DRAIN(i) if :: waits[i] -> label[waiting_chunk[i]] = waiting_label[i]; waits[i] = 0; waiting_chunk[i] = 0; waiting_label[i] = 0 :: else fi
 #define STORE_LABEL(c, l) DRAIN(me); waits[me] = 1; waiting_chunk[me] = c; waiting_label[me] = l
+#define IS_CACHED(c) (waits[me] && waiting_chunk[me] == c -> waiting_label[me] == CACHED : label[c] == CACHED)
+#define OWN(c) (kind[c] == LOANED && owner[c] == me)
 
 /* The client has chunk c for its application, unless the pool is closed. */
 inline finish_loan() {
@@ -49,9 +51,6 @@ inline finish_loan() {
   :: !shut -> atomic { assert(!gone); held++; mine[c] = 1 } // MODEL
   :: else ->
      atomic { STORE_LABEL(c, CACHED) }; // STEP give_up.label
-#ifdef REVOCABLE
-     atomic { DRAIN(me); kind[c] = CACHED }; // STEP give_up.word
-#endif
      atomic { cached[0] = 0; cached[1] = 0 }
   fi;
   shut = 0; found = 0
@@ -59,13 +58,12 @@ inline finish_loan() {
 
 inline loan_from_cache() {
   cached[c] = 0;
-#ifdef REVOCABLE
-  atomic { DRAIN(me); found = kind[c] == CACHED; if :: found -> kind[c] = LOANED; owner[c] = me :: else fi }; // STEP chunk.take_cached
-#else
-  found = 1;
-#endif
+  found = OWN(c);
   if
-  :: found -> atomic { STORE_LABEL(c, LOANED) }; finish_loan() // STEP loan.label
+  :: found ->
+     atomic { STORE_LABEL(c, LOANED) }; // STEP loan.label
+     found = OWN(c); // STEP loan.word
+     if :: found -> finish_loan() :: else fi
   :: else
   fi
 }
@@ -73,12 +71,17 @@ inline loan_from_cache() {
 inline refill(for_cache) {
   atomic { DRAIN(me); found = kind[c] == FREE; if :: found -> kind[c] = LOANED; owner[c] = me :: else fi }; // STEP chunk.take
   if
-  :: found && for_cache -> cached[c] = 1; found = 0;
-#ifndef REVOCABLE
-     atomic { STORE_LABEL(c, CACHED) } // STEP refill.label
-#else
-     atomic { DRAIN(me); kind[c] = CACHED } // STEP cache.word
-#endif
+  :: found && for_cache ->
+     cached[c] = 1;
+     found = !IS_CACHED(c);
+     if
+     :: found ->
+        atomic { STORE_LABEL(c, LOANED) }; // STEP loan.label
+        found = OWN(c);
+        if :: found -> atomic { STORE_LABEL(c, CACHED) } :: else fi // STEP cached.label
+     :: else
+     fi;
+     found = 0
   :: found && !for_cache -> atomic { STORE_LABEL(c, LOANED) }; finish_loan() // STEP loan.label
   :: else
   fi
@@ -87,9 +90,6 @@ inline refill(for_cache) {
 inline release() {
   atomic { assert(!gone); held--; mine[c] = 0 }; // MODEL
   atomic { STORE_LABEL(c, CACHED) }; // STEP release.label
-#ifdef REVOCABLE
-  atomic { DRAIN(me); kind[c] = CACHED }; // STEP cache.word
-#endif
   cached[c] = 1
 }
 
@@ -99,7 +99,10 @@ inline flush() {
   if
   :: !shut ->
 #ifdef REVOCABLE
-     atomic { DRAIN(me); if :: kind[c] == CACHED && owner[c] == me -> kind[c] = FREE; owner[c] = 0 :: else fi } // STEP flush.cached
+     atomic { STORE_LABEL(c, LOANED) }; // STEP loan.label
+     found = OWN(c);
+     if :: found -> atomic { DRAIN(me); kind[c] = FREE; owner[c] = 0 } :: else fi; // STEP flush.free
+     found = 0
 #else
      atomic { DRAIN(me); kind[c] = FREE; owner[c] = 0 } // STEP flush.free
 #endif
@@ -151,10 +154,8 @@ inline step() {
         take = 1;
 #elif defined(BUG_LEAVES_CACHES)
         take = k == FREE;
-#elif defined(REVOCABLE)
-        take = k != LOANED;
 #else
-        take = k != LOANED || label[c] == CACHED; // STEP pool_take.label
+        take = k == FREE || label[c] == CACHED; // STEP pool_take.label
 #endif
         atomic { // STEP pool_take.word
           if :: take && kind[c] == k && owner[c] == o -> kind[c] = LOANED; owner[c] = DAEMON :: else -> left++ fi

@@ -2,7 +2,7 @@
  *
  * Code: Confirm, ReplaceWord and TakeFree of shm/chunk_ops.h; LoanCache::TryLoan and TryRelease; Session::Refill,
  *   Recall, ToCache and Flush; SubscriberPort::TakeOver; Recovery::Sweep.
- * Processes: three clients with OPS operations each, any of which may take back, of which KILLS die between any two
+ * Processes: three clients with OPS (OPS1, OPS3) operations each, any of which may take back, of which KILLS die between any two
  *   of their steps; the daemon, which sweeps. One chunk. MOVED: clients also send it to each other.
  * Memory: a client's stores of labels wait in its store buffer, one at a time (x86-TSO); the barrier empties all
  *   buffers. The rest is sequentially consistent.
@@ -12,6 +12,9 @@
  */
 #ifndef OPS
 #define OPS 2
+#endif
+#ifndef OPS1
+#define OPS1 OPS
 #endif
 #ifndef OPS3
 #define OPS3 OPS
@@ -176,6 +179,7 @@ proctype Client(byte me; byte ops) {
        :: has[me] && in_lane == 0 -> atomic { DRAIN(me); has[me] = 0; in_lane = me; tag = stamp } // STEP publish.moved
        :: !has[me] && in_lane != 0 && in_lane != me -> take_over()
 #endif
+       :: has[me] && cached[me] -> skip
        fi
     :: else -> break
     od;
@@ -245,5 +249,8 @@ proctype Daemon() {
 }
 
 init {
-  atomic { run Client(1, OPS); run Client(2, OPS); run Client(3, OPS3); run StoreBuffers(); run Killer(); run Daemon() }
+  atomic {
+    kind = LOANED; owner = 1; stamp = 1; label = CACHED; cached[1] = 1; word[1] = 1; /* as a release leaves it */
+    run Client(1, OPS1); run Client(2, OPS); run Client(3, OPS3); run StoreBuffers(); run Killer(); run Daemon()
+  }
 }
