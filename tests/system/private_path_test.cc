@@ -24,11 +24,11 @@ constexpr size_t kBytes = 1024;
 inline void Mark() { asm volatile("int3" : : : "memory"); }
 
 // Two rounds: the first goes through what is done once in a thread.
-int RunTraced(bool stream, const std::string& runtime_dir) {
+int RunTraced(bool stream, const std::string& channel, const std::string& runtime_dir) {
   auto client = Client::Connect({"traced", runtime_dir});
   if (!client) return 3;
-  auto subscriber = client->JoinAsSubscriber("feed");
-  auto publisher = client->JoinAsPublisher("feed");
+  auto subscriber = client->JoinAsSubscriber(channel);
+  auto publisher = client->JoinAsPublisher(channel);
   if (!subscriber || !publisher) return 4;
   if (!publisher->WaitForSubscribers(1)) return 5;
   if (ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) return 6;
@@ -98,9 +98,10 @@ class PrivatePathTest : public ::testing::Test {
   }
 
   // Between the two marks of `work`.
-  Executed Trace(const std::string& work) {
+  Executed Trace(const std::string& work, const std::string& channel) {
     const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-    const testing::ChildProcess child({.command = {self, "--traced", work, daemon_.runtime_dir()}});
+    const testing::ChildProcess child(
+        {.command = {self, "--traced", work, channel, daemon_.runtime_dir()}});
     Executed executed;
     WaitForTrap(child.pid());
     while (!HasFailure()) {
@@ -111,20 +112,25 @@ class PrivatePathTest : public ::testing::Test {
         ADD_FAILURE() << std::strerror(errno);
       WaitForTrap(child.pid());
     }
-    std::printf("%s: %d instructions, %d locked, %d fences, %d system calls\n", work.c_str(),
-                executed.instructions, executed.locked, executed.fences, executed.system_calls);
+    std::printf("%s of '%s': %d instructions, %d locked, %d fences, %d system calls\n",
+                work.c_str(), channel.c_str(), executed.instructions, executed.locked,
+                executed.fences, executed.system_calls);
     return executed;
   }
 
+  // Also where anyone may take cached chunks back.
   void ExpectPrivate(const std::string& work, int least_instructions) {
-    const Executed executed = Trace(work);
-    EXPECT_GT(executed.instructions, least_instructions);
-    EXPECT_EQ(executed.locked, 0);
-    EXPECT_EQ(executed.fences, 0);
-    EXPECT_EQ(executed.system_calls, 0);
+    for (const char* channel : {"feed", "large"}) {
+      const Executed executed = Trace(work, channel);
+      EXPECT_GT(executed.instructions, least_instructions);
+      EXPECT_EQ(executed.locked, 0);
+      EXPECT_EQ(executed.fences, 0);
+      EXPECT_EQ(executed.system_calls, 0);
+    }
   }
 
-  testing::DaemonProcess daemon_{{"--pool", "p=1KiBx8192", "--channel", "feed=p,queue=64"}};
+  testing::DaemonProcess daemon_{{"--pool", "p=1KiBx8192", "--channel", "feed=p,queue=64", "--pool",
+                                  "q=64KiBx64", "--channel", "large=q"}};
 };
 
 TEST_F(PrivatePathTest, ALoanAndItsReleaseExecuteNoLockedInstructionAndNoSystemCall) {
@@ -155,8 +161,8 @@ TEST(InstructionTest, EachKindIsRecognized) {
 }  // namespace zerocp
 
 int main(int argc, char** argv) {
-  if (argc == 4 && std::string(argv[1]) == "--traced")
-    return zerocp::RunTraced(argv[2] == std::string("stream"), argv[3]);
+  if (argc == 5 && std::string(argv[1]) == "--traced")
+    return zerocp::RunTraced(argv[2] == std::string("stream"), argv[3], argv[4]);
   ::testing::InitGoogleTest(&argc, argv);
   return RUN_ALL_TESTS();
 }
