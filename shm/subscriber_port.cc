@@ -118,7 +118,13 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
       lane.tail = lane.view.lane->tail.load(std::memory_order_acquire);  // PAIR lane.tail
     }
     const uint64_t queued = QueuedCount(lane.tail, position);
-    if (queued == 0) return Code::kTimeout;
+    if (queued == 0) {
+      if (lanes_.size() == 1 && stamp_known_) {
+        quiet_tail_ = &lane.view.lane->tail;
+        quiet_at_ = lane.tail;
+      }
+      return Code::kTimeout;
+    }
     if (session_->AtHeldLimit()) [[unlikely]]
       return Code::kHeldLimit;
     // STEP take.cell
@@ -176,6 +182,7 @@ Code SubscriberPort::TakeFrom(LaneRef& lane, ChunkRef* out) {
 }
 
 Code SubscriberPort::TakeFromLanes(ChunkRef* out) {
+  quiet_tail_ = nullptr;
   for (size_t looked = 0; looked < lanes_.size(); ++looked) {
     if (next_lane_ >= lanes_.size()) next_lane_ = 0;
     Code code = TakeFrom(lanes_[next_lane_], out);
@@ -358,6 +365,7 @@ void SubscriberPort::LookForNewLanes() {
 void SubscriberPort::Leave() {
   if (left_) return;  // the index may be another's by now
   left_ = true;
+  quiet_tail_ = nullptr;
   lanes_.clear();
   // STEP leave.epoch
   channel_.subscribers[info_.index].left_epoch.store(info_.epoch, std::memory_order_release);
@@ -372,6 +380,7 @@ Code SubscriberPort::Detached() {
 // Reads the lane table anew and says so: lanes that are not listed any more are not looked at any
 // more.
 void SubscriberPort::RefreshLanes(uint32_t stamp) {
+  quiet_tail_ = nullptr;
   std::vector<LaneRef> lanes;
   for (uint32_t i = 0; i < kLaneEntries; ++i) {
     const LaneEntry& entry = channel_.lanes[i];

@@ -69,6 +69,7 @@ class SubscriberPort {
   // subscriber off; it has left then, and so after kChannelDeleted, when nothing is left to take.
   // kDamaged: a lane held something impossible and was given up.
   Code TryTake(ChunkRef* out) {
+    if (IsQuiet()) return Code::kTimeout;
     Code code = TakeFromLanes(out);
     return code != Code::kTimeout ? code : Idle(out);
   }
@@ -123,6 +124,13 @@ class SubscriberPort {
 
   SubscriberPort(std::shared_ptr<Session> session, const JoinInfo& info);
   std::atomic<uint32_t>& bell() const { return channel_.subscribers[info_.index].bell; }
+  // Two loads instead of a look at everything, for who polls one publisher.
+  bool IsQuiet() const {
+    return quiet_tail_ != nullptr &&
+           quiet_tail_->load(std::memory_order_acquire) == quiet_at_ &&  // PAIR lane.tail
+           channel_.header->lane_stamp.load(std::memory_order_acquire) ==
+               stamp_;  // PAIR lane.stamp
+  }
   Code TakeFromLanes(ChunkRef* out);
   [[gnu::always_inline]] inline Code TakeFrom(LaneRef& lane, ChunkRef* out);
   Code TakeFromHistory(LaneRef& lane, ChunkRef* out);
@@ -147,6 +155,9 @@ class SubscriberPort {
   uint32_t taken_in_a_row_ = 0;
   uint32_t stamp_ = 0;        // lane_stamp of lanes_
   bool stamp_known_ = false;  // false: look at the lane table whatever the stamp says
+  // The only lane's, if it is served, nothing was in it at that tail, and all else is known.
+  const std::atomic<uint64_t>* quiet_tail_ = nullptr;
+  uint64_t quiet_at_ = 0;
   uint64_t sequence_ = 0;
   uint64_t missed_count_ = 0;
   uint64_t missed_before_ = 0;
