@@ -375,7 +375,7 @@ bool Session::Refill(PoolCache& cache, Taken* taken) {
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
       const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));
       PrefetchToWrite(&pool.record(candidate));
-      PrefetchToWrite(&pool.headers[candidate]);  // a publish writes it
+      PrefetchToWrite(pool.data(candidate));  // whoever loans it writes there first
     }
     for (uint64_t bits = claimed; bits != 0; bits &= bits - 1) {
       const uint32_t candidate = group * 64 + static_cast<uint32_t>(std::countr_zero(bits));
