@@ -188,7 +188,7 @@ const std::pair<const char*, std::vector<Row>> kTables[] = {
       {R"({"pool":{"name":"pools/video","chunkCount":16777216}})", {"pool.chunk_count"}},
       {R"({"pool":{"name":"pools/video","maxChunkCount":2}})", {"pool.max_chunk_count"}},
       {R"({"pool":{"name":"pools/video","maxChunkCount":-2}})", {"pool.max_chunk_count"}},
-      {R"({"pool":{"name":"pools/video","chunkSizeBytes":64,"chunkAlignmentBytes":64,
+      {R"({"pool":{"name":"pools/video","chunkSizeBytes":64,"chunkAlignmentBytes":128,
            "chunkCount":17,"maxHoldersPerChunk":25}})",
        {"pool.chunk_size_bytes", "pool.chunk_alignment_bytes", "pool.max_holders_per_chunk"}},
       {R"({"pool":{"name":"pools/none","chunkCount":1}})", {}, kNotFound, "POOL_NOT_FOUND"},

@@ -61,7 +61,7 @@ class Typed : public ::testing::Test {
     std::ofstream(path) << R"(
 pools:
 - {name: pools/small, chunk_size_bytes: 1KiB, chunk_count: 32}
-- {name: pools/pages, chunk_size_bytes: 8KiB, chunk_count: 8}
+- {name: pools/pages, chunk_size_bytes: 8KiB, chunk_count: 8, chunk_alignment_bytes: 4096}
 channels:
 - {name: channels/any, pool: pools/small, when_full: WHEN_FULL_WAIT, queue_capacity: 4}
 - {name: channels/poses, pool: pools/small, when_full: WHEN_FULL_WAIT, message_type: acme.Pose/2}
