@@ -62,7 +62,7 @@ class Command : public ::testing::Test {
 
 TEST_F(Command, PoolsAreCreatedGrownAndDeleted) {
   std::string shown = Done({"pools", "create", "q", "64KiB", "8", "--max-chunks", "32"});
-  EXPECT_TRUE(Rows(shown)[0].starts_with("q 64 KiB 4 KiB 8 32 no 24 active ")) << shown;
+  EXPECT_TRUE(Rows(shown)[0].starts_with("q 64 KiB 64 B 8 32 no 24 active ")) << shown;
   EXPECT_TRUE(shown.ends_with("\ncreated\n")) << shown;
   EXPECT_EQ(Run({"pools", "create", "q", "64KiB", "8"}).exit_code, 1);
   shown = Done({"pools", "create", "q", "64KiB", "8", "--max-chunks", "32", "--allow-existing"});
@@ -70,12 +70,12 @@ TEST_F(Command, PoolsAreCreatedGrownAndDeleted) {
 
   shown = Done({"pools", "grow", "q", "24", "--validate-only"});
   EXPECT_TRUE(Has(shown, "nothing was: --validate-only")) << shown;
-  EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 4 KiB 8 32 "));
+  EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 64 B 8 32 "));
   const Ran none = Run({"pools", "grow", "q", "0"});
   EXPECT_EQ(none.exit_code, 2);
   EXPECT_TRUE(Has(none.error, "COUNT: 0 must be from 1 to 16777216")) << none.error;
   Done({"pools", "grow", "pools/q", "24"});
-  EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 4 KiB 24 32 "));
+  EXPECT_TRUE(Has(Rows(Done({"pools"}))[1], "q 64 KiB 64 B 24 32 "));
   const Ran more = Run({"pools", "grow", "q", "33"});
   EXPECT_EQ(more.exit_code, 1);
   EXPECT_TRUE(Has(more.error, "32")) << more.error;
