@@ -20,6 +20,10 @@ namespace {
 // it, in a peer's death.
 constexpr std::chrono::milliseconds kLoanSlice{10};
 
+// Payloads that a thread's refills go through before they begin anew: half of a usual second-level
+// cache.
+constexpr uint64_t kNearBytes = 512 << 10;
+
 // Cached chunks that are taken back at once: all of them for one barrier.
 constexpr uint32_t kRecalledAtOnce = 32;
 
@@ -222,7 +226,9 @@ Session::PoolCache* Session::MakeCache(const PoolView& pool) {
   cache->given_back.store(given_back_, std::memory_order_relaxed);
   cache->reported_label = LoanCache::kLoaned;
   // Sessions and threads start in different places, so that they claim from different words.
-  cache->group = id_ * 0x9e3779b1u + static_cast<uint32_t>(internal::ThisThread() >> 12);
+  cache->home = (id_ * 0x9e3779b1u + static_cast<uint32_t>(internal::ThisThread() >> 12)) %
+                pool.hints.word_count[0];
+  cache->group = cache->home;
   return cache;
 }
 
@@ -364,9 +370,13 @@ bool Session::Refill(PoolCache& cache, Taken* taken) {
   const PoolView& pool = cache.view();
   const uint32_t wanted = std::max(1u, CapOf(pool) / 2);
   bool found = false;
+  const uint32_t groups = pool.hints.word_count[0];
+  // Not on and on through the pool: processors' caches have what was used a short time ago.
+  const uint64_t near = std::max(uint64_t{1}, kNearBytes / (64 * pool.stride_bytes));
+  if ((cache.group + groups - cache.home) % groups >= near) cache.group = cache.home;
   // Every group at most once: wrong hints must not keep a client here.
-  for (uint32_t looks = 0; looks < pool.hints.word_count[0]; ++looks) {
-    const uint32_t group = FreeList::FindGroup(pool.hints, cache.group % pool.hints.word_count[0]);
+  for (uint32_t looks = 0; looks < groups; ++looks) {
+    const uint32_t group = FreeList::FindGroup(pool.hints, cache.group % groups);
     if (group == FreeList::kNone) break;
     cache.group = group;
     const uint64_t claimed = FreeList::Claim(pool.hints, group, wanted);

@@ -159,6 +159,7 @@ class Session {
   };
   // A LoanCache and what only the library needs to know of it.
   struct PoolCache : LoanCache {
+    uint32_t home = 0;            // the group where refills begin
     uint32_t group = 0;           // where the next refill looks first
     uint64_t reported_label = 0;  // up to which the pool's counter knows its loans
     bool in_use = false;          // by a thread that lives; under mutex_
