@@ -44,8 +44,7 @@ inline void PrefetchToWrite(const void* address) {
 }
 
 inline void SetLabel(ChunkManager& record, uint32_t label) {
-  // Owner-only advice; but the daemon takes what is labelled cached in a pool that is deleted, and
-  // then sees what was done with it.  PAIR chunk.label
+  // Who takes a chunk because it is labelled cached sees what was done with it.  PAIR chunk.label
   record.label.store(label, std::memory_order_release);
 }
 inline void SetPhase(ChunkManager& record, ChunkPhase phase) {

@@ -44,7 +44,8 @@ constexpr bool IsOwned(uint64_t bits, Kind kind, uint16_t owner) {
 }
 
 // A chunk's label: phase:8 | serial:24, or phase:8 | subscriber:8 | channel:16. What an owner does
-// with a chunk of its own; its double-release check reads it, and so do statistics.
+// with a chunk of its own. Who takes cached chunks back goes by it, as does the deletion of a pool;
+// else it is advice, for the double-release check and for statistics.
 
 enum class ChunkPhase : uint8_t {
   kNone = 0,    // shared by handle

@@ -182,9 +182,9 @@ struct SessionEntry {
 
 // First 16 bytes of a chunk's record; `slot_count` holder slots of 16 bits follow.
 struct ChunkManager {
-  std::atomic<uint64_t> word;        // (C) kind:2 | owner:14 | stamp:48, see encoding.h
+  std::atomic<uint64_t> word;        // (C) kind:2 | owner:14 | stamp:47 | recalled:1
   std::atomic<uint32_t> generation;  // (C) +1 by the exclusive owner in each share
-  std::atomic<uint32_t> label;       // (C) advice by the owner only, see encoding.h
+  std::atomic<uint32_t> label;       // (C) by the owner; cached: anyone may take it back
 
   std::atomic<uint16_t>* slots() { return reinterpret_cast<std::atomic<uint16_t>*>(this + 1); }
 };
@@ -192,8 +192,8 @@ struct ChunkManager {
 // One per chunk, in an array before the payloads, so that aligned chunks stay aligned. (C)
 struct ChunkHeader {
   std::atomic<uint64_t> size_bytes;  // bytes the publisher filled
-  // Of the message, per publisher, from 1; 0 if never published. Who takes a message that only he
-  // may read counts for himself, and stores it if he shares the chunk.
+  // Of a shared message, per publisher, from 1; 0 if never published. Who takes one that was moved
+  // counts for himself, and stores it when he shares the chunk, if he may.
   std::atomic<uint64_t> sequence;
   uint8_t reserved[48];
   std::byte user[kUserHeaderBytes];  // the publisher's own: shape, time stamp, trace id

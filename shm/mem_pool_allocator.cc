@@ -11,8 +11,8 @@
 namespace zerocp::shm {
 namespace {
 
-// Chunks from this size on, and chunks of pools this small, can be taken back from idle threads'
-// caches.
+// Chunks from this size on, and chunks of pools this small, can be taken back from the
+// caches of threads.
 constexpr uint64_t kRevocableChunkBytes = 64 << 10;
 constexpr uint32_t kRevocableChunkCount = 4096;
 
@@ -29,7 +29,7 @@ uint64_t StrideOf(uint64_t chunk_size_bytes, uint64_t alignment) {
 struct PoolBytes {
   uint64_t records, hints, headers, payload;
 };
-// Bytes of each array for `count` chunks. No overflow: count <= 2^24, stride <= 2^32 + 2^21.
+// Bytes of each array for `count` chunks. No overflow: count <= 2^24, stride <= 2^32 + 2^12.
 PoolBytes BytesFor(const PoolGeometry& geometry, uint64_t count) {
   return {count * geometry.record_bytes(), FreeList::Bytes(geometry.max_chunk_count),
           count * sizeof(ChunkHeader), count * geometry.stride_bytes};

@@ -227,7 +227,7 @@ Session::PoolCache* Session::MakeCache(const PoolView& pool) {
   cache->reported_label = LoanCache::kLoaned;
   // Sessions and threads start in different places, so that they claim from different words.
   cache->home = (id_ * 0x9e3779b1u + static_cast<uint32_t>(internal::ThisThread() >> 12)) %
-                pool.hints.word_count[0];
+                std::max(1u, (pool.live_chunk_count() + 63) / 64);
   cache->group = cache->home;
   return cache;
 }
@@ -423,7 +423,7 @@ bool Session::Scan(const PoolView& pool, Taken* taken) {
   const uint32_t live = pool.live_chunk_count();
   for (uint32_t chunk = 0; chunk < live; ++chunk) {
     ChunkManager& record = pool.record(chunk);
-    const uint64_t word = record.word.load(std::memory_order_relaxed);
+    const uint64_t word = record.word.load(std::memory_order_acquire);
     if (KindOf(word) == Kind::kFree) {
       *taken = {chunk, TakeFree(record, id_)};
       if (taken->word != 0) return true;
@@ -440,6 +440,7 @@ bool Session::Scan(const PoolView& pool, Taken* taken) {
 // Takes chunks that were cached, in these words, back from their caches (S4): one for the caller,
 // the others for anyone. A mark stays when the chunk is not cached any more; it does no harm.
 bool Session::Recall(const PoolView& pool, const Taken* cached, uint32_t count, Taken* taken) {
+  if (!joined_barrier_) return false;  // the kernel refuses, most likely: without a mark
   std::array<Taken, kRecalledAtOnce> marked;
   uint32_t marks = 0;
   for (uint32_t i = 0; i < count; ++i) {

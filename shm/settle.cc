@@ -34,10 +34,7 @@ bool NeedsGracePeriod(const MemPoolManager& manager) {
 }
 
 void Settle(const MemPoolManager& manager) {
-  if (!NeedsGracePeriod(manager)) {
-    (void)Barrier();
-    return;
-  }
+  if (!NeedsGracePeriod(manager) && Barrier()) return;
   // All processors have been through the scheduler or user mode since. Where that is not to be had
   // (nohz_full, a sandbox), time does it: no store stays in a store buffer for as long.
   if (!Membarrier(MEMBARRIER_CMD_GLOBAL)) std::this_thread::sleep_for(kFirstSlice);

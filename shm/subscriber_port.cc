@@ -74,13 +74,11 @@ bool SubscriberPort::TakeOver(const LaneRef& lane, const Cell& cell, ChunkRef* o
   if (cell.kind == CellKind::kMoved) {
     // STEP take_over.look
     const uint64_t owned = record.word.load(std::memory_order_relaxed);
-    const uint64_t moved = NextWord(uint64_t{cell.tag} << 16, Kind::kLoaned, session_->id());
-    const bool from_publisher = IsOwned(owned, Kind::kLoaned, lane.publisher) &&
-                                static_cast<uint32_t>(DecodeWord(owned).stamp) == cell.tag;
+    const bool from_publisher =
+        IsOwned(owned, Kind::kLoaned, lane.publisher) && StampTag(owned) == cell.tag;
     // Or the daemon has delivered it: the publisher died.
-    const bool delivered = IsOwned(owned, Kind::kLoaned, session_->id()) &&
-                           static_cast<uint32_t>(DecodeWord(owned).stamp) ==
-                               static_cast<uint32_t>(DecodeWord(moved).stamp);
+    const bool delivered =
+        IsOwned(owned, Kind::kLoaned, session_->id()) && StampTag(owned) == cell.tag + 1;
     if (!from_publisher && !delivered) return false;
     // A store, not a compare-exchange: the miss hides in the store buffer.
     if (from_publisher) {

@@ -93,7 +93,8 @@ std::string WhoMadeNoRoom(const SendOptions& options) {
   for (const v1::ChannelStats& channel : response.stats().channels()) {
     if (channel.channel() != "channels/" + options.channel) continue;
     for (const v1::SubscriberStats& subscriber : channel.subscribers()) {
-      if (subscriber.fullest_queued_count() >= subscriber.queue_capacity() &&
+      if (subscriber.state() == v1::SubscriberStats::STATE_ACTIVE &&
+          subscriber.fullest_queued_count() >= subscriber.queue_capacity() &&
           (slowest == nullptr || IsSlower(subscriber, *slowest)))
         slowest = &subscriber;
     }

@@ -367,22 +367,22 @@ std::vector<Word> DaemonWords() {
        .examples = {"stats", "stats --watch --interval 0.5",
                     "stats -o json --runtime-dir /run/zerocp", "stats --offline",
                     "stats --offline --instance video --segment-dir /dev/shm"},
-       .notes =
-           kSubscriberNotes +
-           std::string(
-               "\n\n--offline reads the segments themselves: also with the daemon dead, and "
-               "without asking "
-               "it if it lives.\nIt changes nothing, needs the daemon's user or root, and shows "
-               "sessions and who holds most, too. With -o json\nor yaml session names and what "
-               "only "
-               "the "
-               "daemon knows (start, recovered sessions, least free) are missing.\n--segment-dir "
-               "may "
-               "name a directory with copies of both segments.\n\n"
-               "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another "
-               "memory "
-               "layout,\n6 damaged (what can be read is shown if only channels are), 1 anything "
-               "else."),
+       .notes = kSubscriberNotes +
+                std::string(
+                    "\n\n"
+                    "--offline reads the segments themselves: also with the daemon dead, and "
+                    "without asking it "
+                    "if it lives.\n"
+                    "It changes nothing, needs the daemon's user or root, and shows sessions and "
+                    "who holds most, "
+                    "too. With -o json\n"
+                    "or yaml session names and what only the daemon knows (start, recovered "
+                    "sessions, least free) "
+                    "are missing.\n"
+                    "--segment-dir may name a directory with copies of both segments.\n\n"
+                    "Exit status with --offline: 0 done, 3 no segments, 4 no permission, 5 another "
+                    "memory layout,\n"
+                    "6 damaged (what can be read is shown if only channels are), 1 anything else."),
        .summary = SessionsLine},
       {.path = "audit",
        .about = "Check every chunk and queue; exit status 1 if an invariant does not hold",

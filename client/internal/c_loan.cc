@@ -136,10 +136,12 @@ zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle) {
   ChunkRef ref = RefOf(*sample);
   handle->instance = core->session().manager().instance_id();
   if (ref.slot == ChunkRef::kExclusive) {
-    ref.header().sequence.store(sample->sequence, std::memory_order_relaxed);
+    if (!core->read_only())
+      ref.header().sequence.store(sample->sequence, std::memory_order_relaxed);
     handle->chunk = core->session().Share(ref);
     const uint64_t held = sample->opaque_chunk >> 48 << 48;
     Keep(*core, ref, sample);
+    sample->opaque[2] = &kNoLoanCache;
     sample->opaque_chunk |= held;
   } else {
     handle->chunk = zerocp::shm::Session::HandleOf(ref);

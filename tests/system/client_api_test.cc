@@ -345,6 +345,21 @@ TEST_F(ClientApi, ReadOnlyClientTakesOpensAndReleasesButNeitherLoansNorPublishes
     EXPECT_EQ(TextOf(*opened), "seen");
     ASSERT_TRUE(other->TryTake());
   }
+  other->Close();
+  for (int i = 0; i < 100; ++i) {  // moved, not shared
+    auto loan = publisher->NewLoan(kChunkBytes);
+    ASSERT_TRUE(loan) << loan.message();
+    Fill(*loan, "alone");
+    ASSERT_TRUE(publisher->Publish(*loan));
+    auto sample = subscriber->TryTake();
+    ASSERT_TRUE(sample) << sample.message();
+    auto handle = sample->handle();
+    ASSERT_TRUE(handle) << handle.message();
+    auto opened = viewer->Open(*handle);
+    ASSERT_TRUE(opened) << opened.message();
+    EXPECT_EQ(TextOf(*opened), "alone");
+    EXPECT_EQ(sample->sequence(), 101u + static_cast<unsigned>(i));
+  }
   auto loan = viewer->NewLoan("frames", 1);
   EXPECT_EQ(loan.code(), Code::kDenied);
   EXPECT_NE(loan.message().find("read-only"), std::string::npos) << loan.message();

@@ -6,10 +6,10 @@
 // different versions: `version` comes first in every one, and who finds another than its own calls
 // the library instead.
 //
-// Invariants. S1 to S4 of session.h. S5: only the thread that `thread` names changes the rest;
+// Invariants. S1 to S4 of session.h. L1: only the thread that `thread` names changes the rest;
 // while it names nobody, the thread that has the cache goes through the library, which then sees to
-// what a loan or a release needs more. S6: a cache is of one pool and one session as long as it is
-// there, and there as long as its session has loans. S7: its memory is never freed, only used
+// what a loan or a release needs more. L2: a cache is of one pool and one session as long as it is
+// there, and there as long as its session has loans. L3: its memory is never freed, only used
 // again.
 //
 // Threads and processes. This process's private memory. Of what it points to, `hints` and the
@@ -113,7 +113,7 @@ struct alignas(64) LoanCache {
   }
 
   // Gives an exclusive chunk of this pool back to this cache; false, and nothing is done, if it
-  // takes the library. From any thread. REQUIRES: it is loaned.
+  // takes the library. From any thread. REQUIRES: it is loaned, or was taken.
   bool TryRelease(std::uint32_t chunk) {
     const std::uintptr_t self = ThisThread();
     const std::uint64_t before = counts.load(std::memory_order_relaxed);
