@@ -105,6 +105,25 @@ TEST_F(PoolDrainTest, WhatApplicationsHoldIsWaitedFor) {
   }
 }
 
+TEST_F(PoolDrainTest, ALoanOutOfACacheSeesThatItsPoolIsClosedBeforeAnythingIsTaken) {
+  for (uint32_t count : {kRevocable, kExclusive}) {
+    const uint32_t index = AddPool("a", 64, count).index;
+    auto client = AttachClient();
+    const PoolView& pool = *Find(client);
+    EXPECT_TRUE(client->Release(MustLoan(client, pool)));
+    ChunkRef chunk;
+    ASSERT_TRUE(client->TryLoan(pool, &chunk));
+    EXPECT_TRUE(client->Release(chunk));
+    drain_.Begin(index);
+    EXPECT_FALSE(client->TryLoan(pool, &chunk));
+    EXPECT_EQ(client->Loan(pool, Deadline::Never(), &chunk), Code::kNotFound);
+    manager_->SettleDrain(index);
+    EXPECT_TRUE(drain_.Step(index, attached_));
+    Detach(client);
+    drain_.FreeGaps(attached_);
+  }
+}
+
 TEST_F(PoolDrainTest, WhatTheDeadHeldComesWithTheirRecovery) {
   const uint32_t index = AddPool("a", 64, kExclusive).index;
   auto client = AttachClient();
