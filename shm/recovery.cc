@@ -299,6 +299,7 @@ void Recovery::Sweep(const PoolView& pool, const SessionSet& gone, RecoveryRepor
     }
     const uint64_t word = record.word.load(std::memory_order_acquire);  // STEP sweep.load
     switch (KindOf(word)) {
+      default:  // of no kind: forged
       case Kind::kLoaned:
         if (gone[DecodeWord(word).owner] && FreeWord(pool, chunk, word)) ++report.freed_chunk_count;
         break;

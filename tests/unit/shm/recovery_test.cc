@@ -76,6 +76,15 @@ TEST_F(RecoveryTest, AnOrderlyDetachWithMessagesWaitingLosesNone) {
   EXPECT_EQ(subscriber_->TryTake(&chunk), Code::kEndOfStream);
 }
 
+TEST_F(RecoveryTest, AWordOfNoKindComesFreeWithItsOwner) {
+  ChunkRef chunk;
+  ASSERT_EQ(publisher_session_->Loan(pool(), Deadline::Now(), &chunk), Code::kOk);
+  std::atomic<uint64_t>& word = pool().record(chunk.chunk).word;
+  word.store((word.load() & ~uint64_t{3}) | 1);  // forged
+  Kill(publisher_session_);
+  EXPECT_EQ(KindOf(word.load()), Kind::kFree);
+}
+
 TEST_F(RecoveryTest, AMessageOutsideTheLaneDiesWithItsPublisher) {
   SendAll(1);
   // Killed between writing the cell and the tail: the tail does not count it.
