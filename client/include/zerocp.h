@@ -219,7 +219,8 @@ ZEROCP_API zerocp_code zerocp_client_open(zerocp_client* client, zerocp_handle h
                                           zerocp_sample* sample);
 
 /* A handle of the sample's chunk, good for as long as somebody holds it: keep the sample until the
- * receiver has opened it. INVALID: not a sample. UNAVAILABLE after fork. */
+ * receiver has opened it. If a read-only client was alone in taking the message, the receiver's
+ * sample has another `sequence`. INVALID: not a sample. UNAVAILABLE after fork. */
 ZEROCP_API zerocp_code zerocp_sample_handle(zerocp_sample* sample, zerocp_handle* handle);
 
 /* Gives a sample back. Nothing if `sample` is none. */

@@ -34,8 +34,6 @@ struct zerocp_publisher {
 struct zerocp_subscriber {
   zerocp::internal::ClientCore* core;
   std::unique_ptr<zerocp::shm::SubscriberPort> port;
-  // Of the thread and the pool of the last sample.
-  zerocp::internal::LoanCache* cache = &zerocp::internal::kNoLoanCache;
   std::unique_ptr<zerocp::internal::ReadyFd> ready{};  // after the port: goes before it
   zerocp::internal::HeldCount held{};                  // none unless the channel limits it
 };

@@ -5,16 +5,6 @@
 namespace zerocp::internal {
 namespace {
 
-// This thread's cache for `pool`, to which the sample goes back.
-LoanCache* CacheFor(zerocp_subscriber& subscriber, const PoolView& pool) {
-  LoanCache* cache = subscriber.cache;
-  if (cache->thread.load(std::memory_order_relaxed) == ThisThread() && cache->pool == &pool &&
-      cache->open_use == pool.open_use) [[likely]] {
-    return cache;
-  }
-  return subscriber.cache = &subscriber.core->session().CacheOf(pool);
-}
-
 [[gnu::cold, gnu::noinline]] zerocp_code FailTake(const zerocp_subscriber& subscriber, Code code) {
   if (code == Code::kHeldLimit) return FailHeldLimit(*subscriber.core);
   if (code != Code::kDetached || !subscriber.port->left()) return FailWait(*subscriber.core, code);
@@ -87,7 +77,7 @@ zerocp_code zerocp_subscriber_take(zerocp_subscriber* subscriber, int64_t timeou
   FillSample(core, ref, sample);
   sample->sequence = subscriber->port->sequence();
   sample->missed_before = subscriber->port->missed_before();
-  if (ref.slot == ChunkRef::kExclusive) sample->opaque[2] = CacheFor(*subscriber, *ref.pool);
+  if (ref.slot == ChunkRef::kExclusive) sample->opaque[2] = &core.session().CacheOf(*ref.pool);
   sample->opaque_chunk |= uint64_t{subscriber->held.Add()} << 48;
   return ZEROCP_OK;
 }
