@@ -51,6 +51,7 @@ class PortLink {
     return {.place = spec.place,
             .channel = from == 0 ? "ping" : "pong",
             .bytes = spec.bytes,
+            .queue = spec.queue(),
             .sleeps = spec.sleeping,
             .loans_wait = true};
   }
@@ -75,7 +76,7 @@ class PortLoans {
         publisher_(spec_) {}
   PortLoans(const PortLoans& other) : spec_(other.spec_), publisher_(spec_) {}
 
-  Chunk NewChunk() { return publisher_.NewLoan(); }
+  [[gnu::always_inline]] Chunk NewChunk() { return publisher_.NewLoan(); }
   static void* Bytes(Chunk& chunk) { return N::Bytes(chunk); }
 
  private:

@@ -154,7 +154,7 @@ class Loan {
   friend class Publisher;
   friend class Result<Loan>;
 
-  explicit Loan(const zerocp_loan& raw) : raw_(raw) {}
+  [[gnu::always_inline]] explicit Loan(const zerocp_loan& raw) : raw_(raw) {}
   void Release() {
     if (raw_.opaque[0] == nullptr) return;
     auto* cache = static_cast<internal::LoanCache*>(raw_.opaque[2]);

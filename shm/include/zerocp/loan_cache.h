@@ -95,11 +95,12 @@ struct alignas(64) LoanCache {
       return false;
     const std::uint32_t taken = chunks[count - 1];
     const std::uint64_t remembered = words[count - 1];
-    const std::atomic<std::uint64_t>& word = WordOf(taken);
+    const Record record = RecordOf(taken);
+    const std::atomic<std::uint64_t>& word = *record.word;
     if (word.load(std::memory_order_relaxed) != remembered) [[unlikely]]
       return false;
     // STEP loan.label  PAIR chunk.label
-    LabelOf(taken).store(static_cast<std::uint32_t>(loaned), std::memory_order_release);
+    record.label->store(static_cast<std::uint32_t>(loaned), std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);  // S3 and S4: others execute the barrier
     // STEP loan.word loan.look
     if (word.load(std::memory_order_relaxed) != remembered ||
@@ -122,10 +123,11 @@ struct alignas(64) LoanCache {
         count >= hints->cache_cap.load(std::memory_order_relaxed)) [[unlikely]] {
       return false;
     }
+    const Record record = RecordOf(chunk);
     // Before the label: from then on it may become another's.
-    words[count] = WordOf(chunk).load(std::memory_order_relaxed) & ~kRecalled;
+    words[count] = record.word->load(std::memory_order_relaxed) & ~kRecalled;
     // STEP release.label  PAIR chunk.label
-    LabelOf(chunk).store(kCached, std::memory_order_release);
+    record.label->store(kCached, std::memory_order_release);
     chunks[count] = chunk;
     // Last: nobody may touch the segments once all is counted as given back.
     counts.store(before + 1, std::memory_order_release);  // PAIR session.released
@@ -141,14 +143,14 @@ struct alignas(64) LoanCache {
   }
 
  private:
-  std::atomic<std::uint64_t>& WordOf(std::uint32_t chunk) const {
-    return *reinterpret_cast<std::atomic<std::uint64_t>*>(RecordOf(chunk));
-  }
-  std::atomic<std::uint32_t>& LabelOf(std::uint32_t chunk) const {
-    return *reinterpret_cast<std::atomic<std::uint32_t>*>(RecordOf(chunk) + kLabelOffset);
-  }
-  std::byte* RecordOf(std::uint32_t chunk) const {
-    return records + (std::uint64_t{chunk} << record_shift);
+  struct Record {
+    std::atomic<std::uint64_t>* word;
+    std::atomic<std::uint32_t>* label;
+  };
+  Record RecordOf(std::uint32_t chunk) const {
+    std::byte* record = records + (std::uint64_t{chunk} << record_shift);
+    return {reinterpret_cast<std::atomic<std::uint64_t>*>(record),
+            reinterpret_cast<std::atomic<std::uint32_t>*>(record + kLabelOffset)};
   }
 };
 
