@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "shm/free_list.h"
+#include "shm/include/zerocp/loan_cache.h"
 
 namespace zerocp::shm {
 namespace {
@@ -168,6 +169,11 @@ uint64_t MemPoolAllocator::ExtentsOffset(uint32_t session_capacity) {
   return ExtentMap::RoundUp(kSessionTableOffset +
                             uint64_t{session_capacity} * sizeof(SessionEntry) +
                             kMaxChannels * sizeof(ChannelEntry));
+}
+
+uint32_t PoolGeometry::CacheCap(uint32_t count, uint64_t threads) const {
+  const uint64_t share = count / std::max<uint64_t>(threads, 1) / (revocable ? 2 : 8);
+  return static_cast<uint32_t>(std::min<uint64_t>(share, internal::LoanCache::kDefaultCap));
 }
 
 MemPoolAllocator::MemPoolAllocator(uint64_t management_reserved_bytes,

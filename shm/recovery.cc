@@ -406,8 +406,8 @@ void Recovery::LetOutWhoLeft(RecoveryReport& report) {
   }
 }
 
-// A thread keeps so many chunks that all threads together keep at most an eighth of the pool. Under
-// pressure nobody keeps any, and the records are searched for chunks whose hints were lost.
+// How many chunks a thread keeps, see CacheCap. Under pressure nobody keeps any, and the records
+// are searched for chunks whose hints were lost.
 void Recovery::SetCacheCaps(const SessionSet& attached) {
   uint64_t threads = 0;
   for (uint32_t id = kFirstSession; id < manager_.session_capacity(); ++id) {
@@ -431,8 +431,7 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
       FutexWake(shared.pressure);
       continue;
     }
-    const uint64_t share = pool->live_chunk_count() / (8 * std::max<uint64_t>(threads, 1));
-    shared.cache_cap.store(static_cast<uint32_t>(std::min<uint64_t>(share, 32)),
+    shared.cache_cap.store(pool->CacheCap(pool->live_chunk_count(), threads),
                            std::memory_order_relaxed);
   }
 }

@@ -6,6 +6,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <string>
@@ -126,7 +127,9 @@ TEST_F(Command, HoldersSubscribersAndSessionsAreNamedAsTheWordsThatEndThemTakeTh
   const std::string holders = Done({"holders", "--pool", "p"});
   const std::string pid = std::to_string(getpid());
   EXPECT_TRUE(Has(Rows(holders)[0], " sleepy " + pid + " p c queued 2 ")) << holders;
-  EXPECT_TRUE(Has(Rows(holders)[1], " sleepy " + pid + " p c reading 1 ")) << holders;
+  EXPECT_TRUE(std::ranges::any_of(Rows(holders), [&](const std::string& row) {
+    return Has(row, " sleepy " + pid + " p c reading 1 ");
+  })) << holders;
   const std::string holder = Rows(holders)[0].substr(0, Rows(holders)[0].find(' '));
   EXPECT_EQ(Rows(Done({"holders", "--holder", holder})).size(), 2u);
   const std::string bare = holder.substr(holder.find('/') + 1);

@@ -234,7 +234,7 @@ TEST_F(RecoveryTest, TheTickSetsCapsAndEndsPressure) {
   recovery_->Tick(attached_);
   EXPECT_EQ(pool().shared->pressure.load(), 0u);
   recovery_->Tick(attached_);
-  EXPECT_EQ(pool().shared->cache_cap.load(), 8u);  // 64 chunks, one thread
+  EXPECT_EQ(pool().shared->cache_cap.load(), 32u);  // half of 64 chunks, one thread
 }
 
 TEST_F(RecoveryTest, ARegistryAdoptedFromTheSegmentServesTheSameMembers) {

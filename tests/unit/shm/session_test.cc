@@ -111,6 +111,17 @@ TEST_F(SessionTest, AMessageThatIsMarkedArrives) {
   }
 }
 
+TEST_F(SessionTest, ThreadsKeepHalfOfAPoolOfWhichAnyoneMayTakeThemBackAndAnEighthOfOthers) {
+  const PoolView& few = AddPool("few", 64, 40);
+  ASSERT_TRUE(few.revocable);
+  EXPECT_EQ(few.shared->cache_cap.load(), 20u);  // of a pool that nobody has used yet
+  EXPECT_EQ(few.CacheCap(40, 4), 5u);
+  const PoolView& many = AddPool("many", 64, 8192);
+  ASSERT_FALSE(many.revocable);
+  EXPECT_EQ(many.CacheCap(8192, 64), 16u);
+  EXPECT_EQ(many.CacheCap(8192, 0), 32u);
+}
+
 TEST_F(SessionTest, AThreadThatEndsGivesItsCacheBack) {
   const PoolView& pool = AddPool("a", 64, 8192);
   ASSERT_FALSE(pool.revocable);
