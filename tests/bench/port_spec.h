@@ -14,6 +14,7 @@ struct PortSpec {
   std::string place = {};
   std::string channel = {};
   size_t bytes = 1024;
+  size_t queue = 128;  // in messages
   size_t loans = 2;    // of a publisher, at once
   size_t samples = 2;  // of a subscriber, at once
   int publishers = 1;
@@ -22,7 +23,6 @@ struct PortSpec {
   bool sleeps = false;
   bool loans_wait = false;  // for a chunk, where there are few of them
 
-  size_t queue() const { return bytes > size_t{1} << 20 ? 4 : 128; }
   std::string service() const { return place + "/" + channel; }
 };
 

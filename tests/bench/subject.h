@@ -48,6 +48,13 @@ struct LinkSpec {
   size_t bytes = 1024;
   bool sleeping = false;  // who waits sleeps; otherwise it polls
   bool touched = false;   // all bytes are written and each cache line read; otherwise the first 8
+
+  // In messages: of large ones there are few, and fewest if all of them are touched.
+  size_t queue() const {
+    constexpr size_t kMiB = size_t{1} << 20;
+    if (touched) return bytes < kMiB ? 128 : 4;
+    return bytes <= kMiB ? 128 : 16;
+  }
 };
 
 // A channel of messages of `bytes`, and who is on it.

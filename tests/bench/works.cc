@@ -21,18 +21,19 @@ std::string Size(size_t bytes) {
 }
 
 // A pool, and a channel of it in each direction.
-std::vector<std::string> Channels(size_t bytes, size_t chunks, int queue) {
+std::vector<std::string> Channels(size_t bytes, size_t chunks, size_t queue) {
   const std::string options = "=bench,queue=" + std::to_string(queue);
   return {"--pool",    "bench=" + std::to_string(bytes) + "x" + std::to_string(chunks),
           "--channel", "ping" + options,
           "--channel", "pong" + options};
 }
 
-// As many chunks as 256 MiB have, or as few as are soon mapped by everybody, within limits.
-std::vector<std::string> Channels(size_t bytes, bool touched = false) {
-  const size_t chunks =
-      std::clamp(((touched ? size_t{32} : size_t{256}) << 20) / bytes, size_t{12}, size_t{8192});
-  return Channels(bytes, chunks, chunks < 128 ? 4 : 128);
+// As many chunks as 256 MiB have, or three queues, or as few of those that are touched as
+// everybody has soon mapped.
+std::vector<std::string> Channels(const LinkSpec& spec) {
+  const size_t pool_bytes = (spec.touched ? size_t{32} : size_t{256}) << 20;
+  return Channels(spec.bytes, std::clamp(pool_bytes / spec.bytes, 3 * spec.queue(), size_t{8192}),
+                  spec.queue());
 }
 
 Subject Named(std::string name, Subject subject) {
@@ -91,7 +92,7 @@ Work PingPong(const std::string& variant, const std::string& about, LinkSpec spe
           about,
           rounds,
           std::move(goals),
-          Channels(spec.bytes),
+          Channels(spec),
           [spec, without](const Site& site) mutable {
             spec.place = site.daemon.runtime_dir();
             std::vector<Peer> taking_part;
@@ -117,7 +118,7 @@ Work Stream(size_t bytes, bool touched) {
               (touched ? "filled there and read here" : "untouched"),
           touched ? 50 : 100,
           goals,
-          Channels(bytes, touched),
+          Channels(spec),
           [spec](const Site& site) mutable {
             spec.place = site.daemon.runtime_dir();
             auto subjects = Everybody(site, &Peer::stream, spec);
@@ -133,7 +134,7 @@ std::vector<Work> DataPlane() {
   const std::vector<std::string> not_large = {"futex", "floor", "pipe"};
   const std::vector<std::string> not_sleeping = {"floor"};
   return {LoanRelease("/1KiB", "a loan of 1 KiB and its release", {}, 8192,
-                      {{"glibc", 0.5, 2.0}, {"iceoryx", 0.01, 0.1}, {"iceoryx2", 1.0}}),
+                      {{"glibc", 0.5}, {"iceoryx", 0.01, 0.05}, {"iceoryx2", 1.0}}),
           LoanRelease("/threads=2", "the same in two threads at once", {.threads = 2}, 8192,
                       {{"zerocp, 1 thread", 1.1}}, "zerocp, 1 thread"),
           LoanRelease("/held=64", "64 loans of 1 KiB, then their releases", {.held = 64}, 8192,
@@ -202,7 +203,7 @@ std::vector<Work> Others() {
 }
 
 std::vector<Work> InProcess() {
-  const auto channels = Channels(1024);
+  const auto channels = Channels(LinkSpec{});
   return {{"publish_release/first",
            "publishing 1 KiB to a subscriber, and its release of it",
            50,
@@ -280,6 +281,22 @@ Work ClientKilled(const std::string& variant, std::function<Subject(const Spec&)
           }};
 }
 
+// Also of a peer whom the daemon does not serve: what the kills cost anybody on so few processors.
+Work StreamUnderKills() {
+  Work work = ClientKilled("stream", &Peer::stream);
+  work.goals.push_back({"iceoryx2, kills", 1.0, 2.0, 0.99});
+  work.subjects = [own = work.subjects](const Site& site) {
+    auto subjects = own(site);
+    for (const Peer& peer : site.peers) {
+      if (peer.name != "iceoryx2" || !peer.missing.empty()) continue;
+      for (Subject& subject : UnderKills(site, peer.stream({.place = site.daemon.runtime_dir()})))
+        subjects.push_back(Named(peer.name + ", " + subject.name, std::move(subject)));
+    }
+    return subjects;
+  };
+  return work;
+}
+
 }  // namespace
 
 std::vector<Work> AllWorks() {
@@ -294,7 +311,7 @@ std::vector<Work> AllWorks() {
   for (Work& work : Others()) all.push_back(std::move(work));
   all.push_back(ClientKilled("loan_release", &Peer::loan_release));
   all.push_back(ClientKilled("ping_pong", &Peer::ping_pong));
-  all.push_back(ClientKilled("stream", &Peer::stream));
+  all.push_back(StreamUnderKills());
   return all;
 }
 

@@ -42,12 +42,12 @@ void StartRouDiFor(std::function<Subject(const Spec&)>& kind) {
 }  // namespace
 
 Peer IceoryxPeer() {
-  Peer peer{"iceoryx",
-            "iceoryx " ICEORYX_LATEST_RELEASE_VERSION
-            ", iox-roudi without monitoring (which takes a process that gets no "
-            "processor for dead); publishers that block, or drop where zerocp does; "
-            "queues of 128 messages of all publishers; at most 8 loans at a time; pools of 4,096 x "
-            "1 KiB, 512 x 64 KiB, 256 x 1 MiB, 12 x 32 MiB"};
+  Peer peer{"iceoryx", "iceoryx " ICEORYX_LATEST_RELEASE_VERSION
+                       ", iox-roudi without monitoring (which takes a process that gets no "
+                       "processor for dead); publishers that block, or drop where zerocp does; "
+                       "queues of 128 messages of all publishers, of 4 or 16 large ones; at most 8 "
+                       "loans at a time; pools of 4,096 x "
+                       "1 KiB, 512 x 64 KiB, 256 x 1 MiB, 48 x 32 MiB"};
   if (access(kRouDi, X_OK) != 0)
     peer.missing = std::string("no ") + kRouDi + ": Debian's package iceoryx has it";
   AddPorts<Ports>(peer);

@@ -34,7 +34,7 @@ inline Iceoryx2Functions iceoryx2{};
 template <class Create>
 void* NewIceoryx2(Create create, const PortSpec& spec) {
   const std::string name = spec.service();
-  return create({name.c_str(), spec.bytes, spec.queue(), spec.loans, spec.samples,
+  return create({name.c_str(), spec.bytes, spec.queue, spec.loans, spec.samples,
                  static_cast<size_t>(spec.publishers), static_cast<size_t>(spec.subscribers),
                  spec.drops, spec.sleeps});
 }

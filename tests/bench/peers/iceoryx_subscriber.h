@@ -35,7 +35,7 @@ class IceoryxSubscriber {
   static iox::popo::SubscriberOptions Options(const PortSpec& spec) {
     iox::popo::SubscriberOptions options;
     if (!spec.drops) options.queueFullPolicy = iox::popo::QueueFullPolicy::BLOCK_PRODUCER;
-    options.queueCapacity = spec.queue();
+    options.queueCapacity = spec.queue;
     return options;
   }
 

@@ -22,7 +22,7 @@ constexpr char kPools[] =
     "[[segment.mempool]]\nsize = 1024\ncount = 4096\n"
     "[[segment.mempool]]\nsize = 65536\ncount = 512\n"
     "[[segment.mempool]]\nsize = 1048576\ncount = 256\n"
-    "[[segment.mempool]]\nsize = 33554432\ncount = 12\n";
+    "[[segment.mempool]]\nsize = 33554432\ncount = 48\n";
 
 class RouDi {
  public:
