@@ -114,6 +114,16 @@ inline uint64_t OwnWord(const ChunkManager& record) {
   return record.word.load(std::memory_order_relaxed) & ~kRecalled;
 }
 
+// Whoever has the chunk cached learns that it is wanted: by each loan out of a cache, unless the
+// word changes. Gives up after many lost races, as CloseIfUnheld.
+inline void Mark(ChunkManager& record) {
+  uint64_t word = record.word.load(std::memory_order_acquire);
+  for (int i = 0; i < 1 << 20 && KindOf(word) == Kind::kLoaned && (word & kRecalled) == 0; ++i) {
+    // STEP pool_close.mark
+    if (record.word.compare_exchange_weak(word, word | kRecalled)) return;
+  }
+}
+
 // T7: true if the chunk, whose word was `word` when it came into this session's cache or was taken
 // by it, is this session's yet; its label is then `label`, and nobody takes it back from now on.
 // REQUIRES: `label` is kLoaned's. It may reach a chunk that has just become another's, who then

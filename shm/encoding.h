@@ -18,8 +18,9 @@ enum class Kind : uint8_t {
 };              // 1 is reserved
 
 inline constexpr uint64_t kStampMask = (uint64_t{1} << 47) - 1;
-// Of a word LOANED, in a revocable pool: somebody wants the chunk, if it is cached (session.h). Of
-// no meaning to anybody but who compares the word whole; the next transition clears it.
+// Of a word LOANED: somebody wants the chunk, if it is cached (session.h), in a revocable pool
+// anybody, else the daemon, when it deletes the pool. Of no meaning to anybody but who compares the
+// word whole; the next transition clears it.
 inline constexpr uint64_t kRecalled = uint64_t{1} << 63;
 
 struct Word {

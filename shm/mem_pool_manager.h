@@ -147,12 +147,13 @@ class MemPoolManager {
   void SetAutoGrow(uint32_t index, AutoGrow value);
   // Loans that wait for a chunk look again, and fail if they need not.
   void WakeLoans(uint32_t index);
-  // Steps of deleting a pool; PoolDrain has those between. StartDrain: nobody loans from it any
-  // more. SettleDrain: what was on its way to be cached then can be seen, and loans that wait for
-  // the pool fail. It takes as long as Settle, so nothing that others wait for is to be locked.
-  // RemovePool: the pool is gone, its memory is the system's, and its address range in the chunk
-  // segment is free; that in the management segment is the caller's to free.
-  // REQUIRES: each chunk is the daemon's; `generation` is at least each record's.
+  // Steps of deleting a pool; PoolDrain has those between. StartDrain: nothing comes out of its
+  // free list any more. SettleDrain: nor out of caches, what was on its way to be cached can be
+  // seen, and loans that wait for the pool fail. It takes twice as long as Settle, and looks at
+  // every record, so nothing that others wait for is to be locked. RemovePool: the pool is gone,
+  // its memory is the system's, and its address range in the chunk segment is free; that in the
+  // management segment is the caller's to free. REQUIRES: each chunk is the daemon's; `generation`
+  // is at least each record's.
   void StartDrain(uint32_t index);
   void SettleDrain(uint32_t index);
   PoolGeometry RemovePool(uint32_t index, uint32_t generation);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <string>
 
+#include "shm/chunk_ops.h"
 #include "shm/free_list.h"
 #include "shm/futex.h"
 #include "shm/mem_pool_manager.h"
@@ -159,6 +160,11 @@ void MemPoolManager::StartDrain(uint32_t index) {
 }
 
 void MemPoolManager::SettleDrain(uint32_t index) {
+  const PoolView& view = *pool(index);
+  if (!Mutant(102)) view.shared->cache_cap.store(0);  // STEP pool_close.cap
+  Settle(*this);                                      // STEP pool_close.settle
+  const uint32_t live = view.live_chunk_count();
+  for (uint32_t chunk = 0; chunk < live && !Mutant(27); ++chunk) Mark(view.record(chunk));
   Settle(*this);  // STEP pool_close.settle
   WakeLoans(index);
 }

@@ -1,15 +1,21 @@
 // Deletes a pool under its clients.
 //
-// What. Begin closes the pool: nothing is loaned from it any more. Then the daemon settles
-// (MemPoolManager::SettleDrain). Step takes every chunk that is
-// free or in a thread's cache, wherever that thread is and whether it runs or not, by
+// What. Begin closes the pool: nothing comes out of its free list any more. Then the daemon sees to
+// it that nothing comes out of caches either (MemPoolManager::SettleDrain). Step takes every chunk
+// that is free or in a thread's cache, wherever that thread is and whether it runs or not, by
 // compare-exchange to LOANED by the daemon, and is called until it has all: those that applications
 // hold come with their release. Then the pool goes, and its memory with it.
 //
-// Why a cached chunk can be taken from its client. A loan stores the label loaned,
-// then looks whether the pool is open; the daemon closes the pool, settles, then reads labels. So
-// either the daemon sees the label, or the client sees that the pool is closed and has nothing (S3
-// in session.h). What it labels cached again comes with the next step.
+// Why a cached chunk can be taken from its client. Whoever loans a chunk stores the label loaned,
+// then looks again: out of a cache whether the word is what the cache remembers, else whether the
+// pool is open. The daemon closes the pool, marks the words, settles, then reads labels. So either
+// the daemon sees the label, or the client sees the mark, or that the pool is closed, and has
+// nothing (S3 in session.h). What it labels cached again comes with the next step.
+// Why no word without a mark gets into a cache. The cap goes to 0, and the daemon settles, before
+// it marks. A release loads the cap after all stores to the chunk's word: a release that saw
+// another cap is of a word that the daemon then finds and marks; one that saw 0 goes through the
+// library, which sees that the pool is closed. What a refill takes is marked, or taken after the
+// mark was not set: then the refill, too, sees that the pool is closed.
 //
 // Address ranges. Headers and payloads are touched through a loan, a sample or a slot only, and the
 // daemon had every chunk: their range is free at once. Records and hints are touched before that,

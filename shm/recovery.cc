@@ -431,6 +431,7 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
       FutexWake(shared.pressure);
       continue;
     }
+    if (!pool->IsOpen() && !Mutant(106)) continue;  // 0 for ever (pool_drain.h)
     shared.cache_cap.store(pool->CacheCap(pool->live_chunk_count(), threads),
                            std::memory_order_relaxed);
   }

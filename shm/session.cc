@@ -14,10 +14,6 @@ namespace {
 std::atomic<uint64_t> g_next_serial{1};
 
 // What loan_cache.h, which stands alone, says of the segments.
-static_assert(offsetof(internal::PoolHints, pressure) ==
-                  offsetof(MemPool, pressure) - offsetof(MemPool, cache_cap) &&
-              offsetof(internal::PoolHints, use) ==
-                  offsetof(MemPool, use) - offsetof(MemPool, cache_cap));
 static_assert(LoanCache::kLabelOffset == offsetof(ChunkManager, label) &&
               offsetof(ChunkManager, word) == 0 && LoanCache::kRecalled == kRecalled &&
               LoanCache::kHeaderBytes == sizeof(ChunkHeader) &&
@@ -26,10 +22,10 @@ static_assert(LoanCache::kLoaned == EncodeLabel(ChunkPhase::kLoaned, 0) &&
               LoanCache::kCached == EncodeLabel(ChunkPhase::kCached, 0) &&
               LoanCache::kNextSerial == EncodeLabel(ChunkPhase::kNone, 1));
 // A change of these raises the version.
-static_assert(LoanCache::kVersion == 2 && sizeof(LoanCache) == 896 &&
-              offsetof(LoanCache, counts) == 24 && offsetof(LoanCache, open_use) == 56 &&
-              offsetof(LoanCache, given_back) == 104 && offsetof(LoanCache, words) == 112 &&
-              offsetof(LoanCache, chunks) == 624);
+static_assert(LoanCache::kVersion == 3 && sizeof(LoanCache) == 512 &&
+              offsetof(LoanCache, counts) == 24 && offsetof(LoanCache, cache_cap) == 48 &&
+              offsetof(LoanCache, given_back) == 96 && offsetof(LoanCache, words) == 104 &&
+              offsetof(LoanCache, chunks) == 368);
 
 // zerocp.h, publisher.h, resources.proto and shm/README.md say so.
 static_assert(Session::kGrowthPatience == std::chrono::milliseconds(100));
@@ -176,11 +172,7 @@ Session::PoolCache* Session::MakeCache(const PoolView& pool) {
   cache->counts.store(0, std::memory_order_relaxed);
   cache->label = LoanCache::kLoaned;
   cache->records = pool.records;
-  cache->hints = reinterpret_cast<const internal::PoolHints*>(&pool.shared->cache_cap);
-  if (Mutant(27)) {
-    static const internal::PoolHints always_open{LoanCache::kDefaultCap, 0, pool.open_use};
-    cache->hints = &always_open;
-  }
+  cache->cache_cap = &pool.shared->cache_cap;
   cache->open_use = pool.open_use;
   cache->payload = pool.payload;
   cache->stride_bytes = pool.stride_bytes;

@@ -6,9 +6,11 @@
 // Invariants. S1: a chunk in a cache is LOANED by this session, in the word that the cache has of
 // it, and labelled cached. In a revocable pool anyone may take it back from there (Recall); then
 // its word is another, and the entry means nothing. S2: a chunk is in one cache, by such an entry,
-// or with one caller, never both. S3: a chunk is the caller's only if its pool is open after the
-// chunk was labelled loaned; if it is not, it is labelled cached again, and the daemon takes it,
-// and every other chunk of every cache of this pool (pool_drain.h). S4: a chunk that others may
+// or with one caller, never both. S3: of a pool that is being deleted no chunk is loaned. Out
+// of a cache none is because the daemon has marked their words, see S4, and keeps others from
+// caches (pool_drain.h). Elsewhere a chunk is the caller's only if its pool is open after the chunk
+// was labelled loaned; if it is not, it is labelled cached again, and the daemon takes it, and
+// every other chunk of every cache of this pool. S4: a chunk that others may
 // take back, because its label says cached, is the caller's only if its word is as it was after it
 // was labelled loaned. Who takes it back marks the word, makes every thread execute a barrier, and
 // then looks at the label: one of the two sees the other, and who sees a mark decides by a
@@ -159,6 +161,7 @@ class Session {
   };
   // A LoanCache and what only the library needs to know of it.
   struct PoolCache : LoanCache {
+    uint64_t open_use = 0;        // of the pool, see PoolView
     uint32_t home = 0;            // the group where refills begin
     uint32_t group = 0;           // where the next refill looks first
     uint64_t reported_label = 0;  // up to which the pool's counter knows its loans

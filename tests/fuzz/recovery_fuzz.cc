@@ -192,6 +192,7 @@ class Daemon {
     for (uint32_t index : registry_.List())
       if (registry_.channel(index)->pool == pool->index) return;  // as the daemon does
     drain_.Begin(pool->index);
+    manager_.SettleDrain(pool->index);
     (void)drain_.Step(pool->index, attached_);
   }
 

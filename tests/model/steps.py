@@ -80,7 +80,7 @@ def without_seeded_bugs(path, folder):
 
 
 def complaints(root):
-    code = steps_in(sorted((root / "shm").glob("*.h")) + sorted((root / "shm").glob("*.cc")))
+    code = steps_in(sorted((root / "shm").rglob("*.h")) + sorted((root / "shm").glob("*.cc")))
     folder = root / "tests" / "model"
     # Refuted designs are not the code's.
     spin = [path for path in sorted(folder.glob("*.pml")) if not path.name.startswith("refuted_")]

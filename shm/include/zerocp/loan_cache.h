@@ -12,7 +12,7 @@
 // there, and there as long as its session has loans. L3: its memory is never freed, only used
 // again.
 //
-// Threads and processes. This process's private memory. Of what it points to, `hints` and the
+// Threads and processes. This process's private memory. Of what it points to, the cap and the
 // records may be forged: neither is used as an index, a size or an address.
 //
 // Crash. It dies with the process; the records tell whose the chunks are.
@@ -35,18 +35,11 @@ inline std::uintptr_t ThisThread() {
 #endif
 }
 
-// What loans and releases read of a pool in shared memory.
-struct PoolHints {
-  std::atomic<std::uint32_t> cache_cap;  // chunks that a thread may keep
-  std::atomic<std::uint32_t> pressure;
-  std::atomic<std::uint64_t> use;  // differs from LoanCache::open_use: the pool is being deleted
-};
-
 struct alignas(64) LoanCache {
-  static constexpr std::uint32_t kVersion = 2;
-  static constexpr std::uint32_t kCapacity = 64;    // chunks that fit
-  static constexpr std::uint32_t kDefaultCap = 32;  // and that are kept, at most
-  static constexpr std::uint32_t kLoaned = 1;       // labels of a chunk: phase:8 | serial:24
+  static constexpr std::uint32_t kVersion = 3;
+  static constexpr std::uint32_t kDefaultCap = 32;  // chunks that are kept, at most
+  static constexpr std::uint32_t kCapacity = kDefaultCap + 1;
+  static constexpr std::uint32_t kLoaned = 1;  // labels of a chunk: phase:8 | serial:24
   static constexpr std::uint32_t kCached = 2;
   static constexpr std::uint64_t kNextSerial = 1 << 8;
   // Each so many loans the library adds to the pool's statistics.
@@ -68,8 +61,7 @@ struct alignas(64) LoanCache {
   std::atomic<std::uint64_t> counts{0};
   std::uint64_t label = kLoaned;  // of the last loan, with a serial of 56 bits
   std::byte* records = nullptr;
-  const PoolHints* hints = nullptr;
-  std::uint64_t open_use = 0;
+  const std::atomic<std::uint32_t>* cache_cap = nullptr;  // chunks that may be kept; the pool's
   std::byte* payload = nullptr;
   std::uint64_t stride_bytes = 0;
   std::byte* headers = nullptr;
@@ -102,11 +94,9 @@ struct alignas(64) LoanCache {
     // STEP loan.label  PAIR chunk.label
     record.label->store(static_cast<std::uint32_t>(loaned), std::memory_order_release);
     std::atomic_signal_fence(std::memory_order_seq_cst);  // S3 and S4: others execute the barrier
-    // STEP loan.word loan.look
-    if (word.load(std::memory_order_relaxed) != remembered ||
-        hints->use.load(std::memory_order_relaxed) != open_use) [[unlikely]] {
+    // STEP loan.word
+    if (word.load(std::memory_order_relaxed) != remembered) [[unlikely]]
       return false;  // it stays here, until the library knows whose it is
-    }
     counts.store(before - 1, std::memory_order_relaxed);
     label = loaned;
     *chunk = taken;
@@ -119,8 +109,9 @@ struct alignas(64) LoanCache {
     const std::uintptr_t self = ThisThread();
     const std::uint64_t before = counts.load(std::memory_order_relaxed);
     const auto count = static_cast<std::uint32_t>(before);
+    // STEP release.cap
     if (thread.load(std::memory_order_relaxed) != self || count >= kDefaultCap ||
-        count >= hints->cache_cap.load(std::memory_order_relaxed)) [[unlikely]] {
+        count >= cache_cap->load(std::memory_order_relaxed)) [[unlikely]] {
       return false;
     }
     const Record record = RecordOf(chunk);

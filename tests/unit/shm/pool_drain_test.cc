@@ -105,7 +105,7 @@ TEST_F(PoolDrainTest, WhatApplicationsHoldIsWaitedFor) {
   }
 }
 
-TEST_F(PoolDrainTest, ALoanOutOfACacheSeesThatItsPoolIsClosedBeforeAnythingIsTaken) {
+TEST_F(PoolDrainTest, ALoanOutOfACacheSeesThatItsPoolIsDeletedBeforeAnythingIsTaken) {
   for (uint32_t count : {kRevocable, kExclusive}) {
     const uint32_t index = AddPool("a", 64, count).index;
     auto client = AttachClient();
@@ -115,9 +115,27 @@ TEST_F(PoolDrainTest, ALoanOutOfACacheSeesThatItsPoolIsClosedBeforeAnythingIsTak
     ASSERT_TRUE(client->TryLoan(pool, &chunk));
     EXPECT_TRUE(client->Release(chunk));
     drain_.Begin(index);
+    manager_->SettleDrain(index);
     EXPECT_FALSE(client->TryLoan(pool, &chunk));
     EXPECT_EQ(client->Loan(pool, Deadline::Never(), &chunk), Code::kNotFound);
-    manager_->SettleDrain(index);
+    EXPECT_TRUE(drain_.Step(index, attached_));
+    Detach(client);
+    drain_.FreeGaps(attached_);
+  }
+}
+
+// The word has changed since the daemon marked it.
+TEST_F(PoolDrainTest, WhatComesBackWhileItsPoolIsDeletedIsNotLoanedAgain) {
+  for (uint32_t count : {kRevocable, kExclusive}) {
+    const uint32_t index = AddPool("a", 64, count).index;
+    auto client = AttachClient();
+    const PoolView& pool = *Find(client);
+    ChunkRef chunk = MustLoan(client, pool);
+    client->Share(chunk);
+    EXPECT_FALSE(Delete(index));
+    recovery_->Tick(attached_);
+    EXPECT_TRUE(client->Release(chunk));
+    EXPECT_FALSE(client->TryLoan(pool, &chunk));
     EXPECT_TRUE(drain_.Step(index, attached_));
     Detach(client);
     drain_.FreeGaps(attached_);
