@@ -289,8 +289,10 @@ Work StreamUnderKills() {
     auto subjects = own(site);
     for (const Peer& peer : site.peers) {
       if (peer.name != "iceoryx2" || !peer.missing.empty()) continue;
-      for (Subject& subject : UnderKills(site, peer.stream({.place = site.daemon.runtime_dir()})))
-        subjects.push_back(Named(peer.name + ", " + subject.name, std::move(subject)));
+      for (Subject& subject : UnderKills(site, peer.stream({.place = site.daemon.runtime_dir()}))) {
+        subject.name = peer.name + ", " + subject.name;
+        subjects.push_back(std::move(subject));
+      }
     }
     return subjects;
   };
