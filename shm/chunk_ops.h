@@ -6,9 +6,9 @@
 //
 // Invariants. C1: a word LOANED by a session is written by that session only, but for a message
 // taken over by its receiver, by the daemon after its death, and, if it is cached, by the daemon
-// when its pool is deleted (pool_drain.h) and by who takes it back (session.h, Recall), whose mark
-// can come late, on a chunk that is not cached any more: it changes nothing for who stores the word
-// next, and who changes a LOANED word by compare-exchange does it by ReplaceWord. C2: each
+// when its pool is deleted (pool_drain.h) and by who takes it back (session.h, Recall). Both mark
+// it first, also where it is not cached, or not any more: that changes nothing for who stores the
+// word next, and who changes a LOANED word by compare-exchange does it by ReplaceWord. C2: each
 // reference to a shared chunk is one slot; grant slots are filled by the exclusive owner before T3,
 // open slots by compare-exchange. C3: each open changes the stamp, so a close succeeds only if
 // nobody opened since it began to look.
@@ -114,8 +114,8 @@ inline uint64_t OwnWord(const ChunkManager& record) {
   return record.word.load(std::memory_order_relaxed) & ~kRecalled;
 }
 
-// Whoever has the chunk cached learns that it is wanted: by each loan out of a cache, unless the
-// word changes. Gives up after many lost races, as CloseIfUnheld.
+// No loan out of a cache has this chunk from now on, unless its word changes. Gives up after many
+// lost races: the word that won the last one was stored after the cap was 0 (pool_drain.h).
 inline void Mark(ChunkManager& record) {
   uint64_t word = record.word.load(std::memory_order_acquire);
   for (int i = 0; i < 1 << 20 && KindOf(word) == Kind::kLoaned && (word & kRecalled) == 0; ++i) {

@@ -28,7 +28,7 @@ namespace zerocp::shm {
 
 inline constexpr uint64_t kMagic = 0x3170636f72657a00;            // "\0zerocp1", little endian
 inline constexpr uint64_t kUnfinishedMagic = 0x3070636f72657a00;  // "\0zerocp0": being created
-inline constexpr uint32_t kLayoutVersion = 5;
+inline constexpr uint32_t kLayoutVersion = 6;
 
 inline constexpr uint32_t kMaxPools = 16;
 inline constexpr uint32_t kMaxChunksPerPool = 1u << 24;
@@ -144,12 +144,13 @@ struct MemPool {
   std::atomic<uint64_t> loan_count;             // (C) each thread adds its own now and then
   std::atomic<uint64_t> exhausted_count;        // (C) loans refused because nothing was free
   std::atomic<uint64_t> recovered_chunk_count;  // daemon: taken back from the dead
-  // Line 2: hints that anyone may write (C).
-  std::atomic<uint32_t>
-      cache_cap;  // chunks a thread may keep; set by the daemon, 0 by who finds nothing
+  // Line 2: anyone may write the first two (C).
+  // Chunks a thread may keep: set by the daemon, 0 by who finds nothing. 0 for good once the pool
+  // is being deleted, which relies on it (pool_drain.h).
+  std::atomic<uint32_t> cache_cap;
   std::atomic<uint32_t> pressure;  // 1: somebody waits for a chunk; futex word
   // serial:63 | open:1. The serial grows when a pool is created or gone, so it tells the pools of
-  // one index apart. Here because every release reads this line. Daemon only.  PAIR pool.use
+  // one index apart. Daemon only.  PAIR pool.use
   std::atomic<uint64_t> use;
   uint8_t reserved2[48];
   // Line 3.

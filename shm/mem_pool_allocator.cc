@@ -171,9 +171,11 @@ uint64_t MemPoolAllocator::ExtentsOffset(uint32_t session_capacity) {
                             kMaxChannels * sizeof(ChannelEntry));
 }
 
-uint32_t PoolGeometry::CacheCap(uint32_t count, uint64_t threads) const {
-  const uint64_t share = count / std::max<uint64_t>(threads, 1) / (revocable ? 2 : 8);
-  return static_cast<uint32_t>(std::min<uint64_t>(share, internal::LoanCache::kDefaultCap));
+uint32_t PoolGeometry::CacheCap(uint32_t count, uint64_t threads, bool recalled) const {
+  constexpr uint64_t kWorthABarrier = 8;
+  const uint64_t share = count / std::max<uint64_t>(threads, 1);
+  const uint64_t kept = share / (revocable && recalled && share >= kWorthABarrier ? 2 : 8);
+  return static_cast<uint32_t>(std::min<uint64_t>(kept, internal::LoanCache::kDefaultCap));
 }
 
 MemPoolAllocator::MemPoolAllocator(uint64_t management_reserved_bytes,

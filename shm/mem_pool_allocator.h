@@ -66,9 +66,9 @@ struct PoolGeometry {
   uint64_t payload_offset;  // chunk segment
 
   uint64_t record_bytes() const { return uint64_t{1} << record_shift; }
-  // Free chunks that each of `threads` may keep for itself, of `count`: all together an eighth, or
-  // half of them where anyone may take them back.
-  uint32_t CacheCap(uint32_t count, uint64_t threads) const;
+  // Free chunks that each of `threads` may keep for itself, of `count`: all together an eighth of
+  // them, or half where it is `recalled` if anybody needs it, and worth it. At most kDefaultCap.
+  uint32_t CacheCap(uint32_t count, uint64_t threads, bool recalled) const;
 };
 
 // Bytes that a configuration needs in each segment, tables included.

@@ -65,7 +65,8 @@ struct PoolView : PoolGeometry {
     return *reinterpret_cast<ChunkManager*>(records + (uint64_t{chunk} << record_shift));
   }
   // False once the pool is being deleted: nothing may be loaned any more. A chunk was loaned only
-  // if this is true after it was labelled so, or taken.
+  // if this is true after it was labelled so, or taken, or, out of a cache, if its word had no mark
+  // then.
   bool IsOpen() const { return use->load(std::memory_order_relaxed) == open_use; }
   // False once the pool is gone: the index may be another's.
   bool IsCurrent() const {
@@ -150,10 +151,10 @@ class MemPoolManager {
   // Steps of deleting a pool; PoolDrain has those between. StartDrain: nothing comes out of its
   // free list any more. SettleDrain: nor out of caches, what was on its way to be cached can be
   // seen, and loans that wait for the pool fail. It takes twice as long as Settle, and looks at
-  // every record, so nothing that others wait for is to be locked. RemovePool: the pool is gone,
-  // its memory is the system's, and its address range in the chunk segment is free; that in the
-  // management segment is the caller's to free. REQUIRES: each chunk is the daemon's; `generation`
-  // is at least each record's.
+  // every record, so nothing that others wait for is to be locked; recovery and audits may go on,
+  // they know marks. RemovePool: the pool is gone, its memory is the system's, and its address
+  // range in the chunk segment is free; that in the management segment is the caller's to free.
+  // REQUIRES: each chunk is the daemon's; `generation` is at least each record's.
   void StartDrain(uint32_t index);
   void SettleDrain(uint32_t index);
   PoolGeometry RemovePool(uint32_t index, uint32_t generation);

@@ -82,7 +82,8 @@ Result<uint32_t> MemPoolManager::CreatePool(const PoolSpec& wanted, const Progre
   entry.recovered_chunk_count.store(0, std::memory_order_relaxed);
   entry.pressure.store(0, std::memory_order_relaxed);
   // Enough for a first user; Recovery::Tick sets it by the number of threads.
-  entry.cache_cap.store(g.CacheCap(g.chunk_count, 1), std::memory_order_relaxed);
+  entry.cache_cap.store(g.CacheCap(g.chunk_count, 1, !NeedsGracePeriod(*this)),
+                        std::memory_order_relaxed);
   CopyName(entry.name, spec.name);
   entry.chunk_count.store(g.chunk_count, std::memory_order_release);  // PAIR pool.chunk_count
 

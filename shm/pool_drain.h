@@ -11,11 +11,12 @@
 // pool is open. The daemon closes the pool, marks the words, settles, then reads labels. So either
 // the daemon sees the label, or the client sees the mark, or that the pool is closed, and has
 // nothing (S3 in session.h). What it labels cached again comes with the next step.
-// Why no word without a mark gets into a cache. The cap goes to 0, and the daemon settles, before
-// it marks. A release loads the cap after all stores to the chunk's word: a release that saw
-// another cap is of a word that the daemon then finds and marks; one that saw 0 goes through the
-// library, which sees that the pool is closed. What a refill takes is marked, or taken after the
-// mark was not set: then the refill, too, sees that the pool is closed.
+// Why no word without a mark is in a cache when its thread loans next. The cap goes to 0, and the
+// daemon settles, before it marks. A release loads the cap after all stores to the chunk's word,
+// its own and those that it has seen of others: if it saw another cap than 0, the daemon finds that
+// word and marks it; if it saw 0, it goes through the library, which sees that the pool is closed
+// and empties the cache. What a refill takes is marked, or was taken after the daemon had looked at
+// it: then the refill sees that the pool is closed.
 //
 // Address ranges. Headers and payloads are touched through a loan, a sample or a slot only, and the
 // daemon had every chunk: their range is free at once. Records and hints are touched before that,

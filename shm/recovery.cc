@@ -5,6 +5,7 @@
 #include "shm/chunk_ops.h"
 #include "shm/free_list.h"
 #include "shm/futex.h"
+#include "shm/settle.h"
 
 namespace zerocp::shm {
 namespace {
@@ -415,6 +416,8 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
     const SessionEntry& entry = manager_.session_entry(static_cast<uint16_t>(id));
     threads += entry.cache_thread_count.load(std::memory_order_relaxed);
   }
+  // Who cannot execute the barrier gets nothing back from others' caches.
+  const bool recalled = !NeedsGracePeriod(manager_);
   for (uint32_t index = 0; index < kMaxPools; ++index) {
     const PoolView* pool = manager_.pool(index);
     if (pool == nullptr) continue;
@@ -432,7 +435,7 @@ void Recovery::SetCacheCaps(const SessionSet& attached) {
       continue;
     }
     if (!pool->IsOpen() && !Mutant(106)) continue;  // 0 for ever (pool_drain.h)
-    shared.cache_cap.store(pool->CacheCap(pool->live_chunk_count(), threads),
+    shared.cache_cap.store(pool->CacheCap(pool->live_chunk_count(), threads, recalled),
                            std::memory_order_relaxed);
   }
 }

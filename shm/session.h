@@ -15,12 +15,14 @@
 // was labelled loaned. Who takes it back marks the word, makes every thread execute a barrier, and
 // then looks at the label: one of the two sees the other, and who sees a mark decides by a
 // compare-exchange. It gives the word the next stamp: no word that was marked comes back, with a
-// mark or without. S5: cached is the label that only who surely has a chunk stores. (Loaned can be
-// stored late, by a thread that stood still between its two looks at the word, in a chunk that was
-// taken back meanwhile. It goes by the second look, but if another cache has the chunk by then,
-// nobody finds it there: that cache corrects the label when it uses it or finds its pool closed.)
-// S6: what a process that the barrier does not reach owns is taken back by nobody, and it keeps
-// nothing in caches of revocable pools.
+// mark or without, as long as its pool is there. (The records of one that is gone read as zeros,
+// and begin anew. Who has found a pool by its name looks whether it is there yet; a publisher's
+// pool stays as long as the publisher is a member.) S5: cached is the label that only who surely
+// has a chunk stores. (Loaned can be stored late, by a thread that stood still between its two
+// looks at the word, in a chunk that was taken back meanwhile. It goes by the second look, but if
+// another cache has the chunk by then, nobody finds it there: that cache corrects the label when it
+// uses it or finds its pool closed.) S6: what a process that the barrier does not reach owns is
+// taken back by nobody, and it keeps nothing in caches of revocable pools.
 //
 // Threads and processes. All functions from any thread. Thread caches are flushed when their thread
 // ends and when the session closes.
@@ -76,7 +78,11 @@ class Session {
     LoanCache* cache = KnownCache(pool);
     if (cache == nullptr || !cache->TryLoan(0, &out->chunk)) return false;
     *out = {&pool, out->chunk, ChunkRef::kExclusive};
-    return true;
+    std::atomic_thread_fence(std::memory_order_acquire);  // after the look at the word
+    if (pool.IsOpen() || Mutant(107)) [[likely]]
+      return true;
+    (void)Release(*out);
+    return false;
   }
   // This thread's cache for `pool`. It stays valid as long as the session has loans and users.
   LoanCache& CacheOf(const PoolView& pool) { return OwnCache(pool); }

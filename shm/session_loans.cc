@@ -286,6 +286,7 @@ void Session::ToCache(const PoolView& pool, uint32_t chunk) {
   // STEP release.label
   SetPhase(record, Keeps(pool) ? ChunkPhase::kCached : ChunkPhase::kNone);
   cache.Push(taken);
+  std::atomic_signal_fence(std::memory_order_seq_cst);  // the cap after the word (pool_drain.h)
   const uint32_t cap = CapOf(pool);
   if (cache.count() > cap) Flush(cache, cap / 2);
 }

@@ -4,8 +4,9 @@
 // What. Each process joins once, before it touches a session's memory; joining while other threads
 // run takes a grace period of the kernel. A barrier then is an interrupt to each processor that
 // runs a thread of a process that joined. Where the kernel refuses (a sandbox), the session's entry
-// says so, nobody takes a chunk back from its caches, and Settle waits for a grace period instead:
-// some 10 ms, but seconds where all processors are kept busy (11 were seen).
+// says so, nobody takes a chunk back from its caches, and Settle, which a deletion executes twice,
+// waits for a grace period instead: some 10 ms, but seconds where all processors are kept busy (11
+// were seen).
 #pragma once
 
 namespace zerocp::shm {

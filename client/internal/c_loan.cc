@@ -100,11 +100,13 @@ zerocp_code zerocp_client_loan(zerocp_client* client, const char* pool, size_t b
                     "'; `zerocp pools` lists those there are; make one with "
                     "`zerocp pools create`, the RPC CreatePool, or zerocpd's --pool");
   }
-  LoanCache* cache = &client->core->session().CacheOf(*view);
-  uint32_t chunk;
-  if (!cache->TryLoan(bytes, &chunk))
+  zerocp::shm::Session& session = client->core->session();
+  ChunkRef ref;
+  if (bytes > view->chunk_size_bytes || !session.TryLoan(*view, &ref)) {
+    LoanCache* cache;
     return NewLoanSlow(*client->core, *view, bytes, timeout_ns, nullptr, &cache, loan);
-  *loan = LoanOf(*cache, chunk, bytes);
+  }
+  *loan = LoanOf(session.CacheOf(*view), ref.chunk, bytes);
   return ZEROCP_OK;
 }
 

@@ -8,6 +8,8 @@
  * Memory: a client's stores of labels and of words wait in its store buffer, one at a time (x86-TSO); Settle
  *   empties all buffers. The rest is sequentially consistent. A cache remembers the word that was last stored,
  *   so that it differs from the word only if that is another's, or marked.
+ *   Not here: chunks that are shared, others that take cached chunks back (recall.pml), and records of a pool that
+ *   is gone, which begin anew.
  * Property: when the pool goes, no application has a chunk of it, and nobody gets one later; when no
  *   application has a chunk, the next look at all records finds them all, whoever stands still.
  */

@@ -35,6 +35,11 @@ class PoolDrainTest : public InstanceFixture {
     EXPECT_EQ(session->Loan(pool, Deadline::Now(), &chunk), Code::kOk);
     return chunk;
   }
+  // As a publisher's inlined loan does.
+  static bool LoansInline(const std::shared_ptr<Session>& session, const PoolView& pool) {
+    uint32_t chunk;
+    return session->CacheOf(pool).TryLoan(0, &chunk);
+  }
   bool Delete(uint32_t index) {
     drain_.Begin(index);
     manager_->SettleDrain(index);
@@ -116,6 +121,7 @@ TEST_F(PoolDrainTest, ALoanOutOfACacheSeesThatItsPoolIsDeletedBeforeAnythingIsTa
     EXPECT_TRUE(client->Release(chunk));
     drain_.Begin(index);
     manager_->SettleDrain(index);
+    EXPECT_FALSE(LoansInline(client, pool));
     EXPECT_FALSE(client->TryLoan(pool, &chunk));
     EXPECT_EQ(client->Loan(pool, Deadline::Never(), &chunk), Code::kNotFound);
     EXPECT_TRUE(drain_.Step(index, attached_));
@@ -135,8 +141,26 @@ TEST_F(PoolDrainTest, WhatComesBackWhileItsPoolIsDeletedIsNotLoanedAgain) {
     EXPECT_FALSE(Delete(index));
     recovery_->Tick(attached_);
     EXPECT_TRUE(client->Release(chunk));
-    EXPECT_FALSE(client->TryLoan(pool, &chunk));
+    EXPECT_FALSE(LoansInline(client, pool));
     EXPECT_TRUE(drain_.Step(index, attached_));
+    Detach(client);
+    drain_.FreeGaps(attached_);
+  }
+}
+
+// Records that the system took back begin anew, with a word that a cache may remember.
+TEST_F(PoolDrainTest, APoolThatIsGoneIsNotLoanedFromWhateverItsRecordsSay) {
+  for (uint32_t count : {kRevocable, kExclusive}) {
+    const uint32_t index = AddPool("a", 64, count).index;
+    auto client = AttachClient();
+    const PoolView& pool = *Find(client);
+    const ChunkRef cached = MustLoan(client, pool);
+    EXPECT_TRUE(client->Release(cached));
+    EXPECT_TRUE(Delete(index));
+    EXPECT_NE(TakeFree(pool.record(cached.chunk), client->id()), 0u);  // by a thread that slept
+    ChunkRef chunk;
+    EXPECT_FALSE(client->TryLoan(pool, &chunk));
+    EXPECT_EQ(client->held(), 0);
     Detach(client);
     drain_.FreeGaps(attached_);
   }

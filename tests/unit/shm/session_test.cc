@@ -114,12 +114,14 @@ TEST_F(SessionTest, AMessageThatIsMarkedArrives) {
 TEST_F(SessionTest, ThreadsKeepHalfOfAPoolOfWhichAnyoneMayTakeThemBackAndAnEighthOfOthers) {
   const PoolView& few = AddPool("few", 64, 40);
   ASSERT_TRUE(few.revocable);
-  EXPECT_EQ(few.shared->cache_cap.load(), 20u);  // of a pool that nobody has used yet
-  EXPECT_EQ(few.CacheCap(40, 4), 5u);
+  EXPECT_EQ(few.CacheCap(40, 1, true), 20u);
+  EXPECT_EQ(few.CacheCap(40, 4, true), 5u);
+  EXPECT_EQ(few.CacheCap(40, 4, false), 1u);  // somebody cannot take them back
+  EXPECT_EQ(few.CacheCap(40, 6, true), 0u);   // so few are not worth the barrier
   const PoolView& many = AddPool("many", 64, 8192);
   ASSERT_FALSE(many.revocable);
-  EXPECT_EQ(many.CacheCap(8192, 64), 16u);
-  EXPECT_EQ(many.CacheCap(8192, 0), 32u);
+  EXPECT_EQ(many.CacheCap(8192, 64, true), 16u);
+  EXPECT_EQ(many.CacheCap(8192, 0, true), 32u);
 }
 
 TEST_F(SessionTest, AThreadThatEndsGivesItsCacheBack) {
