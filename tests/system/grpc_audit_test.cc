@@ -72,7 +72,7 @@ TEST_F(AuditTest, EveryChangeIsALineWhateverCameOfIt) {
   admin_.Call(kUpdatePool, R"({"pool":{"name":"pools/a","chunkCount":2},"validateOnly":true})");
   const Outcome invalid = admin_.Call(kCreatePool, create);
   const Outcome missing = admin_.Call(kDeletePool, R"({"name":"pools/none"})");
-  const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me","layoutVersion":5})");
+  const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me",)" + kLayout + "}");
   client_.Call(kListPools);  // changes nothing
   admin_.Call(kAudit);
   const Outcome undecodable = admin_.CallBytes(kCreatePool, "\x0a\xff");
@@ -137,7 +137,7 @@ std::vector<std::string> Diff(const Struct& line) {
 }
 
 TEST_F(AuditTest, EachLineTellsWhatTheCallChanged) {
-  const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me","layoutVersion":5})");
+  const Outcome session = client_.Call(kCreateSession, R"({"clientName":"me",)" + kLayout + "}");
   const std::string mark = R"("name":")";
   const size_t begin = session.json.find(mark) + mark.size();
   const std::string name = session.json.substr(begin, session.json.find('"', begin) - begin);

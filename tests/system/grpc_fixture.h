@@ -39,6 +39,9 @@ inline constexpr int kUnimplemented = 12;
 inline constexpr int kInternal = 13;
 inline constexpr int kUnavailable = 14;
 
+// In a request of CreateSession, as this library's clients say it.
+inline const std::string kLayout = "\"layoutVersion\":" + std::to_string(shm::kLayoutVersion);
+
 inline constexpr char kCreatePool[] = "zerocp.v1.AdminService/CreatePool";
 inline constexpr char kUpdatePool[] = "zerocp.v1.AdminService/UpdatePool";
 inline constexpr char kDeletePool[] = "zerocp.v1.AdminService/DeletePool";

@@ -61,7 +61,7 @@ TEST_F(GrpcServerTest, WhatIsRightWorks) {
   EXPECT_TRUE(Contains(client.Call(kGetChannel, R"({"name":"channels/sound"})").json,
                        R"("pool":"pools/audio")"));
   const Outcome session =
-      client.Call(kCreateSession, R"({"layoutVersion":5,"clientName":"me","peerUserId":0})");
+      client.Call(kCreateSession, "{" + kLayout + R"(,"clientName":"me","peerUserId":0})");
   EXPECT_TRUE(Contains(session.json, R"("attachSocket":"/run/test/attach.sock")"))
       << session.message;
   EXPECT_TRUE(Contains(session.json, R"("state":"STATE_PENDING")"));
@@ -226,7 +226,7 @@ TEST_F(GrpcServerTest, ShutdownEndsTheRunningCallAndRefusesTheWaitingOnes) {
     return absl::OkStatus();
   };
   auto running = std::async(std::launch::async,
-                            [&] { return client.Call(kCreateSession, R"({"layoutVersion":5})"); });
+                            [&] { return client.Call(kCreateSession, "{" + kLayout + "}"); });
   started.get_future().wait();
   std::thread stopper([&] { plane.server->Shutdown(std::chrono::seconds(10)); });
   Outcome waiting;
@@ -307,7 +307,7 @@ TEST_F(GrpcServerTest, NoChannelChangesWhileTheConfigurationDoes) {
     EXPECT_EQ(outcome.reason(), "OPERATION_IN_PROGRESS");
     EXPECT_EQ(outcome.info.metadata().at("resource"), "config");
   }
-  EXPECT_TRUE(client.Call(kCreateSession, R"({"layoutVersion":5})").ok());
+  EXPECT_TRUE(client.Call(kCreateSession, "{" + kLayout + "}").ok());
   reservation.Release();
   EXPECT_TRUE(change.get().ok());
   EXPECT_EQ(admin.Call(kDeleteChannel, R"({"name":"channels/frames"})").reason(),
