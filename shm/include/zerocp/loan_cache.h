@@ -37,8 +37,8 @@ inline std::uintptr_t ThisThread() {
 
 struct alignas(64) LoanCache {
   static constexpr std::uint32_t kVersion = 3;
-  static constexpr std::uint32_t kDefaultCap = 32;  // chunks that are kept, at most
-  static constexpr std::uint32_t kCapacity = kDefaultCap + 1;
+  static constexpr std::uint32_t kDefaultCap = 32;             // chunks that are kept, at most
+  static constexpr std::uint32_t kCapacity = kDefaultCap + 1;  // one more until the oldest go back
   static constexpr std::uint32_t kLoaned = 1;  // labels of a chunk: phase:8 | serial:24
   static constexpr std::uint32_t kCached = 2;
   static constexpr std::uint64_t kNextSerial = 1 << 8;
